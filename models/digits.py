@@ -1,0 +1,72 @@
+"""Handwritten digits as images: scikit-learn's `load_digits` behind one fixed split.
+
+The data set (1,797 grey images of 8x8, values 0 to 16; Alpaydin and Kaynak,
+UCI Machine Learning Repository, 1998) ships inside the scikit-learn wheel, so
+nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import TinysplitError
+
+SPLIT_SEED = 20250716
+TEST_FRACTION = 0.2
+CLASS_NAMES = tuple("0123456789")
+
+
+class DigitsUnavailableError(TinysplitError):
+    """scikit-learn, which carries the images, is not installed."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images and labels of one part of the split.
+
+    `images`: uint8, (n, 8, 8), 0 to 255. `labels`: int64, (n,), 0 to 9.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(part: str) -> Digits:
+    """The `train` or `test` part of the digits, always split the same way.
+
+    Raises:
+        DigitsUnavailableError: scikit-learn is not installed.
+        ValueError: `part` is neither `train` nor `test`.
+    """
+    if part not in ("train", "test"):
+        raise ValueError(f"no part {part!r} of the digits: train or test")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DigitsUnavailableError(
+            "the digits come with scikit-learn, which is not installed: "
+            "pip install 'tinysplit[convert]'"
+        ) from error
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    test_size = round(TEST_FRACTION * len(labels))
+    chosen = order[:test_size] if part == "test" else order[test_size:]
+    return Digits(images[chosen], labels[chosen])
+
+
+def enlarge(images: NDArray[np.uint8], height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Bilinear enlargement of (n, 8, 8) images to uint8 (n, height, width, channels)."""
+    out = np.empty((len(images), height, width, channels), np.uint8)
+    for target, image in zip(out, images, strict=True):
+        large = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        target[:] = np.asarray(large)[:, :, None]
+    return out

@@ -1,0 +1,4 @@
+"""From a network to a verified bundle: quantize, cut, check byte for byte.
+
+Nothing here imports TensorFlow until a Keras model has to be converted.
+"""
