@@ -26,9 +26,9 @@ def to_float(images: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     """
     x = images.astype(np.float32)
     if mode == "tf":
-        return x / np.float32(127.5) - np.float32(1)
+        return np.asarray(x / 127.5 - 1, np.float32)
     if mode == "unit":
-        return x / np.float32(255)
+        return np.asarray(x / 255, np.float32)
     if mode == "raw":
         return x
     if mode not in MODES:
@@ -36,5 +36,5 @@ def to_float(images: NDArray[np.uint8], mode: str) -> NDArray[np.float32]:
     if images.shape[-1] != 3:
         raise ValueError(f"preprocessing {mode!r} needs three channels, not {images.shape[-1]}")
     if mode == "caffe":
-        return x[..., ::-1] - _CAFFE_MEAN_BGR
-    return (x / np.float32(255) - _TORCH_MEAN) / _TORCH_STD
+        return np.asarray(x[..., ::-1] - _CAFFE_MEAN_BGR, np.float32)
+    return np.asarray((x / 255 - _TORCH_MEAN) / _TORCH_STD, np.float32)

@@ -47,13 +47,14 @@ def measure(models: Iterable[bytes]) -> Iterator[ArenaUse]:
             "only"
         )
     command = [sys.executable, "-m", "partitioner.arena"]
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     ) as worker:
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
             for data in models:
                 try:

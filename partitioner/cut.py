@@ -8,6 +8,7 @@ travel past a stage are not in its file: the manifest routes them around it.
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def split(graph: Graph, positions: tuple[int, ...]) -> tuple[Stage, ...]:
     """The stages between consecutive cuts; `positions` are of legal cuts, ascending."""
     edges = (0, *positions, len(graph.operators))
     stages = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         received = graph.crossing(start) if start else graph.inputs
         last = stop == len(graph.operators)
         sent = graph.outputs if last else graph.crossing(stop)

@@ -19,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 from partitioner import tflite
 from partitioner.tflite import TfliteError
 
-DTYPES = {
+DTYPES: dict[int, np.dtype[Any]] = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),
     schema.TensorType.FLOAT16: np.dtype(np.float16),
     schema.TensorType.FLOAT64: np.dtype(np.float64),
@@ -100,7 +100,8 @@ class Graph:
         data = self.model.buffers[tensor.buffer].data
         constant = data is not None and len(data) > 0
         quantization = tensor.quantization
-        scales = () if quantization is None or quantization.scale is None else quantization.scale
+        scales: Any = None if quantization is None else quantization.scale
+        scales = () if scales is None else scales
         per_tensor = len(scales) == 1
         if any(size < 0 for size in shape) or (
             not constant and any(size < 0 for size in tflite.indices(tensor.shapeSignature)[1:])

@@ -88,7 +88,7 @@ class Tflm(Kernels):
 
 
 class _TflmInterpreter(Interpreter):
-    _GUESS = 64 << 20  # Pages that are never touched cost nothing.
+    _GUESS = 256 << 20  # Pages that are never touched cost nothing.
     _SLACK = 64 << 10
 
     def __init__(self, data: bytes, arena_bytes: int | None, keep_tensors: bool) -> None:
@@ -98,6 +98,7 @@ class _TflmInterpreter(Interpreter):
 
         size = self._GUESS if arena_bytes is None or keep_tensors else arena_bytes + self._SLACK
         config = runtime.InterpreterConfig
+        reason: RuntimeError | None = None
         with captured(2) as printed:
             try:
                 self._interpreter = runtime.Interpreter.from_bytes(
@@ -109,11 +110,9 @@ class _TflmInterpreter(Interpreter):
                 )
             except RuntimeError as error:
                 reason = error
-            else:
-                reason = None
         if reason is not None:
             raise KernelError(explain(printed.text, str(reason)))
-        self._outputs = schema.Model.GetRootAs(data, 0).Subgraphs(0).OutputsLength()
+        self._outputs: int = schema.Model.GetRootAs(data, 0).Subgraphs(0).OutputsLength()
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         for index, value in enumerate(inputs):
@@ -157,7 +156,7 @@ class _LiteRtInterpreter(Interpreter):
 
         from partitioner.native_output import captured
 
-        reason = None
+        reason: Exception | None = None
         with captured(2):
             try:
                 self._interpreter = LiteRt(
@@ -201,9 +200,10 @@ def quantize(values: NDArray[np.float32], scale: float, zero_point: int, dtype: 
     The rounding of TensorFlow Lite's `AffineQuantize` (`TfLiteRound`).
     """
     limits = np.iinfo(dtype)
-    scaled = values.astype(np.float64) / scale
+    scaled: NDArray[np.float64] = values.astype(np.float64) / scale
     rounded = np.trunc(scaled + np.copysign(0.5, scaled)) + zero_point
-    return np.clip(rounded, limits.min, limits.max).astype(dtype)
+    result: Array = np.clip(rounded, limits.min, limits.max).astype(dtype)
+    return result
 
 
 def dequantize(values: Array, scale: float | None, zero_point: int | None) -> NDArray[np.float32]:

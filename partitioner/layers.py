@@ -164,7 +164,9 @@ class _Walker:
                 f"{len(self._graph.inputs)}"
             )
         return [
-            _Value(self._as_layer_output(index, (len(samples), *tensor.shape[1:])), frozenset([index]))
+            _Value(
+                self._as_layer_output(index, (len(samples), *tensor.shape[1:])), frozenset([index])
+            )
             for index, samples, tensor in zip(
                 self._graph.inputs, self._samples, model.inputs, strict=True
             )

@@ -76,7 +76,7 @@ def text(name: Any) -> str:
     """A string of the schema, which comes as bytes, str or None."""
     if isinstance(name, bytes):
         return name.decode("utf-8", "replace")
-    return name or ""
+    return str(name) if name else ""
 
 
 def indices(vector: Any) -> tuple[int, ...]:

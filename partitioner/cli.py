@@ -1,0 +1,245 @@
+"""The command `partition`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from models.errors import TinysplitError
+from models.preprocess import MODES
+from partitioner import bundle, evaluate, inputs, kernels, listing
+from partitioner.bundle import Bundle
+from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
+from partitioner.command import Bytes, Command, Steps, size, verbose_option
+from partitioner.output import OutputError, refuse_existing
+from partitioner.source import SEED, Request, Source, open_source
+
+_REAL_INPUTS = bundle.VERIFY_INPUTS // 2
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--list", "list_layers", is_flag=True, help="List every layer and every legal cut.")
+@click.option(
+    "--layer",
+    "layer_names",
+    multiple=True,
+    metavar="NAME",
+    help="Cut after this layer and write a bundle; repeat it for a chain of stages.",
+)
+@click.option(
+    "--model",
+    default="mobilenet_v2",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="mobilenet_v2, resnet50, a .keras file, or a full-int8 .tflite file.",
+)
+@click.option("--weights", metavar="NAME|FILE", help="digits, imagenet, random, or a weights file.")
+@click.option("--alpha", type=float, help="Width of mobilenet_v2.  [default: 0.35]")
+@click.option("--size", type=int, help="Height and width of the input.  [default: 96 or 224]")
+@click.option("--classes", type=int, help="Classes.  [default: 10, imagenet 1000]")
+@click.option(
+    "--calibration",
+    default="digits",
+    show_default=True,
+    metavar="digits|DIR|NPZ",
+    help="What the int8 ranges are taken from: digits, a folder of images, or an .npz of arrays.",
+)
+@click.option("--calibration-images", default=100, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--preprocess",
+    "preprocessing",
+    type=click.Choice(MODES),
+    help="How pixels become the input of a model from a file.",
+)
+@click.option("--resize", is_flag=True, help="Scale images of another size instead of refusing.")
+@click.option(
+    "--evaluate",
+    "evaluate_on",
+    metavar="digits|DIR|none",
+    help="Held-out images to report accuracy on.  [default: digits with --weights digits]",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle's folder."
+)
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option(
+    "--ram",
+    "ram_bytes",
+    type=Bytes(),
+    default=DEFAULT_RAM_BYTES,
+    metavar="BYTES",
+    help="With --list: what the head's arena should fit in.  [default: 300k]",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="With --list: as JSON.")
+@click.option(
+    "--plot", "plot_path", type=click.Path(path_type=Path), help="With --list: a picture."
+)
+@verbose_option()
+def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **options: Any) -> None:
+    """Quantize a network to int8, list where it can be cut, or cut it.
+
+    A cut network is written as a bundle, and only if its stages equal the uncut model byte
+    for byte on TensorFlow Lite Micro's kernels.
+
+    \b
+      partition --list
+      partition --layer block_16_project_BN
+      partition --layer block_5_add --layer block_13_project_BN
+    """
+    if list_layers == bool(layer_names):
+        raise click.UsageError("give either --list or --layer NAME")
+    for name in ("json_path", "plot_path"):
+        if options[name] is not None and not list_layers:
+            raise click.UsageError(f"--{name[:4]} goes with --list")
+    wanted = {field.name for field in fields(Request)}
+    request = Request(**{key: value for key, value in options.items() if key in wanted})
+    if list_layers:
+        _list(request, options["ram_bytes"], options["json_path"], options["plot_path"])
+    else:
+        _cut(request, layer_names, options)
+
+
+def _list(request: Request, ram_bytes: int, json_path: Path | None, plot_path: Path | None) -> None:
+    if plot_path is not None:
+        _require_picture_suffix(plot_path)
+    with Steps() as steps:
+        source = open_source(request, steps)
+        catalogue = Catalogue(source.graph, source.layers)
+        steps("arena of every head and tail")
+        costs = catalogue.costs(steps.detail)
+        content = listing.as_json(catalogue, costs, ram_bytes, source.name)
+        if json_path is not None:
+            listing.write_json(content, json_path)
+        if plot_path is not None:
+            steps("plot")
+            listing.plot(content, plot_path)
+    width = shutil.get_terminal_size((200, 50)).columns
+    console = Console(width=max(width, 190), highlight=False, soft_wrap=True)
+    console.print(listing.table(catalogue, costs, ram_bytes))
+    single = sum(len(cut.tensors) == 1 for cut in source.graph.cuts)
+    console.print(
+        f"\n{source.name}: {len(source.graph.operators)} operators, "
+        f"{source.graph.macs() / 1e6:.2f} M MACs, {len(source.graph.cuts)} legal cuts "
+        f"({single} with one tensor, {len(source.graph.cuts) - single} with more)"
+    )
+    if kernels.available():
+        console.print(
+            f"arena: as {kernels.exact().name} reports on x86-64; pointers are half as wide on a "
+            "board, and ESP-NN adds scratch"
+        )
+    else:
+        console.print("arena: not known, tflite-micro has no wheel for this machine")
+    for path in filter(None, (json_path, plot_path)):
+        console.print(f"wrote {path}")
+
+
+def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]) -> None:
+    output: Path | None = options["output"]
+    if output is not None:
+        refuse_existing(output, force=options["force"])
+    with Steps() as steps:
+        source = open_source(request, steps)
+        steps("cuts")
+        catalogue = Catalogue(source.graph, source.layers)
+        cuts = catalogue.chain(layer_names)
+        if output is None:
+            output = Path("build") / _folder_name(source.name, [name for name, _ in cuts])
+            refuse_existing(output, force=options["force"])
+        notes: list[str] = []
+        built = bundle.build(
+            source.graph,
+            cuts,
+            model=source.identity,
+            calibration=source.calibration.record() if source.calibration else None,
+            realistic=_realistic(source, request, notes),
+            report=steps,
+        )
+        held_out_source = options["evaluate_on"]
+        if held_out_source is None:
+            held_out_source = "digits" if source.identity["weights"] == "digits" else "none"
+        if held_out_source != "none":
+            steps("accuracy")
+            held_out = evaluate.held_out(held_out_source, built.manifest, resize=request.resize)
+            scores = evaluate.accuracy(built, held_out, source.keras_model, steps.detail)
+            built = replace(built, manifest=replace(built.manifest, accuracy=scores))
+        steps("write")
+        built.write(output, force=options["force"])
+    for note in notes:
+        click.echo(note, err=True)
+    _report(built, output)
+
+
+def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:
+    """Inputs made from real images to verify with; none, with a note, where there are none."""
+    specs = [bundle.spec(source.graph, index) for index in source.graph.inputs]
+    samples = source.calibration
+    if samples is None:
+        try:
+            samples = inputs.gather(
+                request.calibration,
+                [spec.shape for spec in specs],
+                source.identity["preprocessing"],
+                count=_REAL_INPUTS,
+                seed=SEED,
+                resize=request.resize,
+            )
+        except TinysplitError as error:
+            if request.calibration != "digits":
+                raise
+            notes.append(f"verified on noise only, without real images: {error}")
+            return []
+    return inputs.quantized([array[:_REAL_INPUTS] for array in samples.arrays], specs)
+
+
+def _report(built: Bundle, output: Path) -> None:
+    manifest = built.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stage", "operators", "MACs", "flash", "arena", "sends"):
+        rows.add_column(heading, justify="left" if heading in ("stage", "sends") else "right")
+    for number, stage in enumerate(manifest.stages):
+        sends = "the result"
+        if number < len(manifest.boundaries):
+            boundary = manifest.boundaries[number]
+            shapes = " + ".join("x".join(map(str, t.shape[1:])) for t in boundary.tensors)
+            sends = f"{boundary.payload_bytes:,} bytes ({shapes}) after {boundary.layer}"
+        rows.add_row(
+            f"{number}",
+            str(len(stage.operators)),
+            f"{stage.macs / 1e6:.2f} M",
+            size(stage.flash_bytes),
+            size(stage.arena_bytes),
+            sends,
+        )
+    console.print(rows)
+    if manifest.accuracy is not None:
+        scores = manifest.accuracy
+        in_float = "" if scores["float"] is None else f"float {scores['float']:.2%}, "
+        console.print(
+            f"accuracy on {scores['images']} held-out images ({scores['source']}): {in_float}"
+            f"int8 {scores['int8']:.2%}, split {scores['split']:.2%}"
+        )
+    checked = manifest.verification
+    console.print(
+        f"verified: {checked['images']} images and {checked['noise']} noise inputs, "
+        f"{checked['compared_bytes']:,} bytes compared on {checked['kernels']}, none differs"
+    )
+    console.print(f"bundle {manifest.id[:16]} in {output}")
+
+
+def _folder_name(model: str, layers: list[str]) -> str:
+    short = "+".join(name.split(";")[-1] for name in layers)
+    return re.sub(r"[^A-Za-z0-9._+#-]", "_", f"{model}-{short}")[:200]
+
+
+def _require_picture_suffix(path: Path) -> None:
+    known = (".png", ".pdf", ".svg")
+    if path.suffix.lower() not in known:
+        raise OutputError(f"cannot draw {path}: the name must end in {', '.join(known)}")

@@ -1,0 +1,117 @@
+"""How tinysplit's commands behave: plain errors, exit codes, progress on standard error."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.status import Status
+
+from models.errors import TinysplitError
+
+
+class Command(click.Command):
+    """A click command: 0 done, 1 failed with one line that says why, 2 wrong usage.
+
+    A traceback is shown with `--verbose` only.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # The reader of our output went away: nothing to tell, and nobody to tell it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            if ctx.params.get("verbose"):
+                traceback.print_exc()
+            click.echo(f"{ctx.command_path}: error: {describe(error)}", err=True)
+            sys.exit(1)
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line: its own words if tinysplit raised it, else what and where."""
+    if isinstance(error, TinysplitError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return "out of memory; a smaller input size or model needs less"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (a defect of tinysplit; --verbose shows where)"
+
+
+class Steps:
+    """Names the step under way, and prints each with its duration when it is over.
+
+    It writes to a duplicate of standard error, so native output can be captured meanwhile.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        self._console = Console(file=stream, quiet=quiet, highlight=False)
+        self._status: Status | None = None
+        self._step = ""
+        self._started = 0.0
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        self._finish(failed=kind is not None)
+        self._console.file.close()
+
+    def __call__(self, step: str) -> None:
+        """A step begins, and so the last one is over."""
+        self._finish()
+        self._step, self._started = step, time.monotonic()
+        self._status = self._console.status(step)
+        self._status.start()
+
+    def detail(self, done: int, total: int) -> None:
+        """How far the step under way has got."""
+        if self._status is not None:
+            self._status.update(f"{self._step} {done}/{total}")
+
+    def _finish(self, *, failed: bool = False) -> None:
+        if self._status is None:
+            return
+        self._status.stop()
+        self._status = None
+        mark = "[red]failed[/]" if failed else f"{time.monotonic() - self._started:5.1f} s"
+        self._console.print(f"  {self._step:<36} {mark}")
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4 on.
+    """A number of bytes: `307200`, `300k`, `300KiB`, `8MB`. k and M are powers of 1024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)\s*(?:([km])(?:i?b)?)?", str(value).strip().lower())
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no number of bytes (such as 307200, 300k or 8M)", param, ctx)
+        return int(match[1]) << {None: 0, "k": 10, "m": 20}[match[2]]
+
+
+def size(count: int | None) -> str:
+    """Bytes for people: 1,008 B, 204.7 KiB; `-` for None."""
+    if count is None:
+        return "-"
+    return f"{count:,} B" if count < 10 * 1024 else f"{count / 1024:,.1f} KiB"
+
+
+def verbose_option() -> Callable[[Any], Any]:
+    return click.option("--verbose", is_flag=True, help="Show a traceback when something fails.")

@@ -1,0 +1,152 @@
+"""What the user named, opened: a built-in network, a .keras file or an int8 .tflite."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import TinysplitError
+from partitioner import bundle, inputs, layers, quantize
+from partitioner.graph import Graph
+from partitioner.inputs import Samples
+from partitioner.layers import Layer
+
+SEED = 0
+_MATCH_SAMPLES = 4
+_SETTLE_SAMPLES = 16
+
+
+class SourceError(TinysplitError):
+    """No such model, or options that do not go with it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; None means not given."""
+
+    model: str = "mobilenet_v2"
+    weights: str | None = None
+    alpha: float | None = None
+    size: int | None = None
+    classes: int | None = None
+    preprocessing: str | None = None
+    calibration: str = "digits"
+    calibration_images: int = 100
+    resize: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A quantized network, ready to be listed and cut.
+
+    `layers` is None for a .tflite, whose Keras layers are not known. `keras_model` likewise.
+    `identity` and `calibration` are as in the manifest.
+    """
+
+    graph: Graph
+    layers: tuple[Layer, ...] | None
+    keras_model: Any | None
+    identity: dict[str, Any]
+    calibration: Samples | None
+
+    @property
+    def name(self) -> str:
+        return str(self.identity["name"])
+
+
+def open_source(request: Request, report: Callable[[str], None] = lambda _: None) -> Source:
+    """Build or read the network, quantize it if it is not, and find its layers.
+
+    Args:
+        report: told the name of each step.
+
+    Raises:
+        SourceError, WeightsError, QuantizeError, TfliteError, ImageError, InputError: as named.
+    """
+    path = Path(request.model)
+    if path.suffix == ".tflite" or (path.is_file() and path.suffix != ".keras"):
+        return _open_tflite(request, path, report)
+    return _open_keras(request, path, report)
+
+
+def _open_tflite(request: Request, path: Path, report: Callable[[str], None]) -> Source:
+    _refuse(request, path, ("weights", "alpha", "size", "classes"))
+    report("read")
+    data = _read(path)
+    graph = Graph(data)
+    first = bundle.spec(graph, graph.inputs[0])
+    identity = {
+        "name": path.stem,
+        "source": "tflite",
+        "weights": None,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "preprocessing": request.preprocessing or inputs.infer_preprocessing(first),
+        "class_names": None,
+    }
+    return Source(graph, None, None, identity, None)
+
+
+def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> Source:
+    from models import weights
+
+    report("tensorflow")
+    quantize.require_tensorflow()
+    report("model")
+    if path.suffix == ".keras":
+        _refuse(request, path, ("weights", "alpha", "size", "classes"))
+        _read(path)
+        model = quantize.load_keras(path)
+        name, given, kind = path.stem, None, "keras"
+        network = None
+        preprocessing = request.preprocessing
+    else:
+        network = weights.network(
+            request.model,
+            weights=request.weights,
+            alpha=request.alpha,
+            size=request.size,
+            classes=request.classes,
+        )
+        model, name, given, kind = network.model, network.name, network.weights, "builtin"
+        preprocessing = request.preprocessing or network.preprocessing
+    shapes = quantize.input_shapes(model)
+    report("calibration")
+    samples = inputs.gather(
+        request.calibration,
+        shapes,
+        preprocessing,
+        count=request.calibration_images,
+        seed=SEED,
+        resize=request.resize,
+    )
+    if network is not None and network.weights == "random":
+        network = weights.settle_batch_norm(network, samples.arrays[0][:_SETTLE_SAMPLES])
+    identity = {
+        "name": name,
+        "source": kind,
+        "weights": given,
+        "weights_sha256": network.weights_sha256 if network else weights.fingerprint(model),
+        "preprocessing": preprocessing,
+        "class_names": list(network.class_names) if network and network.class_names else None,
+    }
+    report("quantize")
+    graph = Graph(quantize.to_int8(model, samples.arrays))
+    report("layers")
+    few = [array[:_MATCH_SAMPLES] for array in samples.arrays]
+    return Source(graph, layers.match(model, graph, few), model, identity, samples)
+
+
+def _refuse(request: Request, path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(request, name) is not None:
+            raise SourceError(f"--{name} is for built-in networks; {path} brings its own")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
