@@ -25,12 +25,14 @@ class ImageSet:
     """Images of one shape, with their names and, where known, their classes.
 
     `images`: uint8 (n, height, width, channels), 0 to 255. `labels`: class names or None.
+    `classes`: every class of the whole set in order, also where this is a sample of it.
     """
 
     source: str
     images: NDArray[np.uint8]
     names: tuple[str, ...]
     labels: tuple[str | None, ...]
+    classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,6 +45,7 @@ class ImageSet:
             self.images[chosen],
             tuple(self.names[i] for i in chosen),
             tuple(self.labels[i] for i in chosen),
+            self.classes,
         )
 
     @property
@@ -76,6 +79,7 @@ def load(
             digits.enlarge(data.images, height, width, channels),
             tuple(f"{part}-{i}" for i in range(len(data))),
             tuple(digits.CLASS_NAMES[label] for label in data.labels),
+            digits.CLASS_NAMES,
         )
     folder = Path(source)
     if not folder.is_dir():
@@ -89,11 +93,13 @@ def load(
     images = np.empty((len(files), *shape), np.uint8)
     for target, path in zip(images, files, strict=True):
         target[:] = _read(path, shape, resize)
+    labels = tuple(p.parent.name if p.parent != folder else None for p in files)
     return ImageSet(
         str(folder),
         images,
         tuple(str(p.relative_to(folder)) for p in files),
-        tuple(p.parent.name if p.parent != folder else None for p in files),
+        labels,
+        tuple(sorted({label for label in labels if label is not None})),
     )
 
 

@@ -203,7 +203,7 @@ def verify(
     plain = exact.load(graph.data, arena_bytes=draft.full["arena_bytes"])
     keeping = exact.load(graph.data, keep_tensors=True)
     chain = Chain(draft, stages, exact)
-    boundaries = [graph.crossing(stop) for stop in _stops(draft)]
+    boundaries = [graph.crossing(stop) for stop in draft.cut_positions]
 
     half = SELFTEST_VECTORS // 2
     golden = {*range(half), *range(len(inputs) - half, len(inputs))}
@@ -250,14 +250,6 @@ def tool_versions() -> dict[str, str]:
     """Installed versions of the packages whose code shapes a bundle's bytes."""
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {name: installed[name] for name in _TOOLS if name in installed}
-
-
-def _stops(draft: Manifest) -> list[int]:
-    stops, total = [], 0
-    for stage in draft.stages[:-1]:
-        total += len(stage.operators)
-        stops.append(total)
-    return stops
 
 
 def _operators(graph: Graph) -> list[OperatorSpec]:

@@ -17,8 +17,8 @@ from models.preprocess import MODES
 from partitioner import bundle, evaluate, inputs, kernels, listing
 from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
-from partitioner.command import Bytes, Command, Steps, size, verbose_option
-from partitioner.output import OutputError, refuse_existing
+from partitioner.command import Bytes, Command, Steps, require_picture_suffix, size, verbose_option
+from partitioner.output import refuse_existing
 from partitioner.source import SEED, Request, Source, open_source
 
 _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
@@ -51,7 +51,9 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     metavar="digits|DIR|NPZ",
     help="What the int8 ranges are taken from: digits, a folder of images, or an .npz of arrays.",
 )
-@click.option("--calibration-images", default=100, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--calibration-images", default=100, show_default=True, type=click.IntRange(1), metavar="N"
+)
 @click.option(
     "--preprocess",
     "preprocessing",
@@ -64,6 +66,9 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     "evaluate_on",
     metavar="digits|DIR|none",
     help="Held-out images to report accuracy on.  [default: digits with --weights digits]",
+)
+@click.option(
+    "--evaluate-images", default=200, show_default=True, type=click.IntRange(1), metavar="N"
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle's folder."
@@ -108,7 +113,7 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
 
 def _list(request: Request, ram_bytes: int, json_path: Path | None, plot_path: Path | None) -> None:
     if plot_path is not None:
-        _require_picture_suffix(plot_path)
+        require_picture_suffix(plot_path)
     with Steps() as steps:
         source = open_source(request, steps)
         catalogue = Catalogue(source.graph, source.layers)
@@ -167,6 +172,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         if held_out_source != "none":
             steps("accuracy")
             held_out = evaluate.held_out(held_out_source, built.manifest, resize=request.resize)
+            held_out = held_out.sample(options["evaluate_images"], SEED)
             scores = evaluate.accuracy(built, held_out, source.keras_model, steps.detail)
             built = replace(built, manifest=replace(built.manifest, accuracy=scores))
         steps("write")
@@ -237,9 +243,3 @@ def _report(built: Bundle, output: Path) -> None:
 def _folder_name(model: str, layers: list[str]) -> str:
     short = "+".join(name.split(";")[-1] for name in layers)
     return re.sub(r"[^A-Za-z0-9._+#-]", "_", f"{model}-{short}")[:200]
-
-
-def _require_picture_suffix(path: Path) -> None:
-    known = (".png", ".pdf", ".svg")
-    if path.suffix.lower() not in known:
-        raise OutputError(f"cannot draw {path}: the name must end in {', '.join(known)}")

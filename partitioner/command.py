@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.status import Status
 
 from models.errors import TinysplitError
+from partitioner.output import OutputError
 
 
 class Command(click.Command):
@@ -111,6 +113,17 @@ def size(count: int | None) -> str:
     if count is None:
         return "-"
     return f"{count:,} B" if count < 10 * 1024 else f"{count / 1024:,.1f} KiB"
+
+
+def require_picture_suffix(path: Path) -> None:
+    """Refuse a picture's name early.
+
+    Raises:
+        OutputError: it does not end in a format matplotlib writes here.
+    """
+    known = (".png", ".pdf", ".svg")
+    if path.suffix.lower() not in known:
+        raise OutputError(f"cannot draw {path}: the name must end in {', '.join(known)}")
 
 
 def verbose_option() -> Callable[[Any], Any]:

@@ -42,17 +42,21 @@ def held_out(source: str, manifest: Manifest, *, resize: bool = False) -> ImageS
     return images.load(source, shape, part="test", resize=resize)
 
 
-def class_indices(image_set: ImageSet, manifest: Manifest) -> list[int | None]:
-    """The output index of each image's class, None where it is unknown.
+def class_names(image_set: ImageSet, manifest: Manifest) -> tuple[str, ...] | None:
+    """The name of each value of the first output, None if they are unknown.
 
-    Names the bundle knows are looked up; otherwise the folders' names, sorted, are the classes
-    in order, if there are as many as the output has values.
+    They are those the bundle knows; otherwise the image set's classes in order, if there are as
+    many as the output has values.
     """
-    names = manifest.model["class_names"]
-    if names is None:
-        found = sorted({label for label in image_set.labels if label is not None})
-        names = found if len(found) == manifest.outputs[0].shape[-1] else []
-    index = {name: i for i, name in enumerate(names)}
+    if manifest.model["class_names"] is not None:
+        return tuple(manifest.model["class_names"])
+    count = manifest.outputs[0].shape[-1] if manifest.outputs[0].shape else 0
+    return image_set.classes if len(image_set.classes) == count else None
+
+
+def class_indices(image_set: ImageSet, manifest: Manifest) -> list[int | None]:
+    """The output index of each image's class, None where it is unknown."""
+    index = {name: i for i, name in enumerate(class_names(image_set, manifest) or ())}
     return [None if label is None else index.get(label) for label in image_set.labels]
 
 
@@ -91,7 +95,7 @@ def accuracy(
         report(done + 1, len(rows))
     in_float = None
     if keras_model is not None:
-        outputs = keras_model.predict(floats, batch_size=32, verbose=0)
+        outputs = keras_model.predict(floats, batch_size=64, verbose=0)
         first = outputs[0] if isinstance(outputs, list | tuple) else outputs
         in_float = float(np.mean(np.argmax(first.reshape(len(floats), -1), axis=1) == truth))
     return {

@@ -128,7 +128,7 @@ def plot(content: dict[str, Any], path: Path) -> None:
     depth = [cut["position"] for cut in cuts]
     single = [len(cut["tensors"]) == 1 for cut in cuts]
 
-    figure = Figure(figsize=(10, 9), layout="constrained")
+    figure = Figure(figsize=(11, 9), layout="constrained")
     payload, macs, arena = figure.subplots(3, 1, sharex=True)
     for wanted, label, colour in ((True, "one tensor", "#0072B2"), (False, "several", "#E69F00")):
         chosen = [i for i, one in enumerate(single) if one == wanted]
@@ -140,7 +140,6 @@ def plot(content: dict[str, Any], path: Path) -> None:
         )
     payload.set_yscale("log")
     payload.set_ylabel("payload (KiB)")
-    payload.legend(frameon=False, loc="upper right")
     payload.set_title(
         f"{content['model']}: {len(cuts)} legal cuts in {content['operators']} operators"
     )
@@ -152,7 +151,6 @@ def plot(content: dict[str, Any], path: Path) -> None:
         depth, [c["tail_macs"] / 1e6 for c in cuts], "s-", ms=3, color="#D55E00", label="tail"
     )
     macs.set_ylabel("cumulative MACs (million)")
-    macs.legend(frameon=False, loc="center right")
 
     if cuts and cuts[0]["head_arena_bytes"] is not None:
         for side, marker, colour in (("head", "o-", "#0072B2"), ("tail", "s-", "#D55E00")):
@@ -160,19 +158,19 @@ def plot(content: dict[str, Any], path: Path) -> None:
             arena.plot(depth, kib, marker, ms=3, color=colour, label=side)
         limit = content["ram_bytes"] / _UNIT
         arena.axhline(limit, ls="--", color="#555555", label=f"--ram {limit:,.0f} KiB")
-        arena.legend(frameon=False, loc="center right")
     arena.set_ylabel("arena (KiB), TFLM on x86-64")
     arena.set_ylim(bottom=0)
-    named = layers[:: max(1, len(layers) // 32)]
+    named = layers[:: max(1, len(layers) // 64)]
     arena.set_xticks(
         [layer["cut"]["position"] for layer in named],
         [layer["name"].split(";")[-1][-28:] for layer in named],
         rotation=90,
-        fontsize=7,
+        fontsize=6,
     )
     arena.set_xlabel("cut after this layer (depth in operators)")
     for axes in (payload, macs, arena):
         axes.grid(axis="y", alpha=0.3)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

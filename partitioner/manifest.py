@@ -7,6 +7,7 @@ when a manifest is written and when it is read.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -114,6 +115,11 @@ class Manifest:
         """
         content = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+    @property
+    def cut_positions(self) -> tuple[int, ...]:
+        """For each boundary, how many operators of the uncut model lie before it."""
+        return tuple(itertools.accumulate(len(s.operators) for s in self.stages[:-1]))
 
     def received(self, stage: int) -> tuple[TensorSpec, ...]:
         """The tensors that reach the node running `stage`."""

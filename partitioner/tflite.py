@@ -74,9 +74,7 @@ def write(model: Any) -> bytes:
 
 def text(name: Any) -> str:
     """A string of the schema, which comes as bytes, str or None."""
-    if isinstance(name, bytes):
-        return name.decode("utf-8", "replace")
-    return str(name) if name else ""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else f"{name or ''}"
 
 
 def indices(vector: Any) -> tuple[int, ...]:
@@ -84,7 +82,7 @@ def indices(vector: Any) -> tuple[int, ...]:
     return () if vector is None else tuple(int(i) for i in vector)
 
 
-_ENUM_NAMES = {
+_ENUM_NAMES: dict[type, dict[int, str]] = {
     enum: {value: name for name, value in vars(enum).items() if not name.startswith("_")}
     for enum in (schema.BuiltinOperator, schema.TensorType, schema.ActivationFunctionType)
 }

@@ -1,0 +1,45 @@
+# make demo: the main job. make test: the tests. Both set up what they need in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LAYER ?= block_16_project_BN
+BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
+QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
+
+.PHONY: demo test lint setup setup-dev clean
+
+demo: setup
+	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
+	@$(BIN)/partition --layer $(LAYER) --output $(BUNDLE) --force
+	@echo "== Classify real images with the two halves"
+	@$(BIN)/tinysplit run $(BUNDLE) --save-figure build/demo.png
+
+test: setup-dev lint
+	@$(BIN)/python -m pytest
+
+lint: setup-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "tinysplit needs Python 3.10 or newer, this is %d.%d: make PYTHON=python3.11" % v[:2])'
+	@echo "== Make a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv module: apt install python3-venv, or make PYTHON=..."; exit 1; }
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.python pyproject.toml
+	@echo "== Install tinysplit with TensorFlow (about 300 MB to fetch, once)"
+	@$(QUIET_PIP) --editable '.[convert,plot]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready pyproject.toml
+	@echo "== Install what the tests need"
+	@$(QUIET_PIP) --editable '.[convert,plot,dev]'
+	@touch $@
+
+clean:
+	rm -rf build $(VENV)

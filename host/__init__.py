@@ -1,0 +1,1 @@
+"""Everything that talks to boards and measures them, and the command `tinysplit`."""
