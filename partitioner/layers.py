@@ -103,8 +103,14 @@ def match(model: Any, graph: Graph, samples: Sequence[NDArray[np.float32]]) -> t
     Raises:
         LayerError: a subclassed model, or one whose inputs or outputs `graph` does not have.
     """
+    function = _functional(model)
+    if function is None:
+        raise LayerError(
+            "the model is a subclassed keras.Model, whose layers cannot be listed; "
+            "build it with the functional API, or give the converted .tflite"
+        )
     walker = _Walker(graph, samples)
-    walker.run(_functional(model), "", walker.input_values(model))
+    walker.run(function, "", walker.input_values(model))
     return walker.layers()
 
 
@@ -153,11 +159,6 @@ class _Walker:
         return {i: np.stack(values) for i, values in found.items()}
 
     def input_values(self, model: Any) -> list[_Value]:
-        if _functional(model) is None:
-            raise LayerError(
-                "the model is a subclassed keras.Model, whose layers cannot be listed; "
-                "build it with the functional API, or give the converted .tflite"
-            )
         if len(model.inputs) != len(self._graph.inputs):
             raise LayerError(
                 f"the Keras model has {len(model.inputs)} inputs, its conversion "
@@ -237,28 +238,32 @@ class _Walker:
         return name if count == 1 else f"{name}@{count}"
 
     def _find(self, value: _Value) -> int | None:
-        """The tensor that holds `value`: the best of the unclaimed ones, else its own origin."""
+        """The tensor that holds `value`: of the same shape rather than reshaped, and an unclaimed
+        one (the closest, if several) rather than the one `value` was computed from."""
         wanted = np.asarray(value.samples, np.float32)
-        best: tuple[float, int] | None = None
-        for operator in self._graph.operators:
-            for index in operator.outputs:
-                if index in self._claimed or not self._comparable(wanted, index):
-                    continue
-                if self._claimed_ancestors(index) != value.origins:
-                    continue
-                error = self._distance(wanted, index)
-                if error <= 1 and (best is None or error < best[0]):
-                    best = error, index
-        if best is not None:
-            return best[1]
-        if len(value.origins) == 1:
-            (origin,) = value.origins
-            if self._comparable(wanted, origin) and self._distance(wanted, origin) <= 1:
-                return origin
+        unclaimed = [
+            index
+            for operator in self._graph.operators
+            for index in operator.outputs
+            if index not in self._claimed
+            and self._quantized[index].size == wanted.size
+            and self._claimed_ancestors(index) == value.origins
+        ]
+        origin = [
+            index
+            for index in value.origins
+            if len(value.origins) == 1 and self._quantized[index].size == wanted.size
+        ]
+        for reshaped in (False, True):
+            for candidates in (unclaimed, origin):
+                close = [
+                    (self._distance(wanted, index), index)
+                    for index in candidates
+                    if (self._graph.tensors[index].shape[1:] != wanted.shape[1:]) == reshaped
+                ]
+                if close and min(close)[0] <= 1:
+                    return min(close)[1]
         return None
-
-    def _comparable(self, wanted: NDArray[np.float32], index: int) -> bool:
-        return wanted.size == self._quantized[index].size
 
     def _distance(self, wanted: NDArray[np.float32], index: int) -> float:
         """Root mean square difference, 1 at the largest that passes for quantization."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
     ]
 
     def serve(*inputs: Any) -> dict[str, Any]:
-        structured = keras.tree.pack_sequence_as(model.input, list(inputs))
+        structured: Any = inputs[0]
+        if not isinstance(model, keras.Sequential):
+            structured = keras.tree.pack_sequence_as(model.input, list(inputs))
         outputs = keras.tree.flatten(model(structured, training=False))
         return {f"output_{i:03}": output for i, output in enumerate(outputs)}
 
@@ -113,7 +116,12 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
             }
 
     failure: Exception | None = None
-    with tempfile.TemporaryDirectory() as folder, captured() as printed:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        captured() as printed,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # TensorFlow warns of its own deprecations.
         try:
             archive = keras.export.ExportArchive()
             archive.track(model)

@@ -1,0 +1,85 @@
+"""Networks that several tests share, converted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from partitioner.bundle import Bundle, build
+from partitioner.catalogue import Catalogue
+from partitioner.graph import Graph
+from partitioner.source import Request, Source, open_source
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def digits_source() -> Source:
+    """The trained MobileNetV2 that ships."""
+    return open_source(Request())
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Graph:
+    """A small int8 network made by ai-edge-quantizer; needs no TensorFlow."""
+    return Graph((DATA / "stranger.tflite").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def stranger_bundle(stranger: Graph) -> Bundle:
+    identity: dict[str, Any] = {
+        "name": "stranger",
+        "source": "tflite",
+        "weights": None,
+        "weights_sha256": "0" * 64,
+        "preprocessing": "tf",
+        "class_names": None,
+    }
+    cuts = Catalogue(stranger, None).chain(("#1", "#6"))
+    return build(stranger, cuts, model=identity, calibration=None, realistic=[])
+
+
+@pytest.fixture(scope="session")
+def keras() -> Any:
+    from partitioner.quantize import require_tensorflow
+
+    require_tensorflow()
+    import keras
+
+    return keras
+
+
+@pytest.fixture(scope="session")
+def small_model(keras: Any) -> Any:
+    """A convolution and a dense layer, randomly initialised."""
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((16, 16, 3), name="picture")
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(10, name="scores")(x))
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command in an empty folder: `invoke(main, "--list", ...)`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(command: Any, *arguments: object) -> Result:
+        return CliRunner().invoke(command, [str(a) for a in arguments])
+
+    return call
+
+
+def random_inputs(graph: Graph, seed: int, count: int = 3) -> list[list[np.ndarray]]:
+    """Sets of int8 inputs, uniform noise."""
+    rng = np.random.default_rng(seed)
+    shapes = [graph.tensors[i].shape for i in graph.inputs]
+    return [[rng.integers(-128, 128, s, np.int8) for s in shapes] for _ in range(count)]
