@@ -1,0 +1,73 @@
+"""Digits and folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import digits, images, preprocess
+from models.images import ImageError
+
+
+def test_the_split_is_fixed_and_disjoint() -> None:
+    train, test = digits.load("train"), digits.load("test")
+    assert (len(train), len(test)) == (1438, 359)
+    rows = {image.tobytes() for image in train.images}
+    shared = sum(image.tobytes() in rows for image in test.images)
+    assert shared <= 1  # The data set itself may hold a digit twice.
+    assert np.array_equal(digits.load("test").labels, test.labels)
+
+
+def test_enlarged_digits_keep_range_and_channels() -> None:
+    large = digits.enlarge(digits.load("test").images[:3], 24, 40, 3)
+    assert large.shape == (3, 24, 40, 3)
+    assert large.max() > 200
+    assert np.array_equal(large[..., 0], large[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("mode", "black", "white"),
+    [("tf", -1, 1), ("unit", 0, 1), ("raw", 0, 255)],
+)
+def test_preprocessing_ranges(mode: str, black: float, white: float) -> None:
+    pixels = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+    assert preprocess.to_float(pixels, mode).reshape(-1).tolist() == [black, white]
+
+
+@pytest.mark.parametrize("mode", ["tf", "caffe", "torch"])
+def test_preprocessing_equals_keras(mode: str) -> None:
+    from partitioner.quantize import require_tensorflow
+
+    require_tensorflow()
+    from keras.src.applications.imagenet_utils import preprocess_input
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    wanted = preprocess_input(pixels.astype(np.float32), "channels_last", mode)
+    assert np.allclose(preprocess.to_float(pixels, mode), wanted, atol=1e-4)
+
+
+def test_a_sample_is_seeded_and_without_repeats() -> None:
+    every = images.load("digits", (8, 8, 1))
+    a, b = every.sample(50, seed=3), every.sample(50, seed=3)
+    assert a.names == b.names
+    assert len(set(a.names)) == 50
+    assert a.names != every.sample(50, seed=4).names
+    assert len(every.sample(10_000, seed=0)) == len(every)
+
+
+def test_folder_names_are_classes(tmp_path: Path) -> None:
+    for label in ("dog", "cat"):
+        (tmp_path / label).mkdir()
+        Image.new("L", (4, 4), 7).save(tmp_path / label / "x.png")
+    found = images.load(str(tmp_path), (4, 4, 3))
+    assert found.labels == ("cat", "dog")
+    assert found.classes == ("cat", "dog")
+    assert found.images.shape == (2, 4, 4, 3)
+
+
+def test_inputs_that_are_no_images() -> None:
+    with pytest.raises(ImageError, match="5 channels"):
+        images.load("digits", (8, 8, 5))
