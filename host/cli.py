@@ -147,3 +147,7 @@ def _summary(opened: Bundle, inferences: list[Inference], chosen: kernels.Kernel
             f"and {changed} of {len(inferences)} predictions"
         )
     return lines
+
+
+if __name__ == "__main__":
+    main()

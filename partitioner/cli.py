@@ -243,3 +243,7 @@ def _report(built: Bundle, output: Path) -> None:
 def _folder_name(model: str, layers: list[str]) -> str:
     short = "+".join(name.split(";")[-1] for name in layers)
     return re.sub(r"[^A-Za-z0-9._+#-]", "_", f"{model}-{short}")[:200]
+
+
+if __name__ == "__main__":
+    main()
