@@ -13,6 +13,7 @@
 #define RETRY_US (1u * MS)
 #define CLOCK_FRESH_US (60000u * MS)
 #define MIN_CWND 4u
+#define FLAT_PROBES 3u
 #define MAX_REORDER 16u
 #define MAX_TRIES 3u
 
@@ -157,7 +158,8 @@ static void give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *
     finish_tx(ep, s, tx, code, 0);
 }
 
-static uint32_t rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t backoff) {
+/* How long to wait after this many probes in a row without an answer. */
+static uint32_t rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes) {
     const struct ts_link *link = link_of(ep, s);
     uint32_t us = or_default(link->rto_initial_us, 250u * MS);
     if (s->rtt.known) {
@@ -166,7 +168,8 @@ static uint32_t rto(const struct ts_endpoint *ep, const struct ts_session *s, ui
         us = us > or_default(link->rto_min_us, 5u * MS) ? us : or_default(link->rto_min_us, 5u * MS);
     }
     us = min32(us, RTO_MAX_US);
-    return backoff > 8 ? RTO_MAX_US : min32(us << backoff, RTO_MAX_US);
+    uint32_t doublings = probes > FLAT_PROBES ? probes - FLAT_PROBES : 0;
+    return doublings > 8 ? RTO_MAX_US : min32(us << doublings, RTO_MAX_US);
 }
 
 static bool send_poll(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, uint16_t order) {
@@ -310,7 +313,7 @@ static void probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx
         send_poll(ep, s, tx->id, tx->order_next);
         send_ping(ep, s);
     }
-    if (tx->probes == 2) {
+    if (tx->probes == FLAT_PROBES + 1) {
         s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
     }
     tx->timer = ep->now + rto(ep, s, tx->probes);
@@ -572,12 +575,8 @@ static void on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts
     if (out.spurious && s->reorder < MAX_REORDER) {
         s->reorder++;
     }
-    s->cwnd_acked = (uint16_t)(s->cwnd_acked + out.newly_acked);
-    if (s->cwnd_acked >= s->cwnd) {
-        uint32_t most = min32(or_default(link_of(ep, s)->window, 32), TS_WINDOW);
-        s->cwnd_acked = 0;
-        s->cwnd = (uint16_t)min32(s->cwnd + 1u, min32(most, s->peer_window));
-    }
+    uint32_t most = min32(min32(or_default(link_of(ep, s)->window, 32), TS_WINDOW), s->peer_window);
+    s->cwnd = (uint16_t)min32(s->cwnd + out.newly_acked, most);
     if (out.complete) {
         finish_tx(ep, s, tx, TS_OK, 0);
         return;
@@ -661,7 +660,6 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     }
     s->reorder = link->reorder != 0 ? link->reorder : 3;
     s->cwnd = (uint16_t)min32(min32(or_default(link->window, 32), TS_WINDOW), peer->window);
-    s->cwnd_acked = 0;
     memset(&s->rtt, 0, sizeof s->rtt);
     memset(&s->clock, 0, sizeof s->clock);
     s->ping_waiting = false;

@@ -146,7 +146,7 @@ struct ts_session {
     uint8_t peer_role, peer_stage, codec, version;
     uint8_t reorder;
     uint16_t last_error;
-    uint16_t frame_size, peer_window, cwnd, cwnd_acked;
+    uint16_t frame_size, peer_window, cwnd;
     uint32_t peer_max_message, peer_ack_delay_us, idle_us;
 
     struct ts_keys keys;
