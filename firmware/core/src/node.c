@@ -27,7 +27,7 @@ static void take_waiting(struct ts_node *n);
 
 /* The time that a synchronous engine took is time that passed. */
 static void advance(struct ts_node *n, uint32_t us) {
-    n->ep.now += us;
+    n->ep.now = ts_after(n->ep.now, us);
     n->ep.raw += us;
 }
 
@@ -65,7 +65,6 @@ static void free_job(struct ts_node *n, struct ts_job *job) {
 
 static void report(struct ts_node *n, struct ts_job *job, uint16_t code, uint8_t stage, const char *text,
                    uint8_t text_len, const struct ts_tensors *tensors) {
-    uint64_t total = n->ep.now - job->started;
     struct ts_result r = {.inference = job->input.inference,
                           .code = code,
                           .stage = stage,
@@ -75,7 +74,7 @@ static void report(struct ts_node *n, struct ts_job *job, uint16_t code, uint8_t
                           .phases = &job->phases,
                           .fragments_sent = job->fragments_sent,
                           .fragments_resent = job->fragments_resent,
-                          .total_us = total > UINT32_MAX ? UINT32_MAX : (uint32_t)total};
+                          .total_us = n->ep.now - job->started};
     if (n->cfg->result != NULL) {
         n->cfg->result(n->cfg->endpoint.ctx, &r);
     }
@@ -84,8 +83,8 @@ static void report(struct ts_node *n, struct ts_job *job, uint16_t code, uint8_t
 /* Hands the job's body to the link; tried again later if the queue is full. */
 static void send_body(struct ts_node *n, struct ts_job *job) {
     uint16_t session = job->state == TS_J_SENDING ? (uint16_t)n->downstream : job->upstream;
-    uint64_t left = job->deadline > n->ep.now ? (job->deadline - n->ep.now) / 1000u : 0;
-    uint32_t timeout = left > 0 ? (uint32_t)left : 1;
+    uint32_t left = ts_due(n->ep.now, job->deadline) ? 0 : (job->deadline - n->ep.now) / 1000u;
+    uint32_t timeout = left > 0 ? left : 1;
     if (job->state == TS_J_RETURNING && timeout < 1000) {
         timeout = 1000; /* an error about a missed deadline still has to get home */
     }
@@ -125,7 +124,7 @@ static void fail_job(struct ts_node *n, struct ts_job *job, uint16_t code, uint8
     send_upstream(n, job, TS_ERROR, at, ts_error_encode(&e, at));
 }
 
-static struct ts_job *new_job(struct ts_node *n, uint16_t upstream, uint64_t started) {
+static struct ts_job *new_job(struct ts_node *n, uint16_t upstream, uint32_t started) {
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
         if (job->state == TS_J_FREE) {
@@ -153,9 +152,10 @@ static struct ts_job *find_job(struct ts_node *n, uint16_t upstream, uint32_t in
     return NULL;
 }
 
-static uint64_t deadline_of(const struct ts_node *n, uint64_t from, uint32_t timeout_ms) {
+static uint32_t deadline_of(const struct ts_node *n, uint32_t from, uint32_t timeout_ms) {
     uint32_t otherwise = n->cfg->endpoint.message_timeout_ms != 0 ? n->cfg->endpoint.message_timeout_ms : 10000;
-    return from + (timeout_ms != 0 ? timeout_ms : otherwise) * (uint64_t)1000u;
+    uint32_t ms = timeout_ms != 0 ? timeout_ms : otherwise;
+    return ts_after(from, ms < TS_MAX_SPAN_US / 1000u ? ms * 1000u : TS_MAX_SPAN_US);
 }
 
 /* A TENSOR for this stage. False if it has to wait for a free job. */
@@ -174,8 +174,8 @@ static bool take_tensor(struct ts_node *n, uint16_t session, uint8_t slot) {
     job->slot = slot;
     job->input_held = true;
     job->deadline = deadline_of(n, rx->last_at, rx->env.ttl_ms);
-    ts_phase_set(&job->phases, TS_P_RECEIVE, rx->first_at, rx->last_at);
-    ts_phase_set(&job->phases, TS_P_DECODE, rx->last_at, n->ep.now);
+    ts_phase_set(&job->phases, TS_P_RECEIVE, rx->last_at - rx->first_at);
+    ts_phase_set(&job->phases, TS_P_DECODE, n->ep.now - rx->last_at);
     if (!valid || duplicate || in.codec != s->codec) {
         n->malformed += valid ? 0 : 1;
         uint16_t code = !valid ? TS_E_MALFORMED : duplicate ? TS_E_DUPLICATE : TS_E_CODEC_MISMATCH;
@@ -225,7 +225,7 @@ static void take_result(struct ts_node *n, const struct ts_event *e) {
         job->state = TS_J_RETURNING;
         ts_cancel(&n->ep, n->ep.raw, e->session, token_of(n, job));
     } else {
-        ts_phase_set(&job->phases, TS_P_DOWNSTREAM, job->mark, n->ep.now);
+        ts_phase_set(&job->phases, TS_P_DOWNSTREAM, n->ep.now - job->mark);
     }
     job->result_held = true;
     job->result_slot = e->slot;
@@ -266,7 +266,7 @@ static void message_sent(struct ts_node *n, const struct ts_event *e) {
         job->fragments_sent += e->fragments_sent;
         job->fragments_resent += e->fragments_resent;
         if (e->code == TS_OK) {
-            ts_phase_set(&job->phases, TS_P_SEND, job->mark, n->ep.now);
+            ts_phase_set(&job->phases, TS_P_SEND, n->ep.now - job->mark);
             job->state = TS_J_WAITING;
             job->mark = n->ep.now;
         } else {
@@ -349,13 +349,13 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
         return;
     }
     struct ts_tensors t = {.inference = run->inference, .count = run->count, .stage = own_stage(n)};
-    uint64_t room = n->cfg->max_output;
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < run->count && i < TS_MAX_TENSORS; i++) {
+    bool fits = run->count >= 1 && run->count <= TS_MAX_TENSORS;
+    for (uint32_t i = 0; fits && i < run->count; i++) {
+        fits = run->bytes[i] <= n->cfg->max_output - t.total;
         t.bytes[i] = run->bytes[i];
-        total += run->bytes[i];
+        t.total += run->bytes[i];
     }
-    if (code == TS_OK && (run->count < 1 || run->count > TS_MAX_TENSORS || total > room)) {
+    if (code == TS_OK && !fits) {
         code = TS_E_INVOKE_FAILED;
     }
     drop_input(n, job);
@@ -363,20 +363,18 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
         fail_job(n, job, (uint16_t)code, own_stage(n), NULL, 0);
         return;
     }
-    uint64_t end = n->ep.now;
     if (run->preprocess_us != 0) {
-        ts_phase_set(&job->phases, TS_P_PREPROCESS, 0, run->preprocess_us);
+        ts_phase_set(&job->phases, TS_P_PREPROCESS, run->preprocess_us);
     }
-    ts_phase_set(&job->phases, TS_P_INVOKE, run->invoke_us != 0 ? 0 : job->mark, run->invoke_us != 0 ? run->invoke_us : end);
+    ts_phase_set(&job->phases, TS_P_INVOKE, run->invoke_us != 0 ? run->invoke_us : n->ep.now - job->mark);
     if (run->encode_us != 0) {
-        ts_phase_set(&job->phases, TS_P_ENCODE, 0, run->encode_us);
+        ts_phase_set(&job->phases, TS_P_ENCODE, run->encode_us);
     }
     uint8_t *data = job->out + TS_OUT_HEADROOM;
     uint8_t *body = data - TS_TENSOR_HEADER(run->count);
-    uint32_t len = TS_TENSOR_HEADER(run->count) + (uint32_t)total;
-    t.total = (uint32_t)total;
+    uint32_t len = TS_TENSOR_HEADER(run->count) + t.total;
     t.data = data;
-    job->mark = end;
+    job->mark = n->ep.now;
     if (!last_stage(n)) {
         /* Two heads may have chosen the same id: the way down needs one of its own. */
         while (awaited(n, t.inference) != NULL) {
@@ -394,7 +392,7 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
         report(n, job, TS_OK, own_stage(n), NULL, 0, &t);
         free_job(n, job);
     } else {
-        t.phase_count = ts_phase_write(&job->phases, own_stage(n), data + total, TS_MAX_PHASES);
+        t.phase_count = ts_phase_write(&job->phases, own_stage(n), data + t.total, TS_MAX_PHASES);
         ts_tensors_encode(TS_RESULT, &t, body);
         send_upstream(n, job, TS_RESULT, body, len + (uint32_t)t.phase_count * TS_PHASE_BYTES);
     }
@@ -416,7 +414,7 @@ static void run_engine(struct ts_node *n) {
     if (job == NULL) {
         return;
     }
-    ts_phase_set(&job->phases, TS_P_QUEUE, job->mark, n->ep.now);
+    ts_phase_set(&job->phases, TS_P_QUEUE, n->ep.now - job->mark);
     job->state = TS_J_RUNNING;
     job->mark = n->ep.now;
     n->running = index_of(n, job);
@@ -535,7 +533,7 @@ uint64_t ts_node_poll(struct ts_node *n, uint64_t now_us) {
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
         bool live = job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING;
-        if (live && n->ep.now >= job->deadline) {
+        if (live && ts_due(n->ep.now, job->deadline)) {
             fail_job(n, job, TS_E_DEADLINE, own_stage(n), NULL, 0);
         } else if (job->unsent && (job->state == TS_J_SENDING || job->state == TS_J_RETURNING)) {
             send_body(n, job);
@@ -548,7 +546,7 @@ uint64_t ts_node_poll(struct ts_node *n, uint64_t now_us) {
         if (job->state < TS_J_QUEUED || job->state > TS_J_WAITING) {
             continue;
         }
-        uint64_t due = n->ep.raw + (job->deadline > n->ep.now ? job->deadline - n->ep.now : 0);
+        uint64_t due = n->ep.raw + (ts_due(n->ep.now, job->deadline) ? 0 : job->deadline - n->ep.now);
         next = due < next ? due : next;
     }
     return next_queued(n) != NULL ? n->ep.raw : next;

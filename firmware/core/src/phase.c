@@ -1,8 +1,7 @@
 #include "tinysplit/phase.h"
 
-void ts_phase_set(struct ts_phases *p, enum ts_phase phase, uint64_t from_us, uint64_t to_us) {
-    uint64_t us = to_us > from_us ? to_us - from_us : 0;
-    p->duration_us[phase] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
+void ts_phase_set(struct ts_phases *p, enum ts_phase phase, uint32_t duration_us) {
+    p->duration_us[phase] = duration_us;
     p->known = (uint8_t)(p->known | 1u << phase);
 }
 

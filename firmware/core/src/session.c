@@ -31,14 +31,16 @@ static uint32_t min32(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
-static uint64_t min64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
+static uint32_t span_us(uint32_t ms, uint32_t otherwise_ms) {
+    return min32(or_default(ms, otherwise_ms), TS_MAX_SPAN_US / MS) * MS;
 }
 
-/* The caller's clock may jump. Own time stands still when it goes back. */
+/* The caller's clock may jump. Own time stands still when it goes back, and
+ * goes on by half an hour at most. */
 static void set_time(struct ts_endpoint *ep, uint64_t raw) {
     if (raw > ep->raw) {
-        ep->now += raw - ep->raw;
+        uint64_t ahead = raw - ep->raw;
+        ep->now = ts_after(ep->now, ahead > TS_MAX_SPAN_US ? TS_MAX_SPAN_US : (uint32_t)ahead);
     }
     ep->raw = raw;
 }
@@ -209,17 +211,18 @@ static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct t
     f.payload_len = ts_tx_payload(tx, fragment, piece, ep->cfg->frame + 6);
     size_t len = ts_frame_encode(&ep->cfg->crc, s->keys.sid, s->keys.seed, &f, ep->cfg->frame);
     if (transmit(ep, &s->addr, ep->cfg->frame, len) != TS_OK) {
-        s->retry_at = ep->now + RETRY_US;
+        s->retry_at = ts_after(ep->now, RETRY_US);
         return false;
     }
     ep->stats.data_out++;
     ep->stats.data_resent += fresh ? 0 : 1;
     tx->since_ackreq = (f.flags & TS_DATA_ACKREQ) != 0 ? 0 : (uint16_t)(tx->since_ackreq + 1u);
     ts_tx_sent(tx, fragment, ep->now);
-    tx->timer = ep->now + rto(ep, s, tx->probes);
+    tx->timer = ts_after(ep->now, rto(ep, s, tx->probes));
     if (link->pace_ns_per_byte != 0) {
-        uint64_t earliest = ep->now > link->pace_burst_us ? ep->now - link->pace_burst_us : 0;
-        s->pace_at = (s->pace_at > earliest ? s->pace_at : earliest) + (uint32_t)len * link->pace_ns_per_byte / 1000u;
+        uint32_t earliest = ep->now - link->pace_burst_us;
+        uint32_t from = s->pace_at == 0 || ts_due(earliest, s->pace_at) ? earliest : s->pace_at;
+        s->pace_at = ts_after(from, (uint32_t)len * link->pace_ns_per_byte / 1000u);
     }
     return true;
 }
@@ -245,8 +248,7 @@ static void start_queued(struct ts_endpoint *ep, struct ts_session *s) {
             blocked = true;
             break;
         }
-        uint64_t left_ms = tx->deadline > ep->now ? (tx->deadline - ep->now) : 0;
-        uint32_t ttl = left_ms > 65535u * MS ? 65535u : (uint32_t)left_ms / MS;
+        uint32_t ttl = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
         if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)(ttl > 0 ? ttl : 1),
                          s->frame_size - TS_DATA_OVERHEAD)) {
             finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
@@ -255,10 +257,10 @@ static void start_queued(struct ts_endpoint *ep, struct ts_session *s) {
         s->next_id++;
     }
     if (!blocked) {
-        s->blocked_at = TS_NEVER;
+        s->blocked_at = 0;
         s->blocked_probes = 0;
-    } else if (s->blocked_at == TS_NEVER) {
-        s->blocked_at = ep->now + rto(ep, s, s->blocked_probes);
+    } else if (s->blocked_at == 0) {
+        s->blocked_at = ts_after(ep->now, rto(ep, s, s->blocked_probes));
     }
 }
 
@@ -266,8 +268,12 @@ static void pay_owed(struct ts_endpoint *ep, struct ts_session *s);
 
 /* Sends what may be sent now. */
 static void pump(struct ts_endpoint *ep, struct ts_session *s) {
-    if (s->state != TS_S_UP || ep->now < s->retry_at) {
+    if (s->state != TS_S_UP || (s->retry_at != 0 && !ts_due(ep->now, s->retry_at))) {
         return;
+    }
+    s->retry_at = 0;
+    if (s->pace_at != 0 && ts_due(ep->now - link_of(ep, s)->pace_burst_us, s->pace_at)) {
+        s->pace_at = 0;
     }
     pay_owed(ep, s);
     if (s->abandoned_id != 0 && send_poll(ep, s, s->abandoned_id, 0)) {
@@ -275,7 +281,7 @@ static void pump(struct ts_endpoint *ep, struct ts_session *s) {
     }
     start_queued(ep, s);
     uint32_t window = min32(s->peer_window, TS_WINDOW);
-    while (ep->now >= s->pace_at && inflight(s) < s->cwnd) {
+    while ((s->pace_at == 0 || ts_due(ep->now, s->pace_at)) && inflight(s) < s->cwnd) {
         struct ts_tx *best = NULL;
         uint32_t fragment = 0;
         for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
@@ -301,7 +307,7 @@ static void pump(struct ts_endpoint *ep, struct ts_session *s) {
 static void probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
     uint32_t fragment;
     if (!ts_tx_probe(tx, &fragment)) {
-        tx->timer = TS_NEVER;
+        tx->timer = 0;
         return;
     }
     if (tx->probes < 16) {
@@ -316,7 +322,7 @@ static void probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx
     if (tx->probes == FLAT_PROBES + 1) {
         s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
     }
-    tx->timer = ep->now + rto(ep, s, tx->probes);
+    tx->timer = ts_after(ep->now, rto(ep, s, tx->probes));
 }
 
 /* ---- receiving messages ---- */
@@ -370,7 +376,7 @@ static void answer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, ui
         s->limit_told = limit;
     } else {
         s->owed = (uint8_t)(s->owed | bit);
-        s->retry_at = ep->now + RETRY_US;
+        s->retry_at = ts_after(ep->now, RETRY_US);
     }
 }
 
@@ -456,8 +462,7 @@ static void deliver(struct ts_endpoint *ep, struct ts_session *s, struct ts_rx *
                          .ttl_ms = rx->env.ttl_ms,
                          .body = rx->buffer,
                          .len = rx->env.len,
-                         .first_at_us = rx->first_at,
-                         .complete_at_us = rx->last_at};
+                         .receive_us = rx->last_at - rx->first_at};
     emit(ep, &e);
 }
 
@@ -553,7 +558,7 @@ static void learn_limit(struct ts_session *s, uint16_t wire) {
     if (id_above(limit, s->limit) && !id_above(limit, s->next_id + TS_MAX_LIVE)) {
         s->limit = limit;
         s->blocked_probes = 0;
-        s->blocked_at = TS_NEVER;
+        s->blocked_at = 0;
     }
 }
 
@@ -563,7 +568,7 @@ static void on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts
     if (tx == NULL) {
         return;
     }
-    bool polled = s->poll_message == f->message && s->poll_at != TS_NEVER && s->poll_seq == f->attempt;
+    bool polled = s->poll_message == f->message && s->poll_at != 0 && s->poll_seq == f->attempt;
     struct ts_ack_outcome out = ts_tx_ack(tx, f, polled, s->poll_order, s->poll_at, ep->now);
     if (!out.valid) {
         ep->stats.dropped++;
@@ -583,7 +588,7 @@ static void on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts
     }
     tx->probes = 0;
     ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
-    tx->timer = tx->inflight > 0 ? ep->now + rto(ep, s, 0) : TS_NEVER;
+    tx->timer = tx->inflight > 0 ? ts_after(ep->now, rto(ep, s, 0)) : 0;
 }
 
 static void on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
@@ -638,8 +643,8 @@ static void own_hello(const struct ts_endpoint *ep, uint8_t link, uint8_t slots,
 static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_keys *keys, const struct ts_hello *peer,
                   uint8_t slots) {
     const struct ts_link *link = link_of(ep, s);
-    uint32_t own_idle = or_default(ep->cfg->idle_timeout_ms, 15000) * MS;
-    uint32_t peer_idle = peer->idle_timeout * 100u * MS;
+    uint32_t own_idle = span_us(ep->cfg->idle_timeout_ms, 15000);
+    uint32_t peer_idle = span_us(peer->idle_timeout * 100u, 0);
     s->state = TS_S_UP;
     s->heard = false;
     s->last_error = TS_OK;
@@ -665,11 +670,11 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     s->ping_waiting = false;
     s->heard_at = ep->now;
     s->ping_at = ep->now;
-    s->hello_at = TS_NEVER;
+    s->hello_at = 0;
     s->next_id = 1;
     s->limit = peer->slots;
     s->pace_at = s->retry_at = 0;
-    s->blocked_at = s->poll_at = TS_NEVER;
+    s->blocked_at = s->poll_at = 0;
     s->abandoned_id = 0;
     s->blocked_probes = s->poll_seq = 0;
     s->highest = s->released = 0;
@@ -689,14 +694,14 @@ static void fail_queued(struct ts_endpoint *ep, struct ts_session *s, uint16_t c
     }
 }
 
-static void start_opening(struct ts_endpoint *ep, struct ts_session *s, uint64_t at) {
+static void start_opening(struct ts_endpoint *ep, struct ts_session *s, uint32_t at) {
     s->state = TS_S_OPENING;
     s->keys.nonce_i = nonce(ep);
     s->hello_at = at;
     s->hello_gap_us = HELLO_GAP_US;
     s->hello_repeated = false;
     s->hello_sent_at = 0;
-    s->connect_by = at + or_default(ep->cfg->connect_timeout_ms, 5000) * (uint64_t)MS;
+    s->connect_by = ts_after(at, span_us(ep->cfg->connect_timeout_ms, 5000));
 }
 
 /* Ends a session or an attempt. An initiator that keeps it opens it again. */
@@ -714,8 +719,8 @@ static void end_session(struct ts_endpoint *ep, struct ts_session *s, uint16_t c
         for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
             s->tx[i].state = s->tx[i].state == TS_TX_SENDING ? TS_TX_QUEUED : s->tx[i].state;
         }
-        uint32_t pause = or_default(ep->cfg->retry_pause_ms, 1000) * MS;
-        start_opening(ep, s, code == TS_E_RESET ? ep->now : ep->now + pause);
+        uint32_t pause = span_us(ep->cfg->retry_pause_ms, 1000);
+        start_opening(ep, s, code == TS_E_RESET ? ep->now : ts_after(ep->now, pause));
     } else {
         fail_queued(ep, s, code);
     }
@@ -729,13 +734,13 @@ static void send_hello(struct ts_endpoint *ep, struct ts_session *s) {
     h.nonce_i = s->keys.nonce_i;
     ts_hello_encode(&ep->cfg->crc, TS_F_HELLO, &h, bytes);
     if (h.slots == 0 || transmit(ep, &s->addr, bytes, sizeof bytes) != TS_OK) {
-        s->hello_at = ep->now + HELLO_GAP_US;
+        s->hello_at = ts_after(ep->now, HELLO_GAP_US);
         return;
     }
     s->slots_told = h.slots;
     s->hello_repeated = s->hello_sent_at != 0;
     s->hello_sent_at = ep->now;
-    s->hello_at = ep->now + s->hello_gap_us;
+    s->hello_at = ts_after(ep->now, s->hello_gap_us);
     s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
 }
 
@@ -821,7 +826,7 @@ static void on_hello(struct ts_endpoint *ep, const struct ts_addr *from, const u
             set_keys(ep, &s->pending.keys, h.nonce_i, nonce_a);
             s->pending.hello = h;
             s->pending.slots = slots;
-            s->pending.until = ep->now + PENDING_US;
+            s->pending.until = ts_after(ep->now, PENDING_US);
         } else {
             code = TS_E_BUSY;
         }
@@ -865,7 +870,7 @@ static void on_hello_ack(struct ts_endpoint *ep, const struct ts_addr *from, con
     }
     h.mtu = (uint16_t)min32(h.mtu, TS_MAX_MTU);
     struct ts_keys keys;
-    uint64_t rtt_us = ep->now - s->hello_sent_at;
+    uint32_t rtt_us = ep->now - s->hello_sent_at;
     bool sample = !s->hello_repeated;
     set_keys(ep, &keys, h.nonce_i, h.nonce_a);
     begin(ep, s, &keys, &h, s->slots_told);
@@ -873,7 +878,7 @@ static void on_hello_ack(struct ts_endpoint *ep, const struct ts_addr *from, con
         ts_rtt_sample(&s->rtt, rtt_us);
     }
     s->hello_gap_us = HELLO_GAP_US;
-    s->hello_at = ep->now + s->hello_gap_us;
+    s->hello_at = ts_after(ep->now, s->hello_gap_us);
     send_ping(ep, s);
     emit_session(ep, s, TS_EV_UP, TS_OK);
 }
@@ -895,7 +900,7 @@ static void on_pong(struct ts_endpoint *ep, struct ts_session *s, const struct t
     if (ep->raw < f->t1 || f->t3 < f->t2 || held > rtt_us || rtt_us - held > UINT32_MAX) {
         return;
     }
-    ts_rtt_sample(&s->rtt, rtt_us - held);
+    ts_rtt_sample(&s->rtt, (uint32_t)(rtt_us - held));
     uint32_t uncertainty = (uint32_t)(rtt_us - held) / 2;
     if (!s->clock.known || uncertainty <= s->clock.uncertainty_us || ep->now - s->clock.at > CLOCK_FRESH_US) {
         /* Differences of unsigned clocks, halved before they are added: no overflow. */
@@ -950,13 +955,13 @@ static void on_stranger(struct ts_endpoint *ep, const struct ts_addr *from, cons
     struct ts_keys keys = {0};
     struct ts_frame f;
     ep->stats.dropped++;
-    if (in[0] != TS_F_PING << 4 || !ts_frame_named_sid(in, len, &keys.sid) || ep->now < ep->reset_at) {
+    if (in[0] != TS_F_PING << 4 || !ts_frame_named_sid(in, len, &keys.sid) || (ep->reset_at != 0 && !ts_due(ep->now, ep->reset_at))) {
         return;
     }
     keys.seed = ts_seed(&ep->cfg->crc, keys.sid);
     if (ts_frame_decode(&ep->cfg->crc, keys.sid, keys.seed, in, len, &f)) {
         struct ts_frame reset = {.kind = TS_F_RESET, .seq = f.seq};
-        ep->reset_at = ep->now + RESET_GAP_US;
+        ep->reset_at = ts_after(ep->now, RESET_GAP_US);
         transmit_control(ep, from, &keys, &reset);
     }
 }
@@ -1022,8 +1027,16 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
 
 /* ---- time ---- */
 
+/* When to ask whether the peer is still there, and what its clock says. */
+static uint32_t keepalive_at(const struct ts_session *s) {
+    uint32_t quiet = ts_after(s->heard_at, s->idle_us / 3);
+    uint32_t asked = ts_after(s->ping_at, PING_ANSWER_US);
+    uint32_t later = ts_sooner(quiet, asked) == quiet ? asked : quiet;
+    return ts_sooner(later, ts_after(s->ping_at, CLOCK_FRESH_US));
+}
+
 static void tick_up(struct ts_endpoint *ep, struct ts_session *s) {
-    if (ep->now >= s->heard_at + s->idle_us) {
+    if (ts_due(ep->now, ts_after(s->heard_at, s->idle_us))) {
         end_session(ep, s, TS_E_PEER_LOST);
         return;
     }
@@ -1032,89 +1045,87 @@ static void tick_up(struct ts_endpoint *ep, struct ts_session *s) {
         if (tx->state != TS_TX_SENDING) {
             continue;
         }
-        if (ep->now >= tx->loss_at) {
+        if (ts_due(ep->now, tx->loss_at)) {
             ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
         }
-        if (ep->now >= tx->timer) {
+        if (ts_due(ep->now, tx->timer)) {
             probe(ep, s, tx);
         }
     }
     for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
-        if (s->rx[i].state == TS_RX_PARTIAL && ep->now >= s->rx[i].last_at + PARTIAL_US) {
+        if (s->rx[i].state == TS_RX_PARTIAL && ts_due(ep->now, ts_after(s->rx[i].last_at, PARTIAL_US))) {
             abandon(s, s->rx[i].id);
         }
     }
-    if (ep->now >= s->blocked_at) {
+    if (ts_due(ep->now, s->blocked_at)) {
         send_poll(ep, s, s->next_id, 0);
         if (s->blocked_probes > 0) {
             send_ping(ep, s);
         }
         s->blocked_probes = (uint8_t)(s->blocked_probes < 16 ? s->blocked_probes + 1 : 16);
-        s->blocked_at = ep->now + rto(ep, s, s->blocked_probes);
+        s->blocked_at = ts_after(ep->now, rto(ep, s, s->blocked_probes));
     }
-    if (!s->heard && ep->now >= s->hello_at) {
+    if (!s->heard && ts_due(ep->now, s->hello_at)) {
         send_ping(ep, s);
         s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
-        s->hello_at = ep->now + s->hello_gap_us;
+        s->hello_at = ts_after(ep->now, s->hello_gap_us);
     }
-    if (ep->now >= s->heard_at + s->idle_us / 3 && ep->now >= s->ping_at + PING_ANSWER_US) {
+    if (ts_due(ep->now, keepalive_at(s))) {
         send_ping(ep, s);
     }
 }
 
-static uint64_t next_of(const struct ts_session *s) {
-    uint64_t next = s->pending.until != 0 ? s->pending.until : TS_NEVER;
+static uint32_t next_of(const struct ts_session *s) {
+    uint32_t next = s->pending.until;
     for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-        next = s->tx[i].state != TS_TX_FREE ? min64(next, s->tx[i].deadline) : next;
+        next = s->tx[i].state != TS_TX_FREE ? ts_sooner(next, s->tx[i].deadline) : next;
     }
     if (s->state == TS_S_OPENING) {
-        return min64(next, min64(s->hello_at, s->connect_by));
+        return ts_sooner(next, ts_sooner(s->hello_at, s->connect_by));
     }
     if (s->state != TS_S_UP) {
         return next;
     }
-    next = min64(next, s->heard_at + s->idle_us);
-    uint64_t keep = s->heard_at + s->idle_us / 3;
-    next = min64(next, keep > s->ping_at + PING_ANSWER_US ? keep : s->ping_at + PING_ANSWER_US);
-    next = min64(next, s->blocked_at);
-    next = s->heard ? next : min64(next, s->hello_at);
+    next = ts_sooner(next, ts_after(s->heard_at, s->idle_us));
+    next = ts_sooner(next, keepalive_at(s));
+    next = ts_sooner(next, s->blocked_at);
+    next = s->heard ? next : ts_sooner(next, s->hello_at);
     for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
-        next = s->rx[i].state == TS_RX_PARTIAL ? min64(next, s->rx[i].last_at + PARTIAL_US) : next;
+        next = s->rx[i].state == TS_RX_PARTIAL ? ts_sooner(next, ts_after(s->rx[i].last_at, PARTIAL_US)) : next;
     }
-    bool ready = s->owed != 0 || s->abandoned_id != 0;
+    bool paced = false;
     for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
         const struct ts_tx *tx = &s->tx[i];
         uint32_t fragment;
         if (tx->state == TS_TX_SENDING) {
-            next = min64(next, min64(tx->timer, tx->loss_at));
-            ready = ready || (inflight(s) < s->cwnd && ts_tx_pick(tx, min32(s->peer_window, TS_WINDOW), &fragment));
+            next = ts_sooner(next, ts_sooner(tx->timer, tx->loss_at));
+            paced = paced || (inflight(s) < s->cwnd && ts_tx_pick(tx, min32(s->peer_window, TS_WINDOW), &fragment));
         }
     }
-    if (ready) {
-        next = min64(next, s->pace_at > s->retry_at ? s->pace_at : s->retry_at);
-    }
-    return next;
+    /* What could not be sent just now waits for one of these two. */
+    return ts_sooner(next, s->retry_at != 0 ? s->retry_at : paced ? s->pace_at : 0);
 }
 
 uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us) {
-    uint64_t next = TS_NEVER;
+    uint32_t next = 0;
     set_time(ep, now_us);
+    ep->reset_at = ts_due(ep->now, ep->reset_at) ? 0 : ep->reset_at;
     for (uint32_t n = 0; n < ep->cfg->session_count; n++) {
         struct ts_session *s = &ep->cfg->sessions[n];
-        if (s->pending.until != 0 && ep->now >= s->pending.until) {
+        if (ts_due(ep->now, s->pending.until)) {
             s->pending.until = 0;
             s->state = s->state == TS_S_PENDING ? TS_S_DOWN : s->state;
         }
         for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-            if (s->tx[i].state != TS_TX_FREE && ep->now >= s->tx[i].deadline) {
+            if (s->tx[i].state != TS_TX_FREE && ts_due(ep->now, s->tx[i].deadline)) {
                 uint16_t code = s->last_error != TS_OK ? s->last_error : TS_E_NO_PEER;
                 give_up(ep, s, &s->tx[i], s->state == TS_S_UP ? TS_E_DEADLINE : code);
             }
         }
-        if (s->state == TS_S_OPENING && ep->now >= s->connect_by) {
+        if (s->state == TS_S_OPENING && ts_due(ep->now, s->connect_by)) {
             end_session(ep, s, TS_E_NO_PEER);
         }
-        if (s->state == TS_S_OPENING && ep->now >= s->hello_at) {
+        if (s->state == TS_S_OPENING && ts_due(ep->now, s->hello_at)) {
             send_hello(ep, s);
         }
         if (s->state == TS_S_UP) {
@@ -1124,15 +1135,15 @@ uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us) {
     }
     pump_others(ep);
     for (uint32_t n = 0; n < ep->cfg->session_count; n++) {
-        next = min64(next, next_of(&ep->cfg->sessions[n]));
+        next = ts_sooner(next, next_of(&ep->cfg->sessions[n]));
     }
     if (ep->queued) {
         return ep->raw;
     }
-    if (next == TS_NEVER) {
+    if (next == 0) {
         return TS_NEVER;
     }
-    return next > ep->now ? ep->raw + (next - ep->now) : ep->raw;
+    return ep->raw + (ts_due(ep->now, next) ? 0 : next - ep->now);
 }
 
 /* ---- what the owner asks for ---- */
@@ -1213,7 +1224,7 @@ int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t k
     if (s->state != TS_S_UP && !(s->state == TS_S_OPENING && s->initiator)) {
         return TS_E_INVALID;
     }
-    uint32_t timeout = or_default(timeout_ms, or_default(ep->cfg->message_timeout_ms, 10000));
+    uint32_t timeout_us = span_us(timeout_ms, or_default(ep->cfg->message_timeout_ms, 10000));
     for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
         struct ts_tx *tx = &s->tx[i];
         if (tx->state == TS_TX_FREE) {
@@ -1226,7 +1237,7 @@ int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t k
             tx->id = 0;
             tx->queued = s->queued++;
             tx->fragments_sent = tx->fragments_resent = 0;
-            tx->deadline = ep->now + timeout * (uint64_t)MS;
+            tx->deadline = ts_after(ep->now, timeout_us);
             ep->queued = true;
             return TS_OK;
         }

@@ -27,8 +27,8 @@ static bool order_before(uint16_t a, uint16_t b) {
     return (int16_t)(uint16_t)(a - b) < 0;
 }
 
-void ts_rtt_sample(struct ts_rtt *rtt, uint64_t sample_us) {
-    uint32_t r = sample_us > 60000000u ? 60000000u : (uint32_t)sample_us;
+void ts_rtt_sample(struct ts_rtt *rtt, uint32_t sample_us) {
+    uint32_t r = sample_us > 60000000u ? 60000000u : sample_us;
     rtt->latest_us = r;
     if (!rtt->known) {
         rtt->known = true;
@@ -57,7 +57,7 @@ bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint3
     memset(&tx->lost, 0, sizeof tx->lost);
     tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->since_ackreq = 0;
     tx->probes = 0;
-    tx->timer = tx->loss_at = TS_NEVER;
+    tx->timer = tx->loss_at = 0;
     return true;
 }
 
@@ -111,7 +111,7 @@ uint16_t ts_tx_payload(const struct ts_tx *tx, uint32_t fragment, uint32_t piece
     return (uint16_t)len;
 }
 
-void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint64_t now_us) {
+void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us) {
     uint32_t slot = fragment % TS_WINDOW;
     if (fragment == tx->next) {
         tx->next++;
@@ -129,7 +129,7 @@ void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint64_t now_us) {
     }
     tx->fragments_sent++;
     tx->order[slot] = tx->order_next++;
-    tx->sent_at[slot] = (uint32_t)now_us;
+    tx->sent_at[slot] = now_us;
 }
 
 static uint32_t mark_acked(struct ts_tx *tx, uint32_t i) {
@@ -146,7 +146,7 @@ static uint32_t mark_acked(struct ts_tx *tx, uint32_t i) {
 }
 
 struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool poll_valid, uint16_t poll_order,
-                                uint64_t poll_at, uint64_t now_us) {
+                                uint32_t poll_at, uint32_t now_us) {
     struct ts_ack_outcome out = {0};
     bool complete = (ack->flags & TS_ACK_COMPLETE) != 0;
     if (ack->base > tx->next || (complete && (ack->base != tx->fragments || ack->payload_len != 0))) {
@@ -169,11 +169,11 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     if (ack->echo == TS_ECHO_POLL && poll_valid) {
         echoed = true;
         order = poll_order;
-        age = (uint32_t)(now_us - poll_at);
+        age = now_us - poll_at;
     } else if (ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[ack->echo % TS_WINDOW] == ack->attempt) {
         echoed = true;
         order = tx->order[ack->echo % TS_WINDOW];
-        age = (uint32_t)now_us - tx->sent_at[ack->echo % TS_WINDOW];
+        age = now_us - tx->sent_at[ack->echo % TS_WINDOW];
         out.spurious = (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
     }
     if (echoed) {
@@ -208,8 +208,8 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     return out;
 }
 
-void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint64_t now_us) {
-    tx->loss_at = TS_NEVER;
+void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint32_t now_us) {
+    tx->loss_at = 0;
     if (tx->order_seen == 0) {
         return;
     }
@@ -222,17 +222,17 @@ void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, 
         if (bit_get(&tx->acked, i) || bit_get(&tx->lost, i) || !order_before(order, seen)) {
             continue;
         }
-        uint32_t age = (uint32_t)now_us - tx->sent_at[f % TS_WINDOW];
+        uint32_t age = now_us - tx->sent_at[f % TS_WINDOW];
         if ((uint16_t)(seen - order) >= reorder || age >= wait_us) {
             bit_set(&tx->lost, i);
             tx->inflight--;
-        } else if (now_us + (wait_us - age) < tx->loss_at) {
-            tx->loss_at = now_us + (wait_us - age);
+        } else {
+            tx->loss_at = ts_sooner(tx->loss_at, ts_after(now_us, wait_us - age));
         }
     }
 }
 
-void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint64_t now_us) {
+void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
     rx->state = TS_RX_PARTIAL;
     rx->waiting = false;
     rx->id = id;

@@ -87,7 +87,7 @@ enum ts_job_state {
 struct ts_job {
     struct ts_tensors input;
     struct ts_phases phases;
-    uint64_t started, mark, deadline;
+    uint32_t started, mark, deadline;
     uint32_t order;
     uint32_t wire; /* inference id on the way down */
     uint32_t fragments_sent, fragments_resent;

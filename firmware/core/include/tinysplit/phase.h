@@ -26,9 +26,8 @@ struct ts_phases {
     uint8_t known; /* bit p: phase p was measured */
 };
 
-/* Records a phase; durations above 2^32-1 us are stored as that, a clock that
- * went backwards as 0. */
-void ts_phase_set(struct ts_phases *phases, enum ts_phase phase, uint64_t from_us, uint64_t to_us);
+/* Records a phase. */
+void ts_phase_set(struct ts_phases *phases, enum ts_phase phase, uint32_t duration_us);
 
 /* Writes the known phases as records of `stage` to out, at most max_records;
  * returns how many. Each is TS_PHASE_BYTES long. */

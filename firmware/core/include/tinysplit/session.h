@@ -47,7 +47,7 @@ struct ts_event {
     uint16_t ttl_ms;  /* MESSAGE: time the sender will still wait; 0: not said */
     uint8_t *body;    /* MESSAGE: in the endpoint's receive memory */
     uint32_t len;     /* MESSAGE: bytes of body */
-    uint64_t first_at_us, complete_at_us; /* MESSAGE: first fragment and completion, endpoint's time */
+    uint32_t receive_us; /* MESSAGE: from its first fragment to completion */
 };
 
 struct ts_stats {
@@ -109,7 +109,7 @@ struct ts_config {
     uint8_t *frame;
     size_t frame_bytes;
 
-    /* Timers of SPEC.md section 10; 0 means the default there. */
+    /* Timers of SPEC.md section 10; 0 means the default there, the most is 30 minutes. */
     uint32_t idle_timeout_ms, connect_timeout_ms, retry_pause_ms, message_timeout_ms;
     uint32_t ack_delay_us; /* longest time from a frame's arrival at the radio to ts_on_datagram */
 };
@@ -126,7 +126,7 @@ struct ts_clock {
     int64_t offset_us;
     uint32_t uncertainty_us;
     bool known;
-    uint64_t at;
+    uint32_t at;
 };
 
 struct ts_keys {
@@ -153,26 +153,27 @@ struct ts_session {
     struct {
         struct ts_keys keys;
         struct ts_hello hello;
-        uint64_t until; /* 0: none pending */
+        uint32_t until; /* 0: none pending */
         uint8_t slots;
     } pending;
 
-    uint64_t hello_at, hello_sent_at, connect_by, heard_at;
+    uint32_t hello_at, hello_sent_at, connect_by, heard_at;
     uint32_t hello_gap_us;
     bool hello_repeated;
 
     uint16_t ping_seq;
     bool ping_waiting;
-    uint64_t ping_t1, ping_at;
+    uint64_t ping_t1;
+    uint32_t ping_at;
     struct ts_clock clock;
     struct ts_rtt rtt;
 
     uint32_t next_id, limit, queued;
-    uint64_t pace_at, retry_at, blocked_at;
+    uint32_t pace_at, retry_at, blocked_at;
     uint32_t abandoned_id; /* given up, the peer not yet told; 0: none */
     uint8_t blocked_probes, poll_seq;
     uint16_t poll_message, poll_order;
-    uint64_t poll_at;
+    uint32_t poll_at;
 
     uint32_t highest, released, limit_told;
     uint16_t outcome[TS_MAX_LIVE], fragments_of[TS_MAX_LIVE]; /* by id mod 8 */
@@ -189,9 +190,9 @@ struct ts_endpoint {
     const struct ts_config *cfg;
     ts_event_fn on_event;
     void *event_ctx;
-    uint64_t now; /* own time: never goes back, whatever the caller's clock does */
+    uint32_t now; /* own time: never goes back, whatever the caller's clock does */
     uint64_t raw; /* the caller's clock at the last call */
-    uint64_t reset_at;
+    uint32_t reset_at;
     bool queued; /* ts_send was called since the sessions were last served */
     struct ts_stats stats;
 };

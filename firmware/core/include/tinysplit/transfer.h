@@ -26,7 +26,7 @@ struct ts_rtt {
     bool known;
 };
 
-void ts_rtt_sample(struct ts_rtt *rtt, uint64_t sample_us);
+void ts_rtt_sample(struct ts_rtt *rtt, uint32_t sample_us);
 
 enum ts_tx_state { TS_TX_FREE = 0, TS_TX_QUEUED, TS_TX_SENDING };
 
@@ -37,7 +37,7 @@ struct ts_tx {
     uint32_t token; /* the caller's */
     uint32_t id;    /* 0 while queued */
     uint32_t queued; /* place in the queue */
-    uint64_t deadline, timer, loss_at;
+    uint32_t deadline, timer, loss_at;
     uint32_t fragments, base, next; /* all below base acknowledged, none from next on sent */
     uint32_t fragments_sent, fragments_resent;
     struct ts_bits acked, lost; /* bit i: fragment base + i */
@@ -71,7 +71,7 @@ bool ts_tx_probe(const struct ts_tx *tx, uint32_t *fragment);
 uint16_t ts_tx_payload(const struct ts_tx *tx, uint32_t fragment, uint32_t piece, uint8_t *out);
 
 /* Notes that a fragment was sent. */
-void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint64_t now_us);
+void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us);
 
 struct ts_ack_outcome {
     bool valid;          /* the ACK could be about this message */
@@ -85,10 +85,10 @@ struct ts_ack_outcome {
 /* Applies an ACK of this message. poll_order and poll_at belong to the last POLL
  * for it (order at that moment; poll_valid false if there was none). */
 struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool poll_valid, uint16_t poll_order,
-                                uint64_t poll_at, uint64_t now_us);
+                                uint32_t poll_at, uint32_t now_us);
 
 /* Declares lost what must be by now; sets tx->loss_at for the rest. */
-void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint64_t now_us);
+void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint32_t now_us);
 
 enum ts_rx_state { TS_RX_FREE = 0, TS_RX_PARTIAL, TS_RX_HELD };
 
@@ -102,14 +102,14 @@ struct ts_rx {
     uint32_t bytes;  /* envelope and body received so far */
     struct ts_bits have; /* bit i: fragment base + i */
     struct ts_envelope env;
-    uint64_t first_at, last_at;
+    uint32_t first_at, last_at;
     uint8_t state;
     bool waiting; /* HELD and not yet taken by the node */
 };
 
 enum ts_rx_verdict { TS_RX_DROP, TS_RX_DUP, TS_RX_STORED, TS_RX_GAP, TS_RX_COMPLETE, TS_RX_REJECT };
 
-void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint64_t now_us);
+void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us);
 
 /* Takes a DATA frame of this message. On TS_RX_REJECT *code says why. `allowed`
  * judges the kind once the envelope is known; it returns TS_OK or the code. */

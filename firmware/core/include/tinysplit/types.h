@@ -84,6 +84,24 @@ enum ts_message_kind {
     TS_PRIVATE = 128
 };
 
+/* The core's own time: microseconds modulo 2^32. A point in time is compared by serial
+ * arithmetic, so that no span may exceed 35 minutes; 0 stands for never. */
+#define TS_MAX_SPAN_US 1800000000u
+
+static inline bool ts_due(uint32_t now, uint32_t at) {
+    return at != 0 && (int32_t)(now - at) >= 0;
+}
+
+static inline uint32_t ts_after(uint32_t at, uint32_t us) {
+    uint32_t t = at + us;
+    return t != 0 ? t : 1;
+}
+
+/* The earlier of two points in time. */
+static inline uint32_t ts_sooner(uint32_t a, uint32_t b) {
+    return b == 0 || (a != 0 && (int32_t)(a - b) < 0) ? a : b;
+}
+
 #define TS_ADDR_BYTES 18
 
 /* A peer: which of the node's links, and the link's own address bytes (MAC,
