@@ -31,7 +31,7 @@ struct host {
     uint64_t wake;
 
     uint32_t invoke_us;
-    bool async;             /* the engine runs elsewhere: finish_engine() ends it */
+    bool async;               /* the engine runs elsewhere: finish_engine() ends it */
     struct ts_invoke *engine; /* the run in progress, if async */
     uint64_t engine_done;
     int invoke_code;

@@ -36,8 +36,9 @@ uint32_t ts_crc32_fast(void *tables, uint32_t crc, const uint8_t *data, size_t l
     const struct ts_crc_fast *t = tables;
     uint32_t c = ~crc;
     while (len >= 8) {
-        uint32_t lo = c ^ ts_get32(data);
-        uint32_t hi = ts_get32(data + 4);
+        uint32_t lo =
+            c ^ ((uint32_t)data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 | (uint32_t)data[3] << 24);
+        uint32_t hi = (uint32_t)data[4] | (uint32_t)data[5] << 8 | (uint32_t)data[6] << 16 | (uint32_t)data[7] << 24;
         c = t->crc32[7][lo & 0xffu] ^ t->crc32[6][(lo >> 8) & 0xffu] ^ t->crc32[5][(lo >> 16) & 0xffu] ^
             t->crc32[4][lo >> 24] ^ t->crc32[3][hi & 0xffu] ^ t->crc32[2][(hi >> 8) & 0xffu] ^
             t->crc32[1][(hi >> 16) & 0xffu] ^ t->crc32[0][hi >> 24];

@@ -221,8 +221,8 @@ size_t ts_forward_encode(const struct ts_crc *crc, const uint8_t *addr, uint8_t 
     return len + 2;
 }
 
-bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, const uint8_t **addr,
-                       uint8_t *addr_len, const uint8_t **inner, size_t *inner_len) {
+bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, const uint8_t **addr, uint8_t *addr_len,
+                       const uint8_t **inner, size_t *inner_len) {
     if (len < 5 || in[0] >> 4 != TS_F_FORWARD || (in[0] & 15u) == 0 || len < 4u + (in[0] & 15u) ||
         ts_get16(in + len - 2) != crc16_of(crc, ts_seed(crc, 0), in, len - 2)) {
         return false;

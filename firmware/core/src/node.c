@@ -236,8 +236,8 @@ static void take_result(struct ts_node *n, const struct ts_event *e) {
         free_job(n, job);
         return;
     }
-    uint8_t added = ts_phase_write(&job->phases, own_stage(n), e->body + e->len,
-                                   (uint8_t)(TS_MAX_PHASES - t.phase_count));
+    uint8_t added =
+        ts_phase_write(&job->phases, own_stage(n), e->body + e->len, (uint8_t)(TS_MAX_PHASES - t.phase_count));
     e->body[5] = (uint8_t)(t.phase_count + added);
     send_upstream(n, job, TS_RESULT, e->body, e->len + (uint32_t)added * TS_PHASE_BYTES);
 }
@@ -496,8 +496,8 @@ static void bridge(struct ts_node *n, const struct ts_addr *from, const uint8_t 
     size_t inner_len;
     if (from->link != n->cfg->host_link) {
         size_t wrapped = n->host.len == 0 ? 0
-                                          : ts_forward_encode(&cfg->crc, from->bytes, from->len, frame, len,
-                                                              cfg->frame, cfg->frame_bytes);
+                                          : ts_forward_encode(&cfg->crc, from->bytes, from->len, frame, len, cfg->frame,
+                                                              cfg->frame_bytes);
         if (wrapped == 0 || wrapped > cfg->links[n->cfg->host_link].mtu) {
             n->ep.stats.dropped++;
         } else {

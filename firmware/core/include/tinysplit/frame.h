@@ -100,8 +100,8 @@ size_t ts_forward_encode(const struct ts_crc *crc, const uint8_t *addr, uint8_t 
                          size_t inner_len, uint8_t *out, size_t cap);
 
 /* True, with the parts pointing into `in`, if the bytes are a valid FORWARD. */
-bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, const uint8_t **addr,
-                       uint8_t *addr_len, const uint8_t **inner, size_t *inner_len);
+bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, const uint8_t **addr, uint8_t *addr_len,
+                       const uint8_t **inner, size_t *inner_len);
 
 #ifdef __cplusplus
 }

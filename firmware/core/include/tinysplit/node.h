@@ -49,7 +49,7 @@ extern "C" {
 
 /* One run of the engine. */
 struct ts_invoke {
-    uint16_t job;                   /* for ts_node_invoked */
+    uint16_t job; /* for ts_node_invoked */
     uint32_t inference;
     const struct ts_tensors *input; /* lies still until the engine is done */
     uint8_t *output;                /* output tensors go here, one behind the other; aligned to 16 */
@@ -63,14 +63,14 @@ struct ts_invoke {
 /* How an inference of ts_node_infer ended. Pointers are valid during the callback. */
 struct ts_result {
     uint32_t inference;
-    uint16_t code;  /* TS_OK, or why there is no result */
-    uint8_t stage;  /* where it failed, or that made the result */
+    uint16_t code; /* TS_OK, or why there is no result */
+    uint8_t stage; /* where it failed, or that made the result */
     uint8_t text_len;
-    const char *text;                  /* what the failing stage said, not terminated */
-    const struct ts_tensors *tensors;  /* NULL without a result; its phases are the other stages' */
-    const struct ts_phases *phases;    /* of this stage */
+    const char *text;                          /* what the failing stage said, not terminated */
+    const struct ts_tensors *tensors;          /* NULL without a result; its phases are the other stages' */
+    const struct ts_phases *phases;            /* of this stage */
     uint32_t fragments_sent, fragments_resent; /* DATA frames of the boundary, and repeats among them */
-    uint32_t total_us;                 /* from ts_node_infer to now */
+    uint32_t total_us;                         /* from ts_node_infer to now */
 };
 
 enum ts_job_state {
@@ -150,7 +150,7 @@ struct ts_node {
     int32_t downstream; /* session index, -1: none */
     int32_t running;    /* job in the engine, -1: none */
     uint32_t order;
-    uint32_t malformed; /* bodies that did not decode */
+    uint32_t malformed;  /* bodies that did not decode */
     struct ts_addr host; /* bridge: where the host was last heard */
 };
 

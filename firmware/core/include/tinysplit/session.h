@@ -19,35 +19,35 @@ extern "C" {
 
 /* What a link can do. Zero means the default where one is named. */
 struct ts_link {
-    uint16_t mtu;               /* longest frame, bytes: TS_MIN_MTU..TS_MAX_MTU */
-    uint16_t window;            /* fragments in flight; default 32, at most TS_WINDOW */
-    uint8_t reorder;            /* transmissions by which frames overtake each other: 1 on links that keep order; default 3 */
-    uint32_t rto_initial_us;    /* before the first round trip was measured; default 250,000 */
-    uint32_t rto_min_us;        /* default 5,000; 1,000,000 for streams that lose nothing */
-    uint32_t pace_ns_per_byte;  /* slowest pace the link needs between frames; 0: none */
-    uint32_t pace_burst_us;     /* how far ahead of that pace a burst may run */
+    uint16_t mtu;    /* longest frame, bytes: TS_MIN_MTU..TS_MAX_MTU */
+    uint16_t window; /* fragments in flight; default 32, at most TS_WINDOW */
+    uint8_t reorder; /* transmissions by which frames overtake each other: 1 on links that keep order; default 3 */
+    uint32_t rto_initial_us;   /* before the first round trip was measured; default 250,000 */
+    uint32_t rto_min_us;       /* default 5,000; 1,000,000 for streams that lose nothing */
+    uint32_t pace_ns_per_byte; /* slowest pace the link needs between frames; 0: none */
+    uint32_t pace_burst_us;    /* how far ahead of that pace a burst may run */
 };
 
 enum ts_event_type {
-    TS_EV_UP,      /* a session is up */
-    TS_EV_DOWN,    /* a session ended, or an attempt to open one failed: code says why */
-    TS_EV_SENT,    /* a message of ts_send is over: code TS_OK, delivered, or why not */
-    TS_EV_MESSAGE  /* a message arrived, exact; it stays until ts_release */
+    TS_EV_UP,     /* a session is up */
+    TS_EV_DOWN,   /* a session ended, or an attempt to open one failed: code says why */
+    TS_EV_SENT,   /* a message of ts_send is over: code TS_OK, delivered, or why not */
+    TS_EV_MESSAGE /* a message arrived, exact; it stays until ts_release */
 };
 
 struct ts_event {
     enum ts_event_type type;
-    uint16_t session; /* index into ts_config.sessions */
-    uint16_t code;    /* DOWN, SENT: enum ts_error or the peer's own */
-    uint32_t detail;  /* SENT with TS_E_TOO_LARGE: what the peer takes, bytes */
-    uint32_t token;   /* SENT: that of ts_send */
+    uint16_t session;                          /* index into ts_config.sessions */
+    uint16_t code;                             /* DOWN, SENT: enum ts_error or the peer's own */
+    uint32_t detail;                           /* SENT with TS_E_TOO_LARGE: what the peer takes, bytes */
+    uint32_t token;                            /* SENT: that of ts_send */
     uint32_t fragments_sent, fragments_resent; /* SENT: DATA frames, and how many of them were repeats */
-    uint8_t slot;     /* MESSAGE: for ts_release */
-    uint8_t kind;     /* MESSAGE: enum ts_message_kind */
-    uint16_t ttl_ms;  /* MESSAGE: time the sender will still wait; 0: not said */
-    uint8_t *body;    /* MESSAGE: in the endpoint's receive memory */
-    uint32_t len;     /* MESSAGE: bytes of body */
-    uint32_t receive_us; /* MESSAGE: from its first fragment to completion */
+    uint8_t slot;                              /* MESSAGE: for ts_release */
+    uint8_t kind;                              /* MESSAGE: enum ts_message_kind */
+    uint16_t ttl_ms;                           /* MESSAGE: time the sender will still wait; 0: not said */
+    uint8_t *body;                             /* MESSAGE: in the endpoint's receive memory */
+    uint32_t len;                              /* MESSAGE: bytes of body */
+    uint32_t receive_us;                       /* MESSAGE: from its first fragment to completion */
 };
 
 struct ts_stats {
@@ -137,51 +137,39 @@ struct ts_keys {
 /* Owned by the caller, touched by the endpoint only. state, addr, peer_* , rtt and
  * clock may be read. */
 struct ts_session {
-    struct ts_addr addr;
-    uint8_t state;
+    uint8_t state; /* enum ts_session_state */
     bool initiator;
     bool keep;      /* initiator: open again after the session ended */
     bool heard;     /* something valid came in this session */
     bool inference; /* bundle ids agree */
+    bool hello_repeated, ping_waiting;
     uint8_t peer_role, peer_stage, codec, version;
-    uint8_t reorder;
+    uint8_t reorder, blocked_probes, poll_seq;
+    uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
+    uint8_t slots_told;
     uint16_t last_error;
     uint16_t frame_size, peer_window, cwnd;
-    uint32_t peer_max_message, peer_ack_delay_us, idle_us;
-
+    uint16_t ping_seq, poll_message, poll_order;
+    uint16_t outcome[TS_MAX_LIVE], fragments_of[TS_MAX_LIVE]; /* by id mod 8 */
+    uint32_t peer_max_message, peer_ack_delay_us, idle_us, hello_gap_us;
+    uint32_t hello_at, hello_sent_at, connect_by, heard_at, ping_at;
+    uint32_t pace_at, retry_at, blocked_at, poll_at;
+    uint32_t next_id, limit, queued;
+    uint32_t abandoned_id; /* given up, the peer not yet told; 0: none */
+    uint32_t highest, released, limit_told;
+    struct ts_rtt rtt;
     struct ts_keys keys;
+    struct ts_addr addr;
+    uint64_t ping_t1;
+    struct ts_clock clock;
+    struct ts_rx rx[TS_RX_SLOTS];
+    struct ts_tx tx[TS_TX_SLOTS];
     struct {
         struct ts_keys keys;
         struct ts_hello hello;
         uint32_t until; /* 0: none pending */
         uint8_t slots;
     } pending;
-
-    uint32_t hello_at, hello_sent_at, connect_by, heard_at;
-    uint32_t hello_gap_us;
-    bool hello_repeated;
-
-    uint16_t ping_seq;
-    bool ping_waiting;
-    uint64_t ping_t1;
-    uint32_t ping_at;
-    struct ts_clock clock;
-    struct ts_rtt rtt;
-
-    uint32_t next_id, limit, queued;
-    uint32_t pace_at, retry_at, blocked_at;
-    uint32_t abandoned_id; /* given up, the peer not yet told; 0: none */
-    uint8_t blocked_probes, poll_seq;
-    uint16_t poll_message, poll_order;
-    uint32_t poll_at;
-
-    uint32_t highest, released, limit_told;
-    uint16_t outcome[TS_MAX_LIVE], fragments_of[TS_MAX_LIVE]; /* by id mod 8 */
-    uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
-    uint8_t slots_told;
-
-    struct ts_tx tx[TS_TX_SLOTS];
-    struct ts_rx rx[TS_RX_SLOTS];
 };
 
 typedef void (*ts_event_fn)(void *ctx, const struct ts_event *event);
@@ -220,8 +208,8 @@ uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us);
 /* Queues a message. body must stay unchanged until TS_EV_SENT with this token, which
  * comes at the latest timeout_ms from now (0: the default). Returns TS_OK, TS_E_NO_SLOT
  * if the session's queue is full, TS_E_INVALID. Initiators may queue before the session is up. */
-int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t kind, const uint8_t *body,
-            uint32_t len, uint32_t timeout_ms, uint32_t token);
+int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t kind, const uint8_t *body, uint32_t len,
+            uint32_t timeout_ms, uint32_t token);
 
 /* Gives up the queued or travelling messages with this token; TS_EV_SENT reports TS_E_CANCELLED. */
 void ts_cancel(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint32_t token);

@@ -32,21 +32,21 @@ enum ts_tx_state { TS_TX_FREE = 0, TS_TX_QUEUED, TS_TX_SENDING };
 
 /* A message on its way out. */
 struct ts_tx {
-    const uint8_t *body; /* the caller's, unchanged until the message is over */
+    uint8_t state, kind, tries, probes;
+    uint16_t inflight;     /* sent, neither acknowledged nor lost */
+    uint16_t order_next;   /* transmissions so far */
+    uint16_t order_seen;   /* latest transmission known to have arrived, +1 */
+    uint16_t probe_order;  /* last probe's place in that order, +1 */
+    uint16_t since_ackreq; /* fragments sent since the last that asked for an ACK */
+    const uint8_t *body;   /* the caller's, unchanged until the message is over */
     uint32_t len;
-    uint32_t token; /* the caller's */
-    uint32_t id;    /* 0 while queued */
+    uint32_t token;  /* the caller's */
+    uint32_t id;     /* 0 while queued */
     uint32_t queued; /* place in the queue */
     uint32_t deadline, timer, loss_at;
     uint32_t fragments, base, next; /* all below base acknowledged, none from next on sent */
     uint32_t fragments_sent, fragments_resent;
     struct ts_bits acked, lost; /* bit i: fragment base + i */
-    uint16_t inflight;          /* sent, neither acknowledged nor lost */
-    uint16_t order_next;        /* transmissions so far */
-    uint16_t order_seen;        /* latest transmission known to have arrived, +1 */
-    uint16_t probe_order;       /* last probe's place in that order, +1 */
-    uint16_t since_ackreq;
-    uint8_t state, kind, tries, probes;
     uint8_t envelope[TS_ENVELOPE];
     uint8_t attempt[TS_WINDOW]; /* these three by fragment mod TS_WINDOW */
     uint16_t order[TS_WINDOW];
@@ -74,11 +74,11 @@ uint16_t ts_tx_payload(const struct ts_tx *tx, uint32_t fragment, uint32_t piece
 void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us);
 
 struct ts_ack_outcome {
-    bool valid;          /* the ACK could be about this message */
-    bool complete;       /* the message is over */
-    bool spurious;       /* a retransmission turned out to be needless */
-    bool sampled;        /* sample_us is set */
-    uint32_t sample_us;  /* round-trip time */
+    bool valid;           /* the ACK could be about this message */
+    bool complete;        /* the message is over */
+    bool spurious;        /* a retransmission turned out to be needless */
+    bool sampled;         /* sample_us is set */
+    uint32_t sample_us;   /* round-trip time */
     uint32_t newly_acked; /* fragments */
 };
 
@@ -94,12 +94,12 @@ enum ts_rx_state { TS_RX_FREE = 0, TS_RX_PARTIAL, TS_RX_HELD };
 
 /* A message on its way in. */
 struct ts_rx {
-    uint8_t *buffer; /* the caller's */
-    uint32_t id;     /* 0: of a session that is over */
-    uint32_t total;  /* fragments, 0: not known */
-    uint32_t base;   /* all below it are here */
-    uint32_t top;    /* highest one here, +1 */
-    uint32_t bytes;  /* envelope and body received so far */
+    uint8_t *buffer;     /* the caller's */
+    uint32_t id;         /* 0: of a session that is over */
+    uint32_t total;      /* fragments, 0: not known */
+    uint32_t base;       /* all below it are here */
+    uint32_t top;        /* highest one here, +1 */
+    uint32_t bytes;      /* envelope and body received so far */
     struct ts_bits have; /* bit i: fragment base + i */
     struct ts_envelope env;
     uint32_t first_at, last_at;

@@ -75,32 +75,20 @@ const char *ts_error_name(unsigned code);
 enum ts_role { TS_ROLE_HOST = 0, TS_ROLE_HEAD = 1, TS_ROLE_RELAY = 2, TS_ROLE_TAIL = 3, TS_ROLE_BRIDGE = 4 };
 
 /* Message kinds, SPEC.md section 5. */
-enum ts_message_kind {
-    TS_TENSOR = 1,
-    TS_RESULT = 2,
-    TS_CONTROL = 3,
-    TS_BLOB = 4,
-    TS_ERROR = 5,
-    TS_PRIVATE = 128
-};
+enum ts_message_kind { TS_TENSOR = 1, TS_RESULT = 2, TS_CONTROL = 3, TS_BLOB = 4, TS_ERROR = 5, TS_PRIVATE = 128 };
 
 /* The core's own time: microseconds modulo 2^32. A point in time is compared by serial
  * arithmetic, so that no span may exceed 35 minutes; 0 stands for never. */
 #define TS_MAX_SPAN_US 1800000000u
 
-static inline bool ts_due(uint32_t now, uint32_t at) {
-    return at != 0 && (int32_t)(now - at) >= 0;
-}
+/* True if `at` is not never and not in the future. */
+bool ts_due(uint32_t now, uint32_t at);
 
-static inline uint32_t ts_after(uint32_t at, uint32_t us) {
-    uint32_t t = at + us;
-    return t != 0 ? t : 1;
-}
+/* us after `at`; never 0. */
+uint32_t ts_after(uint32_t at, uint32_t us);
 
 /* The earlier of two points in time. */
-static inline uint32_t ts_sooner(uint32_t a, uint32_t b) {
-    return b == 0 || (a != 0 && (int32_t)(a - b) < 0) ? a : b;
-}
+uint32_t ts_sooner(uint32_t a, uint32_t b);
 
 #define TS_ADDR_BYTES 18
 
@@ -112,32 +100,13 @@ struct ts_addr {
     uint8_t bytes[TS_ADDR_BYTES]; /* unused ones are ignored */
 };
 
-static inline void ts_put16(uint8_t *p, uint32_t v) {
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-}
-
-static inline void ts_put32(uint8_t *p, uint32_t v) {
-    ts_put16(p, v);
-    ts_put16(p + 2, v >> 16);
-}
-
-static inline void ts_put64(uint8_t *p, uint64_t v) {
-    ts_put32(p, (uint32_t)v);
-    ts_put32(p + 4, (uint32_t)(v >> 32));
-}
-
-static inline uint16_t ts_get16(const uint8_t *p) {
-    return (uint16_t)(p[0] | (p[1] << 8));
-}
-
-static inline uint32_t ts_get32(const uint8_t *p) {
-    return (uint32_t)ts_get16(p) | ((uint32_t)ts_get16(p + 2) << 16);
-}
-
-static inline uint64_t ts_get64(const uint8_t *p) {
-    return (uint64_t)ts_get32(p) | ((uint64_t)ts_get32(p + 4) << 32);
-}
+/* Little-endian integers at any address. */
+void ts_put16(uint8_t *p, uint32_t v);
+void ts_put32(uint8_t *p, uint32_t v);
+void ts_put64(uint8_t *p, uint64_t v);
+uint16_t ts_get16(const uint8_t *p);
+uint32_t ts_get32(const uint8_t *p);
+uint64_t ts_get64(const uint8_t *p);
 
 #ifdef __cplusplus
 }
