@@ -22,7 +22,8 @@ static void fast_checksums_equal_small_ones(void **state) {
     }
     assert_int_equal(ts_crc32_fast(&t, 0, data, sizeof data), ts_crc32_small(NULL, 0, data, sizeof data));
     uint32_t first = ts_crc32_small(NULL, 0, data, 1234);
-    assert_int_equal(ts_crc32_small(NULL, first, data + 1234, sizeof data - 1234), ts_crc32_small(NULL, 0, data, sizeof data));
+    assert_int_equal(ts_crc32_small(NULL, first, data + 1234, sizeof data - 1234),
+                     ts_crc32_small(NULL, 0, data, sizeof data));
     net_free(net);
 }
 
@@ -30,10 +31,24 @@ static void fast_checksums_equal_small_ones(void **state) {
 static size_t frame_of_kind(uint8_t kind, uint8_t *out) {
     static uint8_t payload[1444];
     memset(payload, 0xA5, sizeof payload);
-    struct ts_frame f = {.kind = kind, .message = 7, .fragment = 3, .base = 2, .echo = 5, .delay = 1, .limit = 9,
-                         .oldest = 6, .code = 10, .seq = 77, .detail = 4096, .t1 = 1, .t2 = 2, .t3 = 3,
+    struct ts_frame f = {.kind = kind,
+                         .message = 7,
+                         .fragment = 3,
+                         .base = 2,
+                         .echo = 5,
+                         .delay = 1,
+                         .limit = 9,
+                         .oldest = 6,
+                         .code = 10,
+                         .seq = 77,
+                         .detail = 4096,
+                         .t1 = 1,
+                         .t2 = 2,
+                         .t3 = 3,
                          .payload = payload,
-                         .payload_len = kind == TS_F_DATA ? sizeof payload : kind == TS_F_ACK ? TS_ACK_BITMAP_BYTES : 0};
+                         .payload_len = kind == TS_F_DATA  ? sizeof payload
+                                        : kind == TS_F_ACK ? TS_ACK_BITMAP_BYTES
+                                                           : 0};
     return ts_frame_encode(&crc, sid, ts_seed(&crc, sid), &f, out);
 }
 
@@ -99,7 +114,9 @@ static void truncated_and_extended_frames_are_dropped(void **state) {
 static void data_overhead_stays_in_bounds(void **state) {
     (void)state;
     /* 5,488 bytes of tensor: all header bytes of the data frames, envelope and tensor header included. */
-    const struct { uint32_t mtu, per_mille; } links[] = {{250, 40}, {1452, 15}, {1470, 15}, {512, 40}};
+    const struct {
+        uint32_t mtu, per_mille;
+    } links[] = {{250, 40}, {1452, 15}, {1470, 15}, {512, 40}};
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
         uint32_t message = TS_ENVELOPE + TS_TENSOR_HEADER(1) + 5488;
         uint32_t piece = links[i].mtu - TS_DATA_OVERHEAD;

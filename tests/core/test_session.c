@@ -61,8 +61,8 @@ static void refusals_are_named_and_fast(void **state) {
         uint16_t mtu;
         uint32_t code;
     } cases[] = {
-        {TS_ROLE_TAIL, 1, 2, 9, 0, 250, TS_E_BUNDLE_MISMATCH}, {TS_ROLE_TAIL, 2, 3, 1, 0, 250, TS_E_STAGE_MISMATCH},
-        {TS_ROLE_HEAD, 0, 2, 1, 0, 250, TS_E_STAGE_MISMATCH},  {TS_ROLE_TAIL, 1, 2, 1, 1, 250, TS_E_REFUSED},
+        {TS_ROLE_TAIL, 1, 2, 9, 0, 250, TS_E_BUNDLE_MISMATCH},    {TS_ROLE_TAIL, 2, 3, 1, 0, 250, TS_E_STAGE_MISMATCH},
+        {TS_ROLE_HEAD, 0, 2, 1, 0, 250, TS_E_STAGE_MISMATCH},     {TS_ROLE_TAIL, 1, 2, 1, 1, 250, TS_E_REFUSED},
         {TS_ROLE_BRIDGE, 255, 0, 1, 0, 250, TS_E_STAGE_MISMATCH},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -217,8 +217,17 @@ static void pending_hello_is_forgotten(void **state) {
     uint8_t bytes[TS_HELLO_BYTES];
     struct host *h = host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1);
     host_start(h);
-    struct ts_hello hello = {.version_max = 1, .version_min = 1, .slots = 2, .role = TS_ROLE_HEAD, .stage_count = 2,
-                             .mtu = 250, .window = 64, .codecs = 1, .nonce_i = 5, .max_message = 100, .bundle = {1, 2, 3}};
+    struct ts_hello hello = {.version_max = 1,
+                             .version_min = 1,
+                             .slots = 2,
+                             .role = TS_ROLE_HEAD,
+                             .stage_count = 2,
+                             .mtu = 250,
+                             .window = 64,
+                             .codecs = 1,
+                             .nonce_i = 5,
+                             .max_message = 100,
+                             .bundle = {1, 2, 3}};
     for (uint8_t peer = 0; peer < 3; peer += 2) {
         ts_hello_encode(&h->cfg.endpoint.crc, TS_F_HELLO, &hello, bytes);
         net_inject(net, peer, 1, bytes, sizeof bytes);

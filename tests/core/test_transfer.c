@@ -20,8 +20,11 @@ static void fill(struct net *net) {
 }
 
 static struct ts_frame fragment_of(struct ts_tx *tx, uint32_t fragment, uint32_t piece, uint8_t *payload) {
-    struct ts_frame f = {.kind = TS_F_DATA, .message = (uint16_t)tx->id, .fragment = (uint16_t)fragment,
-                         .flags = fragment + 1 == tx->fragments ? TS_DATA_LAST : 0, .payload = payload};
+    struct ts_frame f = {.kind = TS_F_DATA,
+                         .message = (uint16_t)tx->id,
+                         .fragment = (uint16_t)fragment,
+                         .flags = fragment + 1 == tx->fragments ? TS_DATA_LAST : 0,
+                         .payload = payload};
     f.payload_len = ts_tx_payload(tx, fragment, piece, payload);
     return f;
 }
@@ -235,8 +238,10 @@ static void data_frames_under_loss_stay_in_bounds(void **state) {
             assert_int_equal(net->hosts[0].sent_ok, 1000);
             double n = (5516 + mtus[m] - 9) / (mtus[m] - 8);
             double ratio = net->data_frames / 1000.0 / (n / (1 - losses[l] / 1e4));
-            print_message("mtu %4u, loss %4.1f %%: %6.3f data frames per message, %.3f x n/(1-p), %.2f others, %.1f ms (RTT 6 ms)\n",
-                          mtus[m], losses[l] / 100.0, net->data_frames / 1000.0, ratio, net->other_frames / 1000.0, (double)took / 1e6);
+            print_message("mtu %4u, loss %4.1f %%: %6.3f data frames per message, %.3f x n/(1-p), %.2f others, %.1f ms "
+                          "(RTT 6 ms)\n",
+                          mtus[m], losses[l] / 100.0, net->data_frames / 1000.0, ratio, net->other_frames / 1000.0,
+                          (double)took / 1e6);
             assert_true(ratio <= (losses[l] == 0 ? 1.0 : 1.10));
             net_free(net);
         }
@@ -312,8 +317,9 @@ static void damage(struct net *net, uint8_t from, uint8_t to, const uint8_t *byt
     struct ts_frame f;
     const struct ts_keys *k = &net->hosts[0].sessions[0].keys;
     net->cut = false;
-    if (from != 0 || damage_left == 0 || !ts_frame_decode(&net->hosts[0].cfg.endpoint.crc, k->sid, k->seed, bytes, len, &f) ||
-        f.kind != TS_F_DATA || f.fragment != 1) {
+    if (from != 0 || damage_left == 0 ||
+        !ts_frame_decode(&net->hosts[0].cfg.endpoint.crc, k->sid, k->seed, bytes, len, &f) || f.kind != TS_F_DATA ||
+        f.fragment != 1) {
         return;
     }
     damage_left--;

@@ -20,7 +20,8 @@ static void every_vector_holds(void **state) {
 
 static void a_changed_vector_fails(void **state) {
     (void)state;
-    static const char text[] = "vector: poll\ntype: frame\nverdict: ok\nsid: 192409389\nhex: 512d020002003cff\nkind: 5\n";
+    static const char text[] =
+        "vector: poll\ntype: frame\nverdict: ok\nsid: 192409389\nhex: 512d020002003cff\nkind: 5\n";
     uint32_t count;
     assert_int_equal(vectors_run(text, sizeof text - 1, print, &count), 1);
     assert_int_equal(count, 1);

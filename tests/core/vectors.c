@@ -465,8 +465,7 @@ uint32_t vectors_run(const char *text, size_t len, void (*print)(const char *lin
             }
             if (v.count < FIELDS && colon < stop) {
                 const char *value = colon + 1 < stop && colon[1] == ' ' ? colon + 2 : colon + 1;
-                v.fields[v.count++] =
-                    (struct field){text, value, (size_t)(colon - text), (size_t)(stop - value)};
+                v.fields[v.count++] = (struct field){text, value, (size_t)(colon - text), (size_t)(stop - value)};
             }
         } else if (stop == text && v.count > 0) {
             char name[64];
