@@ -9,11 +9,15 @@ static bool bit_get(const struct ts_bits *b, uint32_t i) {
 }
 
 static void bit_set(struct ts_bits *b, uint32_t i) {
-    b->w[i / 32] |= 1u << (i % 32);
+    if (i < TS_WINDOW) {
+        b->w[i / 32] |= 1u << (i % 32);
+    }
 }
 
 static void bit_clear(struct ts_bits *b, uint32_t i) {
-    b->w[i / 32] &= ~(1u << (i % 32));
+    if (i < TS_WINDOW) {
+        b->w[i / 32] &= ~(1u << (i % 32));
+    }
 }
 
 /* Drops bit 0 and moves the others down by one. */
