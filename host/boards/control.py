@@ -1,0 +1,170 @@
+"""The control plane's messages: one JSON object a line, checked against one schema at both ends.
+
+Pure: bytes in, commands out; results in, bytes out. `control.schema.json` documents every
+command.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from models.errors import TinysplitError
+
+MAX_LINE_BYTES = 1 << 20
+COMMANDS = ("info", "configure", "run", "stats", "abort", "reboot", "selftest")
+
+
+class ControlError(TinysplitError):
+    """A command that was refused. `code` is the name in the reply."""
+
+    def __init__(self, code: str, message: str, command_id: int | str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.command_id = command_id
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that follows the schema; `fields` are those beside id and cmd."""
+
+    id: int | str
+    name: str
+    fields: dict[str, Any]
+
+
+class Lines:
+    """Bytes of a serial line or socket in, whole lines out. Overlong lines are dropped whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines completed by `data`, without their ends, empty ones left out.
+
+        Raises:
+            ControlError: a line longer than MAX_LINE_BYTES; what follows it is still read.
+        """
+        self._buffer += data
+        *complete, rest = bytes(self._buffer).split(b"\n")
+        self._buffer = bytearray(rest)
+        if self._skipping and complete:
+            complete, self._skipping = complete[1:], False
+        if len(self._buffer) > MAX_LINE_BYTES:
+            self._buffer.clear()
+            already, self._skipping = self._skipping, True
+            if not already:
+                raise ControlError("bad_command", f"a line longer than {MAX_LINE_BYTES} bytes")
+        return [line.strip() for line in complete if line.strip()]
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of commands, replies and events."""
+    path = Path(__file__).with_name("control.schema.json")
+    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return loaded
+
+
+@cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": schema()["$defs"]})
+
+
+def _check(content: Any, name: str) -> str | None:
+    worst = jsonschema.exceptions.best_match(_validator(name).iter_errors(content))
+    if worst is None:
+        return None
+    where = "/".join(str(p) for p in worst.absolute_path)
+    return f"{where}: {worst.message[:160]}" if where else worst.message[:160]
+
+
+def parse_command(line: bytes) -> Command:
+    """The command in a line.
+
+    Raises:
+        ControlError: `bad_command` or `unknown_command`, with the command's id where it has one.
+    """
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlError("bad_command", f"not a line of JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ControlError("bad_command", "a command is a JSON object")
+    command_id = content.get("id")
+    if not isinstance(command_id, int | str) or isinstance(command_id, bool):
+        raise ControlError("bad_command", "a command needs an id, a number or a string")
+    if isinstance(command_id, str):
+        command_id = command_id[:64]
+    name = content.get("cmd")
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise ControlError("unknown_command", f"no command {name!r}: one of {known}", command_id)
+    problem = _check(content, name)
+    if problem is not None:
+        raise ControlError("bad_command", problem, command_id)
+    fields = {key: value for key, value in content.items() if key not in ("id", "cmd")}
+    return Command(command_id, name, fields)
+
+
+def check_settings(settings: Any) -> dict[str, Any]:
+    """Settings as `configure` takes them.
+
+    Raises:
+        ControlError: `bad_setting`.
+    """
+    problem = _check(settings, "settings")
+    if problem is not None:
+        raise ControlError("bad_setting", problem)
+    checked: dict[str, Any] = settings
+    return checked
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def command(command_id: int | str, name: str, fields: dict[str, Any]) -> bytes:
+    """The line of a command."""
+    return _line({"id": command_id, "cmd": name, **fields})
+
+
+def reply(command_id: int | str, result: dict[str, Any]) -> bytes:
+    """The line of a reply that says ok."""
+    return _line({"id": command_id, "ok": True, "result": result})
+
+
+def refusal(error: ControlError, command_id: int | str | None = None) -> bytes:
+    """The line of a reply that says why not."""
+    chosen = error.command_id if command_id is None else command_id
+    about = {"code": error.code, "message": " ".join(str(error).split())}
+    return _line({"id": chosen, "ok": False, "error": about})
+
+
+def event(name: str, **fields: Any) -> bytes:
+    """The line of an event."""
+    return _line({"event": name, **fields})
+
+
+def parse_answer(line: bytes) -> dict[str, Any]:
+    """A reply or an event of a board.
+
+    Raises:
+        ControlError: `bad_reply`, if it is neither.
+    """
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlError("bad_reply", f"the board sent no line of JSON: {error}") from error
+    kind = "event" if isinstance(content, dict) and "event" in content else "reply"
+    problem = _check(content, kind)
+    if problem is not None:
+        raise ControlError("bad_reply", f"the board's {kind} is not valid: {problem}")
+    checked: dict[str, Any] = content
+    return checked

@@ -1,0 +1,655 @@
+#define _GNU_SOURCE
+#include "board.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_CONNECTIONS 64
+#define OUT_BYTES (256u * 1024u)
+#define RECONNECT_US 200000u
+#define UDP_BUFFER (4 * 1024 * 1024)
+#define FRAMES_PER_STEP 64
+
+/* A TCP connection, and what could not be written to it yet. */
+struct connection {
+    int fd; /* -1: free */
+    bool connecting;
+    struct ts_stream reader;
+    uint8_t *frame; /* mtu bytes */
+    uint8_t *out;   /* OUT_BYTES */
+    size_t out_len;
+};
+
+struct pending {
+    struct pending *next;
+    struct vb_result result;
+    size_t len;
+    uint8_t tensors[];
+};
+
+struct input {
+    struct input *next;
+    uint32_t inference;
+    struct ts_tensors tensors;
+    uint8_t data[];
+};
+
+struct vb {
+    struct vb_config config;
+    struct ts_link link;
+    struct ts_node_config node_config;
+    struct ts_node node;
+    struct ts_crc_fast tables;
+    struct ts_addr next;
+    struct sockaddr_storage next_sockaddr;
+    socklen_t next_len;
+    int fd; /* UDP socket, or TCP listener; -1: none */
+    uint16_t port;
+    uint64_t reconnect_at;
+    uint16_t downstream_error;
+    struct connection connections[MAX_CONNECTIONS]; /* 0: the one to the next stage */
+    struct pending *first, *last;
+    struct input *inputs;
+    uint8_t *datagram;
+};
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static uint32_t random_word(void *ctx) {
+    (void)ctx;
+    uint32_t word = 0;
+    while (getrandom(&word, sizeof word, 0) != (ssize_t)sizeof word) {
+    }
+    return word;
+}
+
+static bool parse_address(const char *host, uint16_t port, struct sockaddr_storage *out, socklen_t *len) {
+    memset(out, 0, sizeof *out);
+    struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+    if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        *len = sizeof *v4;
+        return true;
+    }
+    if (inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(port);
+        *len = sizeof *v6;
+        return true;
+    }
+    return false;
+}
+
+/* UDP peers are named by IP address and port as on the wire. */
+static void to_addr(const struct sockaddr_storage *from, struct ts_addr *to) {
+    memset(to, 0, sizeof *to);
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)from;
+        memcpy(to->bytes, &v4->sin_addr, 4);
+        memcpy(to->bytes + 4, &v4->sin_port, 2);
+        to->len = 6;
+    } else {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)from;
+        memcpy(to->bytes, &v6->sin6_addr, 16);
+        memcpy(to->bytes + 16, &v6->sin6_port, 2);
+        to->len = 18;
+    }
+}
+
+static socklen_t from_addr(const struct ts_addr *from, struct sockaddr_storage *to) {
+    memset(to, 0, sizeof *to);
+    if (from->len == 6) {
+        struct sockaddr_in *v4 = (struct sockaddr_in *)to;
+        v4->sin_family = AF_INET;
+        memcpy(&v4->sin_addr, from->bytes, 4);
+        memcpy(&v4->sin_port, from->bytes + 4, 2);
+        return sizeof *v4;
+    }
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)to;
+    v6->sin6_family = AF_INET6;
+    memcpy(&v6->sin6_addr, from->bytes, 16);
+    memcpy(&v6->sin6_port, from->bytes + 16, 2);
+    return sizeof *v6;
+}
+
+static void close_connection(struct connection *c) {
+    close(c->fd);
+    c->fd = -1;
+    c->connecting = false;
+    c->out_len = 0;
+}
+
+static void flush(struct connection *c) {
+    while (c->fd >= 0 && !c->connecting && c->out_len > 0) {
+        ssize_t sent = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL);
+        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
+            return;
+        }
+        if (sent < 0) {
+            close_connection(c);
+            return;
+        }
+        memmove(c->out, c->out + sent, c->out_len - (size_t)sent);
+        c->out_len -= (size_t)sent;
+    }
+}
+
+static int send_tcp(vb *b, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    struct connection *c = to->len == 1 && to->bytes[0] < MAX_CONNECTIONS ? &b->connections[to->bytes[0]] : NULL;
+    if (c == NULL || c->fd < 0) {
+        return TS_E_SEND_FAILED;
+    }
+    if (c->out_len + TS_PREFIX_BYTES + len > OUT_BYTES) {
+        return TS_E_WOULD_BLOCK;
+    }
+    ts_put16(c->out + c->out_len, (uint32_t)len);
+    memcpy(c->out + c->out_len + TS_PREFIX_BYTES, frame, len);
+    c->out_len += TS_PREFIX_BYTES + len;
+    return TS_OK;
+}
+
+static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    vb *b = ctx;
+    if (b->config.transport == VB_TCP) {
+        return send_tcp(b, to, frame, len);
+    }
+    struct sockaddr_storage address;
+    socklen_t address_len = from_addr(to, &address);
+    if (sendto(b->fd, frame, len, 0, (struct sockaddr *)&address, address_len) >= 0) {
+        return TS_OK;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
+        return TS_E_WOULD_BLOCK;
+    }
+    return TS_E_SEND_FAILED; /* ECONNREFUSED and its like: lost, as on any radio */
+}
+
+static int invoke(void *ctx, struct ts_invoke *run) {
+    vb *b = ctx;
+    return b->config.invoke(b->config.ctx, run->input->data, run->input->bytes, run->input->count, run->output,
+                            run->output_cap, run->bytes, &run->count, &run->invoke_us, &run->encode_us);
+}
+
+static void add_phase(struct vb_result *r, uint8_t stage, uint8_t phase, uint32_t duration_us) {
+    if (r->phase_count < TS_MAX_PHASES + TS_PHASES) {
+        r->phases[r->phase_count].stage = stage;
+        r->phases[r->phase_count].phase = phase;
+        r->phases[r->phase_count].duration_us = duration_us;
+        r->phase_count++;
+    }
+}
+
+static void free_input(vb *b, uint32_t inference) {
+    for (struct input **at = &b->inputs; *at != NULL; at = &(*at)->next) {
+        if ((*at)->inference == inference) {
+            struct input *over = *at;
+            *at = over->next;
+            free(over);
+            return;
+        }
+    }
+}
+
+static void take_result(void *ctx, const struct ts_result *r) {
+    vb *b = ctx;
+    size_t len = r->tensors != NULL ? r->tensors->total : 0;
+    struct pending *p = calloc(1, sizeof *p + len);
+    if (p == NULL) {
+        abort(); /* On a PC: nothing sensible is left to do. */
+    }
+    p->len = len;
+    p->result.inference = r->inference;
+    p->result.code = r->code;
+    p->result.stage = r->stage;
+    p->result.fragments_sent = r->fragments_sent;
+    p->result.fragments_resent = r->fragments_resent;
+    p->result.total_us = r->total_us;
+    memcpy(p->result.text, r->text_len > 0 ? r->text : "", r->text_len);
+    for (uint8_t phase = 0; phase < TS_PHASES; phase++) {
+        if ((r->phases->known >> phase & 1) != 0) {
+            add_phase(&p->result, b->config.stage, phase, r->phases->duration_us[phase]);
+        }
+    }
+    if (r->tensors != NULL) {
+        p->result.count = r->tensors->count;
+        memcpy(p->result.bytes, r->tensors->bytes, sizeof p->result.bytes);
+        memcpy(p->tensors, r->tensors->data, len);
+        for (uint8_t i = 0; i < r->tensors->phase_count; i++) {
+            uint8_t stage;
+            uint8_t phase;
+            uint32_t us;
+            ts_phase_read(r->tensors->phases + (size_t)i * TS_PHASE_BYTES, &stage, &phase, &us);
+            add_phase(&p->result, stage, phase, us);
+        }
+    }
+    if (b->last != NULL) {
+        b->last->next = p;
+    } else {
+        b->first = p;
+    }
+    b->last = p;
+    free_input(b, r->inference);
+}
+
+static void on_event(void *ctx, const struct ts_event *e) {
+    vb *b = ctx;
+    if (e->type == TS_EV_DOWN && e->session == b->node.downstream) {
+        b->downstream_error = e->code;
+    } else if (e->type == TS_EV_UP && e->session == b->node.downstream) {
+        b->downstream_error = TS_OK;
+    } else if (e->type == TS_EV_MESSAGE) {
+        ts_release(&b->node.ep, now_us(), e->session, e->slot);
+    }
+}
+
+static int open_listener(vb *b) {
+    struct sockaddr_storage address;
+    socklen_t len;
+    bool tcp = b->config.transport == VB_TCP;
+    const char *host = b->config.listen_host;
+    if (host == NULL) {
+        if (tcp) {
+            return 0;
+        }
+        host = b->next_sockaddr.ss_family == AF_INET6 ? "::" : "0.0.0.0";
+    }
+    if (!parse_address(host, b->config.listen_port, &address, &len)) {
+        return EINVAL;
+    }
+    b->fd = socket(address.ss_family, (tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (b->fd < 0) {
+        return errno;
+    }
+    int one = 1;
+    int buffer = UDP_BUFFER;
+    if (tcp) {
+        setsockopt(b->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    } else {
+        setsockopt(b->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    }
+    if (bind(b->fd, (struct sockaddr *)&address, len) != 0 || (tcp && listen(b->fd, MAX_CONNECTIONS) != 0) ||
+        getsockname(b->fd, (struct sockaddr *)&address, &len) != 0) {
+        return errno;
+    }
+    b->port = ntohs(address.ss_family == AF_INET ? ((struct sockaddr_in *)&address)->sin_port
+                                                 : ((struct sockaddr_in6 *)&address)->sin6_port);
+    return 0;
+}
+
+static bool prepare_connection(vb *b, struct connection *c, int fd) {
+    int one = 1;
+    if (c->frame == NULL) {
+        c->frame = malloc(b->link.mtu);
+        c->out = malloc(OUT_BYTES);
+    }
+    if (c->frame == NULL || c->out == NULL) {
+        close(fd);
+        return false;
+    }
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->fd = fd;
+    c->connecting = false;
+    c->out_len = 0;
+    ts_stream_init(&c->reader, false, c->frame, b->link.mtu);
+    return true;
+}
+
+static void connect_next(vb *b, uint64_t now) {
+    struct connection *c = &b->connections[0];
+    if (b->config.transport != VB_TCP || b->config.next_host == NULL || c->fd >= 0 || now < b->reconnect_at) {
+        return;
+    }
+    b->reconnect_at = now + RECONNECT_US;
+    int fd = socket(b->next_sockaddr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return;
+    }
+    int code = connect(fd, (struct sockaddr *)&b->next_sockaddr, b->next_len);
+    if (code != 0 && errno != EINPROGRESS) {
+        close(fd);
+        return;
+    }
+    if (prepare_connection(b, c, fd)) {
+        c->connecting = code != 0;
+    }
+}
+
+static void accept_peers(vb *b) {
+    for (;;) {
+        int fd = accept4(b->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            return;
+        }
+        struct connection *free_one = NULL;
+        for (uint32_t i = 1; i < MAX_CONNECTIONS && free_one == NULL; i++) {
+            free_one = b->connections[i].fd < 0 ? &b->connections[i] : NULL;
+        }
+        if (free_one == NULL) {
+            close(fd);
+        } else {
+            prepare_connection(b, free_one, fd);
+        }
+    }
+}
+
+struct delivery {
+    vb *board;
+    struct ts_addr from;
+};
+
+static void deliver(void *ctx, const uint8_t *frame, size_t len) {
+    struct delivery *d = ctx;
+    ts_node_on_datagram(&d->board->node, now_us(), &d->from, frame, len);
+}
+
+static void read_connection(vb *b, uint32_t index) {
+    struct connection *c = &b->connections[index];
+    uint8_t buffer[16384];
+    struct delivery d = {.board = b, .from = {.len = 1, .bytes = {(uint8_t)index}}};
+    for (uint32_t i = 0; i < FRAMES_PER_STEP && c->fd >= 0; i++) {
+        ssize_t got = recv(c->fd, buffer, sizeof buffer, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
+            return;
+        }
+        if (got <= 0 || ts_stream_read(&c->reader, buffer, (size_t)got, deliver, &d) != TS_OK) {
+            close_connection(c);
+            return;
+        }
+        if ((size_t)got < sizeof buffer) {
+            return;
+        }
+    }
+}
+
+static void read_datagrams(vb *b) {
+    for (uint32_t i = 0; i < FRAMES_PER_STEP; i++) {
+        struct sockaddr_storage from;
+        socklen_t from_len = sizeof from;
+        ssize_t got = recvfrom(b->fd, b->datagram, TS_MAX_MTU, 0, (struct sockaddr *)&from, &from_len);
+        if (got < 0) {
+            if (errno == ECONNREFUSED || errno == EINTR) {
+                continue; /* what an earlier datagram met */
+            }
+            return;
+        }
+        struct ts_addr addr;
+        to_addr(&from, &addr);
+        ts_node_on_datagram(&b->node, now_us(), &addr, b->datagram, (size_t)got);
+    }
+}
+
+static void finish_connecting(struct connection *c) {
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0) {
+        close_connection(c);
+    } else {
+        c->connecting = false;
+    }
+}
+
+int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
+    uint64_t now = now_us();
+    uint64_t end = timeout_us < 0 ? UINT64_MAX : now + (uint64_t)timeout_us;
+    for (;;) {
+        connect_next(b, now);
+        uint64_t due = ts_node_poll(&b->node, now);
+        struct pollfd fds[MAX_CONNECTIONS + 2];
+        uint32_t owner[MAX_CONNECTIONS + 2];
+        nfds_t count = 0;
+        if (extra_fd >= 0) {
+            fds[count++] = (struct pollfd){.fd = extra_fd, .events = POLLIN};
+        }
+        nfds_t own = count;
+        if (b->fd >= 0) {
+            owner[count] = MAX_CONNECTIONS;
+            fds[count++] = (struct pollfd){.fd = b->fd, .events = POLLIN};
+        }
+        for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+            struct connection *c = &b->connections[i];
+            flush(c);
+            if (c->fd >= 0) {
+                bool write = c->connecting || c->out_len > 0;
+                owner[count] = i;
+                fds[count++] = (struct pollfd){.fd = c->fd, .events = (short)(POLLIN | (write ? POLLOUT : 0))};
+            }
+        }
+        if (b->config.transport == VB_TCP && b->config.next_host != NULL && b->connections[0].fd < 0) {
+            due = b->reconnect_at < due ? b->reconnect_at : due;
+        }
+        due = end < due ? end : due;
+        if (b->first != NULL) {
+            due = 0;
+        }
+        now = now_us();
+        struct timespec wait = {0};
+        bool forever = due == UINT64_MAX;
+        if (due > now && !forever) {
+            wait.tv_sec = (time_t)((due - now) / 1000000u);
+            wait.tv_nsec = (long)((due - now) % 1000000u * 1000u);
+        }
+        int ready = ppoll(fds, count, forever ? NULL : &wait, NULL);
+        if (ready < 0 && errno != EINTR) {
+            return -1;
+        }
+        for (nfds_t i = own; ready > 0 && i < count; i++) {
+            if (fds[i].revents == 0) {
+                continue;
+            }
+            if (owner[i] == MAX_CONNECTIONS) {
+                if (b->config.transport == VB_TCP) {
+                    accept_peers(b);
+                } else {
+                    read_datagrams(b);
+                }
+            } else if (b->connections[owner[i]].connecting) {
+                finish_connecting(&b->connections[owner[i]]);
+            } else {
+                read_connection(b, owner[i]);
+            }
+        }
+        int flags = extra_fd >= 0 && ready > 0 && fds[0].revents != 0 ? 1 : 0;
+        flags |= b->first != NULL ? 2 : 0;
+        now = now_us();
+        if (flags != 0 || now >= end || ready < 0) {
+            /* What was read may have left answers to send. */
+            ts_node_poll(&b->node, now);
+            for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+                flush(&b->connections[i]);
+            }
+            return flags | (b->first != NULL ? 2 : 0);
+        }
+    }
+}
+
+int vb_infer(vb *b, uint32_t inference, const uint8_t *input, const uint32_t *bytes, uint8_t count,
+             uint32_t timeout_ms) {
+    if (count < 1 || count > TS_MAX_TENSORS) {
+        return TS_E_INVALID;
+    }
+    size_t total = 0;
+    for (uint8_t i = 0; i < count; i++) {
+        total += bytes[i];
+    }
+    struct input *in = calloc(1, sizeof *in + total);
+    if (in == NULL) {
+        return TS_E_NO_MEMORY;
+    }
+    memcpy(in->data, input, total);
+    memcpy(in->tensors.bytes, bytes, count * sizeof *bytes);
+    in->inference = inference;
+    in->tensors.count = count;
+    in->tensors.total = (uint32_t)total;
+    in->tensors.data = in->data;
+    int code = ts_node_infer(&b->node, now_us(), inference, &in->tensors, timeout_ms);
+    if (code != TS_OK) {
+        free(in);
+        return code;
+    }
+    in->next = b->inputs;
+    b->inputs = in;
+    return TS_OK;
+}
+
+int vb_take_result(vb *b, struct vb_result *result, uint8_t *tensors, size_t cap) {
+    struct pending *p = b->first;
+    if (p == NULL) {
+        return 0;
+    }
+    *result = p->result;
+    memcpy(tensors, p->tensors, p->len < cap ? p->len : cap);
+    b->first = p->next;
+    if (b->first == NULL) {
+        b->last = NULL;
+    }
+    free(p);
+    return 1;
+}
+
+void vb_get_status(vb *b, struct vb_status *status) {
+    memset(status, 0, sizeof *status);
+    status->link = b->node.ep.stats;
+    status->port = b->port;
+    status->downstream_error = b->downstream_error;
+    const struct ts_config *cfg = &b->node_config.endpoint;
+    for (uint16_t i = 0; i < cfg->session_count; i++) {
+        const struct ts_session *s = &cfg->sessions[i];
+        status->sessions_up = (uint8_t)(status->sessions_up + (s->state == TS_S_UP));
+        if (i == b->node.downstream && s->state == TS_S_UP) {
+            status->downstream_up = 1;
+            status->frame_size = s->frame_size;
+            status->srtt_us = s->rtt.known ? s->rtt.srtt_us : 0;
+            status->clock_offset_us = s->clock.offset_us;
+            status->clock_uncertainty_us = s->clock.known ? s->clock.uncertainty_us : 0;
+        }
+    }
+}
+
+static bool fill_config(vb *b) {
+    const struct vb_config *c = &b->config;
+    struct ts_node_config *n = &b->node_config;
+    struct ts_config *e = &n->endpoint;
+    bool tcp = c->transport == VB_TCP;
+    b->link.mtu = c->mtu != 0 ? c->mtu : tcp ? TS_MAX_MTU : 1452;
+    b->link.window = c->window;
+    b->link.reorder = tcp ? 1 : 0;
+    b->link.rto_min_us = tcp ? 1000000 : 0;
+    ts_crc_fast_init(&b->tables);
+    e->ctx = b;
+    e->crc = (struct ts_crc){&b->tables, ts_crc16_fast, ts_crc32_fast};
+    e->send = send_frame;
+    e->random = random_word;
+    e->role = c->role;
+    e->stage = c->stage;
+    e->stage_count = c->stage_count;
+    e->refuse = c->refuse != 0;
+    memcpy(e->bundle, c->bundle, sizeof e->bundle);
+    e->links = &b->link;
+    e->link_count = 1;
+    e->session_count = c->peers;
+    e->sessions = calloc(c->peers, sizeof *e->sessions);
+    e->max_message = c->max_message;
+    e->rx_memory_bytes = TS_RX_MEMORY(c->peers, c->max_message);
+    e->rx_memory = aligned_alloc(16, e->rx_memory_bytes);
+    e->frame_bytes = b->link.mtu;
+    e->frame = malloc(b->link.mtu);
+    e->idle_timeout_ms = c->idle_timeout_ms;
+    e->connect_timeout_ms = c->connect_timeout_ms;
+    e->message_timeout_ms = c->message_timeout_ms;
+    n->job_count = c->jobs;
+    n->jobs = calloc(c->jobs, sizeof *n->jobs);
+    n->max_output = c->max_output;
+    n->out_memory_bytes = TS_JOB_MEMORY(c->jobs, c->max_output);
+    n->out_memory = aligned_alloc(16, n->out_memory_bytes);
+    n->invoke = invoke;
+    n->result = take_result;
+    n->event = on_event;
+    b->datagram = malloc(TS_MAX_MTU);
+    return e->sessions != NULL && e->rx_memory != NULL && e->frame != NULL && n->jobs != NULL &&
+           n->out_memory != NULL && b->datagram != NULL;
+}
+
+vb *vb_new(const struct vb_config *config, int *error) {
+    *error = 0;
+    vb *b = calloc(1, sizeof *b);
+    if (b == NULL) {
+        return NULL;
+    }
+    b->config = *config;
+    b->fd = -1;
+    for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+        b->connections[i].fd = -1;
+    }
+    if (!fill_config(b)) {
+        vb_free(b);
+        return NULL;
+    }
+    if (config->next_host != NULL) {
+        if (!parse_address(config->next_host, config->next_port, &b->next_sockaddr, &b->next_len)) {
+            *error = EINVAL;
+            vb_free(b);
+            return NULL;
+        }
+        if (config->transport == VB_TCP) {
+            b->next = (struct ts_addr){.len = 1, .bytes = {0}};
+        } else {
+            to_addr(&b->next_sockaddr, &b->next);
+        }
+        b->node_config.downstream = &b->next;
+    }
+    *error = open_listener(b);
+    if (*error != 0 || ts_node_init(&b->node, &b->node_config, now_us()) != TS_OK) {
+        vb_free(b);
+        return NULL;
+    }
+    return b;
+}
+
+void vb_free(vb *b) {
+    if (b == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+        if (b->connections[i].fd >= 0) {
+            close(b->connections[i].fd);
+        }
+        free(b->connections[i].frame);
+        free(b->connections[i].out);
+    }
+    if (b->fd >= 0) {
+        close(b->fd);
+    }
+    while (b->first != NULL) {
+        struct pending *p = b->first;
+        b->first = p->next;
+        free(p);
+    }
+    while (b->inputs != NULL) {
+        struct input *in = b->inputs;
+        b->inputs = in->next;
+        free(in);
+    }
+    free(b->node_config.endpoint.sessions);
+    free(b->node_config.endpoint.rx_memory);
+    free(b->node_config.endpoint.frame);
+    free(b->node_config.jobs);
+    free(b->node_config.out_memory);
+    free(b->datagram);
+    free(b);
+}

@@ -1,0 +1,92 @@
+/* A board on a PC: the link library of firmware/core between real sockets, real time and an
+ * engine that the owner provides. One thread per board; no call blocks longer than it is told to. */
+#ifndef TINYSPLIT_VIRTUAL_BOARD_H
+#define TINYSPLIT_VIRTUAL_BOARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tinysplit/tinysplit.h"
+
+enum vb_transport { VB_UDP = 0, VB_TCP = 1 };
+
+struct vb_config {
+    uint8_t transport; /* enum vb_transport */
+    uint8_t role;      /* enum ts_role */
+    uint8_t stage, stage_count;
+    uint8_t bundle[TS_BUNDLE_BYTES];
+    int refuse; /* not 0: answer every HELLO with `refused` */
+
+    const char *listen_host; /* numeric IPv4 or IPv6 address; NULL: do not listen (heads on TCP) */
+    uint16_t listen_port;    /* 0: any */
+    const char *next_host;   /* NULL: no stage after this one */
+    uint16_t next_port;
+
+    uint16_t mtu;          /* 0: 1452 for UDP, 16384 for TCP */
+    uint16_t window;       /* fragments in flight, 0: the core's default */
+    uint16_t peers;        /* sessions at once */
+    uint16_t jobs;         /* inferences at once */
+    uint32_t max_message;  /* longest message received, bytes */
+    uint32_t max_output;   /* longest output of the stage, bytes */
+    uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms; /* 0: the core's defaults */
+
+    /* Runs the stage: inputs lie one behind the other (count lengths), outputs are to be written the
+     * same way. Fills in lengths, *out_count and the times; returns TS_OK or an error code. */
+    int (*invoke)(void *ctx, const uint8_t *input, const uint32_t *bytes, uint8_t count, uint8_t *output,
+                  uint32_t output_cap, uint32_t *out_bytes, uint8_t *out_count, uint32_t *invoke_us,
+                  uint32_t *encode_us);
+    void *ctx;
+};
+
+struct vb_phase {
+    uint8_t stage, phase;
+    uint32_t duration_us;
+};
+
+/* The end of one inference of vb_infer. */
+struct vb_result {
+    uint32_t inference;
+    uint16_t code;
+    uint8_t stage; /* where it failed, or that made the tensors */
+    uint8_t count; /* tensors */
+    uint32_t bytes[TS_MAX_TENSORS];
+    uint32_t fragments_sent, fragments_resent;
+    uint32_t total_us;
+    uint8_t phase_count;
+    struct vb_phase phases[TS_MAX_PHASES + TS_PHASES];
+    char text[TS_MAX_ERROR_TEXT + 1];
+};
+
+struct vb_status {
+    struct ts_stats link;
+    uint16_t port;          /* bound */
+    uint8_t sessions_up;
+    uint8_t downstream_up;  /* 1: the session to the next stage is up */
+    uint16_t downstream_error; /* why the last one ended or failed */
+    uint16_t frame_size;    /* agreed with the next stage, 0: not up */
+    uint32_t srtt_us;       /* to the next stage, 0: not known */
+    int64_t clock_offset_us;
+    uint32_t clock_uncertainty_us; /* 0: not known */
+};
+
+typedef struct vb vb;
+
+/* Opens sockets. Returns NULL and an errno value in *error (0: the core refused the config, or
+ * there is no memory). */
+vb *vb_new(const struct vb_config *config, int *error);
+void vb_free(vb *board);
+
+/* Serves sockets and timers for at most timeout_us. Returns as soon as extra_fd (if not -1) can
+ * be read or a result waits: bit 0 extra_fd, bit 1 result. -1: the poll call failed. */
+int vb_step(vb *board, int64_t timeout_us, int extra_fd);
+
+/* Starts an inference on local input, which is copied. Returns TS_OK or an error code. */
+int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes, uint8_t count,
+             uint32_t timeout_ms);
+
+/* Takes the oldest result: fills in *result, copies at most cap bytes of its tensors. 0: none. */
+int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
+
+void vb_get_status(vb *board, struct vb_status *status);
+
+#endif

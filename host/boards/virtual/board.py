@@ -1,0 +1,279 @@
+"""The program a virtual board runs: control lines in, inferences and answers out.
+
+`tinysplit board` starts it. It serves its sockets and its control line in one thread, and
+ends when the control line does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from host.boards import address, control
+from host.boards.control import Command, ControlError, Lines
+from host.boards.stage import SelfTest, Stage, StageError
+from host.boards.virtual.core import Core, Settings, role_of
+from host.boards.virtual.settings import Flash, FlashError
+from models.errors import TinysplitError
+from partitioner import bundle as bundles
+from partitioner import kernels
+from partitioner.command import describe
+
+VERSION = 1  # Of what `info` answers.
+_STEP_US = 1_000_000
+
+
+class Board:
+    """One virtual board.
+
+    Args:
+        folder: the bundle whose stage it runs.
+        flash: where its settings are kept.
+        defaults: settings that hold unless the flash has others.
+        write: takes a line for whoever controls it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        flash: Flash,
+        defaults: dict[str, Any],
+        write: Callable[[bytes], None],
+    ) -> None:
+        self._folder = folder
+        self._flash = flash
+        self._defaults = defaults
+        self._write = write
+        self._core: Core | None = None
+        self._pending: dict[int, int | str] = {}  # inference to command id
+        self._next_inference = 1
+        self._bundle = bundles.read(folder)
+        self._kernels = kernels.exact()
+        self.boot()
+
+    def settings(self) -> dict[str, Any]:
+        """The defaults, and what the flash has instead."""
+        return {**self._defaults, **self._flash.read()}
+
+    def boot(self) -> None:
+        """Start from the settings: load the stage, test it, open the sockets, say `ready`.
+
+        Raises:
+            TinysplitError: the settings or the bundle do not allow it.
+        """
+        chosen = self.settings()
+        if self._core is not None:
+            self._core.close()
+            self._core = None
+        manifest = self._bundle.manifest
+        self._stage = Stage(self._bundle, chosen["stage"], self._kernels)
+        self._selftest: SelfTest = self._stage.selftest()
+        following = chosen.get("next")
+        last = chosen["stage"] == len(manifest.stages) - 1
+        if last != (following is None):
+            raise StageError(
+                f"stage {chosen['stage']} of {len(manifest.stages)} "
+                + ("has no next stage" if last else "needs the address of the next stage")
+            )
+        settings = Settings(
+            stage=chosen["stage"],
+            listen=address.parse(chosen["listen"]),
+            next=None if following is None else address.parse(following),
+            mtu=chosen.get("mtu", 0),
+            window=chosen.get("window", 0),
+            timeout_ms=chosen.get("timeout_ms", 10_000),
+            refuse=self._selftest.first_wrong is not None,
+        )
+        self._result_specs = manifest.outputs
+        self._core = Core(
+            settings,
+            self._stage,
+            len(manifest.stages),
+            manifest.id,
+            sum(tensor.bytes for tensor in manifest.outputs),
+        )
+        self._timeout_ms = settings.timeout_ms
+        self._booted = time.monotonic()
+        self._write(control.event("ready", info=self.info()))
+
+    def close(self) -> None:
+        if self._core is not None:
+            self._core.close()
+
+    def info(self) -> dict[str, Any]:
+        assert self._core is not None
+        chosen, manifest = self.settings(), self._bundle.manifest
+        return {
+            "version": VERSION,
+            "kind": "virtual",
+            "name": chosen["name"],
+            "role": role_of(chosen["stage"], len(manifest.stages)),
+            "stage": chosen["stage"],
+            "stages": len(manifest.stages),
+            "bundle": manifest.id,
+            "model": manifest.model["name"],
+            "listen": str(self._core.address),
+            "next": chosen.get("next"),
+            "kernels": self._kernels.name,
+            "selftest": asdict(self._selftest),
+            "pid": os.getpid(),
+            "uptime_ms": round((time.monotonic() - self._booted) * 1000),
+        }
+
+    def step(self, control_fd: int) -> bool:
+        """Serve the link until a control line can be read; returns whether one can."""
+        assert self._core is not None
+        readable, _ = self._core.step(_STEP_US, control_fd)
+        self._report_results()
+        return readable
+
+    def _report_results(self) -> None:
+        assert self._core is not None
+        while (result := self._core.take_result()) is not None:
+            command_id = self._pending.pop(result.inference, None)
+            if command_id is None:
+                continue  # Aborted.
+            if result.code != "ok":
+                text = f": {result.text}" if result.text else ""
+                why = f"the inference failed at stage {result.stage} ({result.code}{text})"
+                self._write(control.refusal(ControlError(result.code, why), command_id))
+                continue
+            answer = asdict(result)
+            answer["tensors"] = [base64.b64encode(t).decode() for t in result.tensors]
+            self._write(control.reply(command_id, answer))
+
+    def handle(self, line: bytes) -> None:
+        """Answer one control line. Nothing in it can end the board."""
+        try:
+            command = control.parse_command(line)
+        except ControlError as error:
+            self._write(control.refusal(error))
+            return
+        try:
+            answer = self._execute(command)
+        except ControlError as error:
+            self._write(control.refusal(error, command.id))
+        except TinysplitError as error:
+            refused = ControlError("refused", describe(error))
+            self._write(control.refusal(refused, command.id))
+        else:
+            if answer is not None:
+                self._write(control.reply(command.id, answer))
+
+    def _execute(self, command: Command) -> dict[str, Any] | None:
+        assert self._core is not None
+        if command.name == "info":
+            return self.info()
+        if command.name == "stats":
+            return self._core.status()
+        if command.name == "configure":
+            return self._configure(command.fields["set"])
+        if command.name == "run":
+            return self._run(command)
+        if command.name == "abort":
+            return {"aborted": self._abort()}
+        if command.name == "selftest":
+            return asdict(self._stage.selftest())
+        self._abort()
+        self._write(control.reply(command.id, {}))
+        self.boot()
+        return None
+
+    def _configure(self, changes: dict[str, Any]) -> dict[str, Any]:
+        wanted = {**self._flash.read(), **control.check_settings(changes)}
+        for key in ("listen", "next"):
+            if wanted.get(key) is not None:
+                try:
+                    address.parse(wanted[key])
+                except TinysplitError as error:
+                    raise ControlError("bad_setting", str(error)) from error
+        stage = wanted.get("stage", 0)
+        if stage >= len(self._bundle.manifest.stages):
+            raise ControlError("bad_setting", f"the bundle has no stage {stage}")
+        try:
+            self._flash.write(wanted)
+        except FlashError as error:
+            raise ControlError("bad_setting", str(error)) from error
+        return self.settings()
+
+    def _run(self, command: Command) -> None:
+        assert self._core is not None
+        if self._stage.number != 0:
+            raise ControlError("refused", "only a head begins inferences; this is a later stage")
+        if command.fields["input"] == "tensors":
+            try:
+                given = command.fields.get("tensors", [])
+                tensors = [base64.b64decode(t, validate=True) for t in given]
+            except binascii.Error as error:
+                raise ControlError("bad_command", f"a tensor is no base64: {error}") from error
+        elif command.fields["input"] == "selftest":
+            tensors = [array.tobytes() for array in self._stage.golden()]
+        else:
+            tensors = [
+                bytes(i % 256 for i in range(spec.bytes)) for spec in self._stage.received
+            ]
+        wanted = [spec.bytes for spec in self._stage.received]
+        if [len(t) for t in tensors] != wanted:
+            raise ControlError(
+                "bad_command",
+                f"the head takes tensors of {wanted} bytes, not {[len(t) for t in tensors]}",
+            )
+        inference = self._next_inference
+        self._next_inference = inference % 0x7FFFFFFF + 1
+        timeout_ms = command.fields.get("timeout_ms", self._timeout_ms)
+        code = self._core.infer(inference, tensors, timeout_ms)
+        if code != "ok":
+            raise ControlError(code, f"the inference was not begun: {code}")
+        self._pending[inference] = command.id
+
+    def _abort(self) -> int:
+        for command_id in self._pending.values():
+            cancelled = ControlError("cancelled", "given up on command")
+            self._write(control.refusal(cancelled, command_id))
+        count = len(self._pending)
+        self._pending.clear()
+        return count
+
+
+def serve(
+    folder: Path, flash: Flash, defaults: dict[str, Any], read_fd: int, write_fd: int
+) -> None:
+    """Run a board whose control line is a pair of file descriptors, until it ends.
+
+    Raises:
+        TinysplitError: it cannot boot.
+    """
+
+    def write(line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[os.write(write_fd, view) :]
+
+    lines = Lines()
+    board = Board(folder, flash, defaults, write)
+    try:
+        while True:
+            if not board.step(read_fd):
+                continue
+            data = os.read(read_fd, 65536)
+            if not data:
+                return
+            try:
+                complete = lines.feed(data)
+            except ControlError as error:
+                write(control.refusal(error))
+                continue
+            for line in complete:
+                board.handle(line)
+    except BrokenPipeError:
+        return
+    finally:
+        board.close()
+
+

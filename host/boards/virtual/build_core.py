@@ -1,0 +1,87 @@
+"""Compiles firmware/core and the socket port of virtual boards into `_board`, by cffi.
+
+Run by setup.py when tinysplit is installed. The declarations are those of board.h that
+Python uses.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+_ROOT = Path(__file__).parents[3]
+_HERE = "host/boards/virtual"
+
+ffibuilder = FFI()
+ffibuilder.cdef(
+    """
+    #define TS_MAX_TENSORS 8
+    struct ts_stats {
+        uint32_t frames_in, frames_out;
+        uint32_t data_out, data_resent;
+        uint32_t dropped, duplicates, blocked, send_errors;
+        uint32_t bytes_out, bytes_in;
+    };
+    const char *ts_error_name(unsigned code);
+
+    struct vb_config {
+        uint8_t transport, role, stage, stage_count;
+        uint8_t bundle[32];
+        int refuse;
+        const char *listen_host;
+        uint16_t listen_port;
+        const char *next_host;
+        uint16_t next_port;
+        uint16_t mtu, window, peers, jobs;
+        uint32_t max_message, max_output;
+        uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms;
+        int (*invoke)(void *ctx, const uint8_t *input, const uint32_t *bytes, uint8_t count,
+                      uint8_t *output, uint32_t output_cap, uint32_t *out_bytes,
+                      uint8_t *out_count, uint32_t *invoke_us, uint32_t *encode_us);
+        void *ctx;
+    };
+    struct vb_phase { uint8_t stage, phase; uint32_t duration_us; };
+    struct vb_result {
+        uint32_t inference;
+        uint16_t code;
+        uint8_t stage, count;
+        uint32_t bytes[8];
+        uint32_t fragments_sent, fragments_resent;
+        uint32_t total_us;
+        uint8_t phase_count;
+        struct vb_phase phases[40];
+        char text[65];
+    };
+    struct vb_status {
+        struct ts_stats link;
+        uint16_t port;
+        uint8_t sessions_up, downstream_up;
+        uint16_t downstream_error, frame_size;
+        uint32_t srtt_us;
+        int64_t clock_offset_us;
+        uint32_t clock_uncertainty_us;
+    };
+    typedef struct vb vb;
+    vb *vb_new(const struct vb_config *config, int *error);
+    void vb_free(vb *board);
+    int vb_step(vb *board, int64_t timeout_us, int extra_fd);
+    int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes,
+                 uint8_t count, uint32_t timeout_ms);
+    int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
+    void vb_get_status(vb *board, struct vb_status *status);
+
+    extern "Python" int invoke_stage(void *ctx, const uint8_t *input, const uint32_t *bytes,
+                                     uint8_t count, uint8_t *output, uint32_t output_cap,
+                                     uint32_t *out_bytes, uint8_t *out_count,
+                                     uint32_t *invoke_us, uint32_t *encode_us);
+    """
+)
+ffibuilder.set_source(
+    "host.boards.virtual._board",
+    '#include "board.h"',
+    sources=[
+        f"{_HERE}/board.c",
+        *sorted(str(p.relative_to(_ROOT)) for p in (_ROOT / "firmware/core/src").glob("*.c")),
+    ],
+    include_dirs=["firmware/core/include", "firmware/core/src", _HERE],
+    extra_compile_args=["-std=c11", "-O2"],
+)

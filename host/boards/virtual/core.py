@@ -1,0 +1,239 @@
+"""The C core of the firmware with sockets, as a Python object: `_board` behind types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from host.boards.address import Address
+from host.boards.stage import Stage, StageError
+from models.errors import TinysplitError
+
+try:
+    from host.boards.virtual import _board
+except ImportError as error:  # pragma: no cover - an installation without a C compiler
+    _board = None
+    _missing: ImportError | None = error
+else:
+    _missing = None
+
+OK, MALFORMED, INVOKE_FAILED = 0, 17, 19
+_ROLES = {"head": 1, "relay": 2, "tail": 3}
+_TRANSPORTS = {"udp": 0, "tcp": 1}
+_SLACK_BYTES = 512  # Message headers and phase records beside the tensors.
+
+
+class CoreError(TinysplitError):
+    """The link library is not built, or cannot open its sockets."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a node is and whom it talks to; see control.schema.json."""
+
+    stage: int
+    listen: Address
+    next: Address | None
+    mtu: int = 0
+    window: int = 0
+    timeout_ms: int = 10_000
+    peers: int = 8
+    jobs: int = 4
+    refuse: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A step of an inference at one stage, by that stage's clock."""
+
+    stage: int
+    phase: int
+    duration_us: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of an inference begun here. `code` is an error's name, `ok` if all went well."""
+
+    inference: int
+    code: str
+    stage: int
+    text: str
+    tensors: tuple[bytes, ...]
+    phases: tuple[Phase, ...]
+    fragments_sent: int
+    fragments_resent: int
+    total_us: int
+
+
+def error_name(code: int) -> str:
+    """The name of an error code, as in SPEC.md section 11."""
+    name: bytes = _board.ffi.string(_board.lib.ts_error_name(code))
+    return name.decode() if name != b"unknown" else f"error {code}"
+
+
+def role_of(stage: int, stages: int) -> str:
+    """head, relay or tail."""
+    return "head" if stage == 0 else "tail" if stage == stages - 1 else "relay"
+
+
+if _board is not None:
+
+    @_board.ffi.def_extern(error=INVOKE_FAILED)  # type: ignore[untyped-decorator]
+    def invoke_stage(
+        context: Any,
+        data: Any,
+        lengths: Any,
+        count: int,
+        output: Any,
+        capacity: int,
+        out_lengths: Any,
+        out_count: Any,
+        invoke_us: Any,
+        encode_us: Any,
+    ) -> int:
+        """Called by the core, within `Core.step`, to run the stage."""
+        core: Core = _board.ffi.from_handle(context)
+        sizes = [int(lengths[i]) for i in range(count)]
+        try:
+            received = core.stage.decode(_board.ffi.buffer(data, sum(sizes))[:], sizes)
+        except StageError:
+            return MALFORMED
+        done = core.stage.run(received)
+        if sum(tensor.nbytes for tensor in done.tensors) > capacity:
+            return INVOKE_FAILED
+        at = 0
+        target = _board.ffi.buffer(output, capacity)
+        for i, tensor in enumerate(done.tensors):
+            target[at : at + tensor.nbytes] = tensor.tobytes()
+            out_lengths[i] = tensor.nbytes
+            at += tensor.nbytes
+        out_count[0] = len(done.tensors)
+        invoke_us[0] = max(done.invoke_us, 1)
+        encode_us[0] = done.encode_us
+        return OK
+
+
+class Core:
+    """A node: the C core, its sockets, and a stage as its engine. One thread."""
+
+    def __init__(
+        self, settings: Settings, stage: Stage, stages: int, bundle_id: str, result_bytes: int
+    ) -> None:
+        """Open the sockets.
+
+        Args:
+            stages: how many the bundle has.
+            result_bytes: the sum of the last stage's outputs.
+
+        Raises:
+            CoreError: the address is in use or not to be had, or the library is not built.
+        """
+        if _board is None:
+            raise CoreError(
+                f"the link library is not built ({_missing}): install tinysplit again on a "
+                "machine with a C compiler"
+            )
+        self.stage = stage
+        self._ffi = _board.ffi
+        self._handle = self._ffi.new_handle(self)
+        largest = max(stage.received_bytes, result_bytes)
+        listen, following = settings.listen, settings.next
+        self._keep = [self._ffi.new("char[]", listen.host.encode())]
+        config = self._ffi.new("struct vb_config *")
+        config.transport = _TRANSPORTS[listen.transport]
+        config.role = _ROLES[role_of(settings.stage, stages)]
+        config.stage, config.stage_count = settings.stage, stages
+        config.bundle = list(bytes.fromhex(bundle_id))
+        config.refuse = settings.refuse
+        config.listen_host, config.listen_port = self._keep[0], listen.port
+        if following is not None:
+            self._keep.append(self._ffi.new("char[]", following.host.encode()))
+            config.next_host, config.next_port = self._keep[1], following.port
+        config.mtu, config.window = settings.mtu, settings.window
+        config.peers = settings.peers + (following is not None)
+        config.jobs = settings.jobs
+        config.max_message = largest + _SLACK_BYTES
+        config.max_output = max(stage.sent_bytes, 1)
+        config.message_timeout_ms = settings.timeout_ms
+        config.invoke = _board.lib.invoke_stage
+        config.ctx = self._handle
+        code = self._ffi.new("int *")
+        self._board = _board.lib.vb_new(config, code)
+        if self._board == self._ffi.NULL:
+            why = os.strerror(code[0]) if code[0] else "the core refuses its settings"
+            raise CoreError(f"cannot listen on {listen}: {why}")
+        self._tensors = self._ffi.new("uint8_t[]", result_bytes + _SLACK_BYTES)
+        self.address = Address(listen.transport, listen.host, self.status()["port"])
+
+    def close(self) -> None:
+        """Close the sockets; nothing else may be called afterwards."""
+        if self._board != self._ffi.NULL:
+            _board.lib.vb_free(self._board)
+            self._board = self._ffi.NULL
+
+    def step(self, timeout_us: int, extra_fd: int = -1) -> tuple[bool, bool]:
+        """Serve the sockets for at most `timeout_us`.
+
+        Returns whether `extra_fd` can be read and whether a result waits.
+        """
+        flags = _board.lib.vb_step(self._board, timeout_us, extra_fd)
+        if flags < 0:
+            raise CoreError("waiting for the sockets failed")
+        return bool(flags & 1), bool(flags & 2)
+
+    def infer(self, inference: int, tensors: Sequence[bytes], timeout_ms: int) -> str:
+        """Begin an inference on what this stage receives. Returns `ok` or why not, by name."""
+        lengths = self._ffi.new("uint32_t[8]", [len(t) for t in tensors])
+        data = b"".join(tensors)
+        code = _board.lib.vb_infer(self._board, inference, data, lengths, len(tensors), timeout_ms)
+        return error_name(code)
+
+    def take_result(self) -> Result | None:
+        """The oldest result that waits."""
+        found = self._ffi.new("struct vb_result *")
+        size = len(self._tensors)
+        if not _board.lib.vb_take_result(self._board, found, self._tensors, size):
+            return None
+        tensors, at = [], 0
+        for i in range(found.count):
+            tensors.append(bytes(self._ffi.buffer(self._tensors + at, found.bytes[i])))
+            at += found.bytes[i]
+        return Result(
+            inference=found.inference,
+            code=error_name(found.code),
+            stage=found.stage,
+            text=self._ffi.string(found.text).decode("utf-8", "replace"),
+            tensors=tuple(tensors),
+            phases=tuple(
+                Phase(p.stage, p.phase, p.duration_us)
+                for p in (found.phases[i] for i in range(found.phase_count))
+            ),
+            fragments_sent=found.fragments_sent,
+            fragments_resent=found.fragments_resent,
+            total_us=found.total_us,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Counters and the state of the session to the next stage."""
+        status = self._ffi.new("struct vb_status *")
+        _board.lib.vb_get_status(self._board, status)
+        link = status.link
+        names = (
+            "frames_in frames_out data_out data_resent dropped duplicates blocked send_errors "
+            "bytes_out bytes_in"
+        )
+        known = status.clock_uncertainty_us > 0
+        return {
+            **{name: getattr(link, name) for name in names.split()},
+            "port": status.port,
+            "sessions_up": status.sessions_up,
+            "next_up": bool(status.downstream_up),
+            "next_error": error_name(status.downstream_error),
+            "frame_size": status.frame_size,
+            "srtt_us": status.srtt_us or None,
+            "clock_offset_us": status.clock_offset_us if known else None,
+            "clock_uncertainty_us": status.clock_uncertainty_us if known else None,
+        }
