@@ -1,0 +1,1 @@
+"""What runs on the host: talks to boards, measures them and reports."""
