@@ -1,0 +1,9 @@
+/* The link library of tinysplit. SPEC.md says what travels, DESIGN.md why, node.h
+ * shows the life of a node in thirty lines. */
+#ifndef TINYSPLIT_TINYSPLIT_H
+#define TINYSPLIT_TINYSPLIT_H
+
+#include "tinysplit/node.h"
+#include "tinysplit/stream.h"
+
+#endif

@@ -1,0 +1,322 @@
+#include "internal.h"
+
+#include <string.h>
+
+#define MIN_CWND 4u
+#define FLAT_PROBES 3u
+#define MAX_REORDER 16u
+#define MAX_TRIES 3u
+
+static uint32_t oldest_live(const struct ts_session *s) {
+    uint32_t oldest = s->next_id;
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        if (s->tx[i].state == TS_TX_SENDING && id_above(oldest, s->tx[i].id)) {
+            oldest = s->tx[i].id;
+        }
+    }
+    return oldest;
+}
+
+uint32_t ts__inflight(const struct ts_session *s) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        n += s->tx[i].state == TS_TX_SENDING ? s->tx[i].inflight : 0;
+    }
+    return n;
+}
+
+static void finish_tx(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code, uint32_t detail) {
+    struct ts_event e = {.type = TS_EV_SENT,
+                         .session = index_of(ep, s),
+                         .code = code,
+                         .detail = detail,
+                         .token = tx->token,
+                         .fragments_sent = tx->fragments_sent,
+                         .fragments_resent = tx->fragments_resent};
+    tx->state = TS_TX_FREE;
+    ts__emit(ep, &e);
+}
+
+/* Ends a message that the peer may still wait for. */
+void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code) {
+    if (tx->state == TS_TX_SENDING) {
+        s->abandoned_id = tx->id;
+    }
+    finish_tx(ep, s, tx, code, 0);
+}
+
+/* How long to wait after this many probes in a row without an answer. */
+uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes) {
+    const struct ts_link *link = link_of(ep, s);
+    uint32_t us = or_default(link->rto_initial_us, 250u * MS);
+    if (s->rtt.known) {
+        uint32_t var = 4 * s->rtt.rttvar_us;
+        us = s->rtt.srtt_us + (var > MS ? var : MS) + s->peer_ack_delay_us;
+        us = us > or_default(link->rto_min_us, 5u * MS) ? us : or_default(link->rto_min_us, 5u * MS);
+    }
+    us = min32(us, RTO_MAX_US);
+    uint32_t doublings = probes > FLAT_PROBES ? probes - FLAT_PROBES : 0;
+    return doublings > 8 ? RTO_MAX_US : min32(us << doublings, RTO_MAX_US);
+}
+
+bool ts__poll_peer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, uint16_t order) {
+    struct ts_frame f = {.kind = TS_F_POLL,
+                         .attempt = (uint8_t)((s->poll_seq + 1u) & 3u),
+                         .message = (uint16_t)id,
+                         .oldest = (uint16_t)oldest_live(s)};
+    if (ts__transmit_control(ep, &s->addr, &s->keys, &f) != TS_OK) {
+        return false;
+    }
+    s->poll_seq = f.attempt;
+    s->poll_message = (uint16_t)id;
+    s->poll_order = order;
+    s->poll_at = ep->now;
+    return true;
+}
+
+/* Sends one fragment; false if the link is full. */
+static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint32_t fragment,
+                          bool probe) {
+    const struct ts_link *link = link_of(ep, s);
+    uint32_t piece = s->frame_size - TS_DATA_OVERHEAD;
+    uint32_t slot = fragment % TS_WINDOW;
+    bool fresh = fragment == tx->next;
+    struct ts_frame f = {.kind = TS_F_DATA,
+                         .message = (uint16_t)tx->id,
+                         .fragment = (uint16_t)fragment,
+                         .attempt = fresh ? 0 : (tx->attempt[slot] + 1u) & 3u,
+                         .flags = fragment + 1 == tx->fragments ? TS_DATA_LAST : 0,
+                         .payload = ep->cfg->frame + 6};
+    /* Ask for an ACK when nothing more of this message can follow now. */
+    uint32_t window = min32(s->peer_window, TS_WINDOW);
+    bool more = !probe && ts__inflight(s) + 1 < s->cwnd && ts_tx_more(tx, window, fragment);
+    if (!more || tx->since_ackreq + 1u >= window / 2) {
+        f.flags |= TS_DATA_ACKREQ;
+    }
+    f.payload_len = ts_tx_payload(tx, fragment, piece, ep->cfg->frame + 6);
+    size_t len = ts_frame_encode(&ep->cfg->crc, s->keys.sid, s->keys.seed, &f, ep->cfg->frame);
+    if (ts__transmit(ep, &s->addr, ep->cfg->frame, len) != TS_OK) {
+        s->retry_at = ts_after(ep->now, RETRY_US);
+        return false;
+    }
+    ep->stats.data_out++;
+    ep->stats.data_resent += fresh ? 0 : 1;
+    tx->since_ackreq = (f.flags & TS_DATA_ACKREQ) != 0 ? 0 : (uint16_t)(tx->since_ackreq + 1u);
+    ts_tx_sent(tx, fragment, ep->now);
+    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
+    if (link->pace_ns_per_byte != 0) {
+        uint32_t earliest = ep->now - link->pace_burst_us;
+        uint32_t from = s->pace_at == 0 || ts_due(earliest, s->pace_at) ? earliest : s->pace_at;
+        s->pace_at = ts_after(from, (uint32_t)len * link->pace_ns_per_byte / 1000u);
+    }
+    return true;
+}
+
+/* Gives queued messages ids, in the order they were queued, as far as the peer lets it. */
+static void start_queued(struct ts_endpoint *ep, struct ts_session *s) {
+    bool blocked = false;
+    for (uint32_t n = 0; n < TS_TX_SLOTS; n++) {
+        struct ts_tx *tx = NULL;
+        for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+            if (s->tx[i].state == TS_TX_QUEUED && (tx == NULL || id_above(tx->queued, s->tx[i].queued))) {
+                tx = &s->tx[i];
+            }
+        }
+        if (tx == NULL) {
+            break;
+        }
+        if (tx->len > s->peer_max_message) {
+            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
+            continue;
+        }
+        if (id_above(s->next_id, s->limit) || s->next_id - oldest_live(s) >= TS_MAX_LIVE) {
+            blocked = true;
+            break;
+        }
+        uint32_t ttl = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
+        if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)(ttl > 0 ? ttl : 1),
+                         s->frame_size - TS_DATA_OVERHEAD)) {
+            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
+            continue;
+        }
+        s->next_id++;
+    }
+    if (!blocked) {
+        s->blocked_at = 0;
+        s->blocked_probes = 0;
+    } else if (s->blocked_at == 0) {
+        s->blocked_at = ts_after(ep->now, ts__rto(ep, s, s->blocked_probes));
+    }
+}
+
+/* Sends what may be sent now. */
+void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
+    if (s->state != TS_S_UP || (s->retry_at != 0 && !ts_due(ep->now, s->retry_at))) {
+        return;
+    }
+    s->retry_at = 0;
+    if (s->pace_at != 0 && ts_due(ep->now - link_of(ep, s)->pace_burst_us, s->pace_at)) {
+        s->pace_at = 0;
+    }
+    ts__pay_owed(ep, s);
+    if (s->abandoned_id != 0 && ts__poll_peer(ep, s, s->abandoned_id, 0)) {
+        s->abandoned_id = 0;
+    }
+    start_queued(ep, s);
+    uint32_t window = min32(s->peer_window, TS_WINDOW);
+    while ((s->pace_at == 0 || ts_due(ep->now, s->pace_at)) && ts__inflight(s) < s->cwnd) {
+        struct ts_tx *best = NULL;
+        uint32_t fragment = 0;
+        for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+            struct ts_tx *tx = &s->tx[i];
+            uint32_t f;
+            if (tx->state != TS_TX_SENDING || !ts_tx_pick(tx, window, &f)) {
+                continue;
+            }
+            bool later = best != NULL && (tx->kind == TS_BLOB) == (best->kind == TS_BLOB) ? id_above(tx->id, best->id)
+                                                                                          : tx->kind == TS_BLOB;
+            if (best == NULL || !later) {
+                best = tx;
+                fragment = f;
+            }
+        }
+        if (best == NULL || !send_fragment(ep, s, best, fragment, false)) {
+            break;
+        }
+    }
+}
+
+/* Nothing was acknowledged for too long: find out what the peer has. */
+void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
+    uint32_t fragment;
+    if (!ts_tx_probe(tx, &fragment)) {
+        tx->timer = 0;
+        return;
+    }
+    if (tx->probes < 16) {
+        tx->probes++;
+    }
+    if (tx->probes == 1) {
+        send_fragment(ep, s, tx, fragment, true);
+    } else {
+        ts__poll_peer(ep, s, tx->id, tx->order_next);
+        ts__ping(ep, s);
+    }
+    if (tx->probes == FLAT_PROBES + 1) {
+        s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
+    }
+    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
+}
+
+static struct ts_tx *tx_of(struct ts_session *s, uint16_t message) {
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        if (s->tx[i].state == TS_TX_SENDING && (uint16_t)s->tx[i].id == message) {
+            return &s->tx[i];
+        }
+    }
+    return NULL;
+}
+
+static void learn_limit(struct ts_session *s, uint16_t wire) {
+    uint32_t limit = ts__extend(wire, s->limit);
+    /* A peer cannot owe more than its slots beyond what was ever started. */
+    if (id_above(limit, s->limit) && !id_above(limit, s->next_id + TS_MAX_LIVE)) {
+        s->limit = limit;
+        s->blocked_probes = 0;
+        s->blocked_at = 0;
+    }
+}
+
+void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+    learn_limit(s, f->limit);
+    struct ts_tx *tx = tx_of(s, f->message);
+    if (tx == NULL) {
+        return;
+    }
+    bool polled = s->poll_message == f->message && s->poll_at != 0 && s->poll_seq == f->attempt;
+    struct ts_ack_outcome out = ts_tx_ack(tx, f, polled, s->poll_order, s->poll_at, ep->now);
+    if (!out.valid) {
+        ep->stats.dropped++;
+        return;
+    }
+    if (out.sampled) {
+        ts_rtt_sample(&s->rtt, out.sample_us);
+    }
+    if (out.spurious && s->reorder < MAX_REORDER) {
+        s->reorder++;
+    }
+    uint32_t most = min32(min32(or_default(link_of(ep, s)->window, 32), TS_WINDOW), s->peer_window);
+    s->cwnd = (uint16_t)min32(s->cwnd + out.newly_acked, most);
+    if (out.complete) {
+        finish_tx(ep, s, tx, TS_OK, 0);
+        return;
+    }
+    tx->probes = 0;
+    ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
+    tx->timer = tx->inflight > 0 ? ts_after(ep->now, ts__rto(ep, s, 0)) : 0;
+}
+
+void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+    learn_limit(s, f->limit);
+    struct ts_tx *tx = tx_of(s, f->message);
+    if (tx == NULL) {
+        return;
+    }
+    if (f->code == TS_E_INTEGRITY && ++tx->tries < MAX_TRIES) {
+        tx->state = TS_TX_QUEUED;
+        return;
+    }
+    finish_tx(ep, s, tx, f->code, f->detail);
+}
+
+void ts__fail_all(struct ts_endpoint *ep, struct ts_session *s, uint16_t code) {
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        if (s->tx[i].state != TS_TX_FREE) {
+            finish_tx(ep, s, &s->tx[i], code, 0);
+        }
+    }
+}
+
+int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t kind, const uint8_t *body, uint32_t len,
+            uint32_t timeout_ms, uint32_t token) {
+    ts__set_time(ep, now_us);
+    if (session >= ep->cfg->session_count || (body == NULL && len > 0) || len > UINT32_MAX / 2) {
+        return TS_E_INVALID;
+    }
+    struct ts_session *s = &ep->cfg->sessions[session];
+    if (s->state != TS_S_UP && !(s->state == TS_S_OPENING && s->initiator)) {
+        return TS_E_INVALID;
+    }
+    uint32_t timeout_us = ts__span_us(timeout_ms, or_default(ep->cfg->message_timeout_ms, 10000));
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        struct ts_tx *tx = &s->tx[i];
+        if (tx->state == TS_TX_FREE) {
+            tx->state = TS_TX_QUEUED;
+            tx->kind = kind;
+            tx->tries = 0;
+            tx->body = body;
+            tx->len = len;
+            tx->token = token;
+            tx->id = 0;
+            tx->queued = s->queued++;
+            tx->fragments_sent = tx->fragments_resent = 0;
+            tx->deadline = ts_after(ep->now, timeout_us);
+            ep->queued = true;
+            return TS_OK;
+        }
+    }
+    return TS_E_NO_SLOT;
+}
+
+void ts_cancel(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint32_t token) {
+    ts__set_time(ep, now_us);
+    if (session >= ep->cfg->session_count) {
+        return;
+    }
+    struct ts_session *s = &ep->cfg->sessions[session];
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        if (s->tx[i].state != TS_TX_FREE && s->tx[i].token == token) {
+            ts__give_up(ep, s, &s->tx[i], TS_E_CANCELLED);
+        }
+    }
+}

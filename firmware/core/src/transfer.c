@@ -1,0 +1,345 @@
+#include "tinysplit/transfer.h"
+
+#include <string.h>
+
+_Static_assert(TS_WINDOW % 32 == 0 && TS_WINDOW >= 32 && TS_WINDOW <= 256, "TS_WINDOW");
+
+static bool bit_get(const struct ts_bits *b, uint32_t i) {
+    return i < TS_WINDOW && (b->w[i / 32] >> (i % 32) & 1u) != 0;
+}
+
+static void bit_set(struct ts_bits *b, uint32_t i) {
+    b->w[i / 32] |= 1u << (i % 32);
+}
+
+static void bit_clear(struct ts_bits *b, uint32_t i) {
+    b->w[i / 32] &= ~(1u << (i % 32));
+}
+
+/* Drops bit 0 and moves the others down by one. */
+static void bits_shift(struct ts_bits *b) {
+    for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
+        b->w[i] = b->w[i] >> 1 | (i + 1 < TS_BIT_WORDS ? b->w[i + 1] << 31 : 0);
+    }
+}
+
+static bool order_before(uint16_t a, uint16_t b) {
+    return (int16_t)(uint16_t)(a - b) < 0;
+}
+
+void ts_rtt_sample(struct ts_rtt *rtt, uint32_t sample_us) {
+    uint32_t r = sample_us > 60000000u ? 60000000u : sample_us;
+    rtt->latest_us = r;
+    if (!rtt->known) {
+        rtt->known = true;
+        rtt->srtt_us = r;
+        rtt->rttvar_us = r / 2;
+        return;
+    }
+    uint32_t delta = r > rtt->srtt_us ? r - rtt->srtt_us : rtt->srtt_us - r;
+    rtt->rttvar_us = rtt->rttvar_us - rtt->rttvar_us / 4 + delta / 4;
+    rtt->srtt_us = rtt->srtt_us - rtt->srtt_us / 8 + r / 8;
+}
+
+bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint32_t id, uint16_t ttl_ms,
+                 uint32_t piece) {
+    uint32_t fragments = tx->len / piece + (tx->len % piece + TS_ENVELOPE + piece - 1) / piece;
+    if (fragments > TS_MAX_FRAGMENT + 1u) {
+        return false;
+    }
+    struct ts_envelope env = {.kind = tx->kind, .ttl_ms = ttl_ms, .id = id};
+    ts_envelope_encode(crc, sid, &env, tx->body, tx->len, tx->envelope);
+    tx->state = TS_TX_SENDING;
+    tx->id = id;
+    tx->fragments = fragments;
+    tx->base = tx->next = 0;
+    memset(&tx->acked, 0, sizeof tx->acked);
+    memset(&tx->lost, 0, sizeof tx->lost);
+    tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->since_ackreq = 0;
+    tx->probes = 0;
+    tx->timer = tx->loss_at = 0;
+    return true;
+}
+
+bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t *fragment) {
+    for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
+        uint32_t w = tx->lost.w[i];
+        if (w != 0) {
+            uint32_t bit = 0;
+            while ((w >> bit & 1u) == 0) {
+                bit++;
+            }
+            *fragment = tx->base + 32 * i + bit;
+            return true;
+        }
+    }
+    *fragment = tx->next;
+    return tx->next < tx->fragments && tx->next - tx->base < window;
+}
+
+bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment) {
+    struct ts_bits rest = tx->lost;
+    bit_clear(&rest, fragment - tx->base);
+    for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
+        if (rest.w[i] != 0) {
+            return true;
+        }
+    }
+    uint32_t next = fragment == tx->next ? fragment + 1 : tx->next;
+    return next < tx->fragments && next - tx->base < window;
+}
+
+bool ts_tx_probe(const struct ts_tx *tx, uint32_t *fragment) {
+    for (uint32_t f = tx->next; f > tx->base; f--) {
+        uint32_t i = f - 1 - tx->base;
+        if (!bit_get(&tx->acked, i) && !bit_get(&tx->lost, i)) {
+            *fragment = f - 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+uint16_t ts_tx_payload(const struct ts_tx *tx, uint32_t fragment, uint32_t piece, uint8_t *out) {
+    uint32_t offset = fragment * piece;
+    uint32_t len = TS_ENVELOPE + tx->len - offset < piece ? TS_ENVELOPE + tx->len - offset : piece;
+    uint32_t head = fragment == 0 ? TS_ENVELOPE : 0;
+    memcpy(out, tx->envelope, head);
+    if (len > head) {
+        memcpy(out + head, tx->body + (fragment == 0 ? 0 : offset - TS_ENVELOPE), len - head);
+    }
+    return (uint16_t)len;
+}
+
+void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us) {
+    uint32_t slot = fragment % TS_WINDOW;
+    if (fragment == tx->next) {
+        tx->next++;
+        tx->attempt[slot] = 0;
+        tx->inflight++;
+    } else {
+        tx->attempt[slot] = (tx->attempt[slot] + 1u) & 3u;
+        tx->fragments_resent++;
+        if (bit_get(&tx->lost, fragment - tx->base)) {
+            bit_clear(&tx->lost, fragment - tx->base);
+            tx->inflight++;
+        } else {
+            tx->probe_order = (uint16_t)(tx->order_next + 1u);
+        }
+    }
+    tx->fragments_sent++;
+    tx->order[slot] = tx->order_next++;
+    tx->sent_at[slot] = now_us;
+}
+
+static uint32_t mark_acked(struct ts_tx *tx, uint32_t i) {
+    if (bit_get(&tx->acked, i)) {
+        return 0;
+    }
+    bit_set(&tx->acked, i);
+    if (bit_get(&tx->lost, i)) {
+        bit_clear(&tx->lost, i);
+    } else {
+        tx->inflight--;
+    }
+    return 1;
+}
+
+struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool poll_valid, uint16_t poll_order,
+                                uint32_t poll_at, uint32_t now_us) {
+    struct ts_ack_outcome out = {0};
+    bool complete = (ack->flags & TS_ACK_COMPLETE) != 0;
+    if (ack->base > tx->next || (complete && (ack->base != tx->fragments || ack->payload_len != 0))) {
+        return out;
+    }
+    for (uint32_t j = 8u * ack->payload_len; j > 0; j--) {
+        if ((ack->payload[(j - 1) / 8] >> ((j - 1) % 8) & 1u) != 0) {
+            if (ack->base + j >= tx->next) {
+                return out;
+            }
+            break;
+        }
+    }
+    out.valid = true;
+    out.complete = complete;
+
+    uint32_t age = 0;
+    bool echoed = false;
+    uint16_t order = 0;
+    if (ack->echo == TS_ECHO_POLL && poll_valid) {
+        echoed = true;
+        order = poll_order;
+        age = now_us - poll_at;
+    } else if (ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[ack->echo % TS_WINDOW] == ack->attempt) {
+        echoed = true;
+        order = tx->order[ack->echo % TS_WINDOW];
+        age = now_us - tx->sent_at[ack->echo % TS_WINDOW];
+        out.spurious = (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
+    }
+    if (echoed) {
+        uint32_t delay = 16u * ack->delay;
+        out.sampled = true;
+        out.sample_us = age > delay ? age - delay : 0;
+        if (tx->order_seen == 0 || order_before(tx->order_seen, (uint16_t)(order + 1u))) {
+            tx->order_seen = (uint16_t)(order + 1u);
+        }
+    }
+    if (complete) {
+        return out;
+    }
+
+    while (tx->base < ack->base) {
+        out.newly_acked += mark_acked(tx, 0);
+        bits_shift(&tx->acked);
+        bits_shift(&tx->lost);
+        tx->base++;
+    }
+    for (uint32_t j = 0; j < 8u * ack->payload_len; j++) {
+        uint32_t fragment = ack->base + 1u + j;
+        if ((ack->payload[j / 8] >> (j % 8) & 1u) != 0 && fragment >= tx->base) {
+            out.newly_acked += mark_acked(tx, fragment - tx->base);
+        }
+    }
+    while (bit_get(&tx->acked, 0)) {
+        bits_shift(&tx->acked);
+        bits_shift(&tx->lost);
+        tx->base++;
+    }
+    return out;
+}
+
+void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint32_t now_us) {
+    tx->loss_at = 0;
+    if (tx->order_seen == 0) {
+        return;
+    }
+    uint16_t seen = (uint16_t)(tx->order_seen - 1u);
+    uint32_t base_us = rtt->srtt_us > rtt->latest_us ? rtt->srtt_us : rtt->latest_us;
+    uint32_t wait_us = base_us + base_us / 8 + 1;
+    for (uint32_t f = tx->base; f < tx->next; f++) {
+        uint32_t i = f - tx->base;
+        uint16_t order = tx->order[f % TS_WINDOW];
+        if (bit_get(&tx->acked, i) || bit_get(&tx->lost, i) || !order_before(order, seen)) {
+            continue;
+        }
+        uint32_t age = now_us - tx->sent_at[f % TS_WINDOW];
+        if ((uint16_t)(seen - order) >= reorder || age >= wait_us) {
+            bit_set(&tx->lost, i);
+            tx->inflight--;
+        } else {
+            tx->loss_at = ts_sooner(tx->loss_at, ts_after(now_us, wait_us - age));
+        }
+    }
+}
+
+void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
+    rx->state = TS_RX_PARTIAL;
+    rx->waiting = false;
+    rx->id = id;
+    rx->total = rx->base = rx->top = rx->bytes = 0;
+    memset(&rx->have, 0, sizeof rx->have);
+    memset(&rx->env, 0, sizeof rx->env);
+    rx->first_at = rx->last_at = now_us;
+}
+
+/* Reads the envelope out of fragment 0; returns a code of SPEC.md 3.2, rows 13 to 16. */
+static int open_envelope(struct ts_rx *rx, uint32_t piece, uint32_t max_message, const struct ts_frame *data,
+                         int (*allowed)(const void *ctx, uint8_t kind), const void *ctx) {
+    if (!ts_envelope_decode(data->payload, &rx->env) || rx->env.id != rx->id) {
+        return TS_E_MALFORMED;
+    }
+    int code = allowed(ctx, rx->env.kind);
+    if (code != TS_OK) {
+        return code;
+    }
+    if (rx->env.len > max_message) {
+        return TS_E_TOO_LARGE;
+    }
+    uint32_t total = (TS_ENVELOPE + rx->env.len + piece - 1) / piece;
+    if ((rx->total != 0 && rx->total != total) || rx->top > total) {
+        return TS_E_INTEGRITY;
+    }
+    rx->total = total;
+    return TS_OK;
+}
+
+enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32_t sid, uint32_t piece,
+                              uint32_t max_message, const struct ts_frame *data,
+                              int (*allowed)(const void *ctx, uint8_t kind), const void *ctx, int *code) {
+    uint32_t fragment = data->fragment;
+    bool last = (data->flags & TS_DATA_LAST) != 0;
+    if (data->payload_len > piece || (!last && data->payload_len != piece) ||
+        (fragment == 0 && data->payload_len < TS_ENVELOPE)) {
+        return TS_RX_DROP;
+    }
+    if (fragment < rx->base) {
+        return TS_RX_DUP;
+    }
+    if (fragment - rx->base >= TS_WINDOW) {
+        return TS_RX_DROP;
+    }
+    if (last ? (rx->total != 0 && rx->total != fragment + 1) || rx->top > fragment + 1
+             : rx->total != 0 && fragment + 1 >= rx->total) {
+        return TS_RX_DROP;
+    }
+    if (bit_get(&rx->have, fragment - rx->base)) {
+        return TS_RX_DUP;
+    }
+    if (fragment == 0) {
+        *code = open_envelope(rx, piece, max_message, data, allowed, ctx);
+        if (*code == TS_OK && last != (rx->total == 1)) {
+            *code = TS_E_INTEGRITY;
+        }
+        if (*code != TS_OK) {
+            return TS_RX_REJECT;
+        }
+    }
+    uint32_t head = fragment == 0 ? TS_ENVELOPE : 0;
+    uint32_t offset = fragment == 0 ? 0 : fragment * piece - TS_ENVELOPE;
+    uint32_t len = data->payload_len - head;
+    if (offset > max_message || len > max_message - offset) {
+        *code = TS_E_TOO_LARGE;
+        return TS_RX_REJECT;
+    }
+    if (len > 0) {
+        memcpy(rx->buffer + offset, data->payload + head, len);
+    }
+    if (last) {
+        rx->total = fragment + 1;
+    }
+    bool gap = fragment > rx->top;
+    if (fragment >= rx->top) {
+        rx->top = fragment + 1;
+    }
+    rx->bytes += data->payload_len;
+    bit_set(&rx->have, fragment - rx->base);
+    while (bit_get(&rx->have, 0)) {
+        bits_shift(&rx->have);
+        rx->base++;
+    }
+    if (rx->total == 0 || rx->base != rx->total) {
+        return gap ? TS_RX_GAP : TS_RX_STORED;
+    }
+    if (rx->bytes != TS_ENVELOPE + rx->env.len || !ts_envelope_check(crc, sid, &rx->env, rx->buffer)) {
+        *code = TS_E_INTEGRITY;
+        return TS_RX_REJECT;
+    }
+    return TS_RX_COMPLETE;
+}
+
+void ts_rx_ack(const struct ts_rx *rx, struct ts_frame *ack, uint8_t *bitmap) {
+    ack->base = (uint16_t)rx->base;
+    ack->payload = bitmap;
+    ack->payload_len = 0;
+    if (rx->top <= rx->base) {
+        return;
+    }
+    uint32_t bits = rx->top - rx->base - 1;
+    memset(bitmap, 0, TS_ACK_BITMAP_BYTES);
+    for (uint32_t j = 0; j < bits; j++) {
+        if (bit_get(&rx->have, j + 1)) {
+            bitmap[j / 8] = (uint8_t)(bitmap[j / 8] | 1u << (j % 8));
+            ack->payload_len = (uint16_t)(j / 8 + 1);
+        }
+    }
+}
