@@ -433,6 +433,18 @@ _SHAPES: Final[dict[int, _Shape]] = {
 }
 
 
+def _consistent(frame: bytes, seal: Seal) -> bool:
+    """Whether the fields of a well-sealed frame are ones that somebody may send."""
+    kind = frame[0] >> 4
+    if kind == Kind.DATA:
+        return (frame[4] | frame[5] << 8) <= MAX_FRAGMENT
+    if kind == Kind.REJECT:
+        return bool(frame[4] | frame[5])
+    if kind >= Kind.PING:
+        return bool(_U32.unpack_from(frame, 4)[0] == seal.sid)
+    return True
+
+
 def decode(frame: bytes, seal: Seal) -> SessionFrame | None:
     """The frame, if it is well formed and sealed in this session; else None."""
     if not frame or frame[0] >> 4 not in _SHAPES:
@@ -442,7 +454,7 @@ def decode(frame: bytes, seal: Seal) -> SessionFrame | None:
         return None
     if frame[1] != seal.tag or not seal.holds(frame):
         return None
-    return decoder(frame)
+    return decoder(frame) if _consistent(frame, seal) else None
 
 
 def claimed_session(frame: bytes) -> int | None:

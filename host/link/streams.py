@@ -51,17 +51,14 @@ class LengthPrefixDecoder:
 def cobs_encode(frame: bytes) -> bytes:
     """The frame without zeros, and one zero behind it."""
     out = bytearray()
-    pieces = bytes(frame).split(b"\0")
-    for index, piece in enumerate(pieces):
+    for piece in bytes(frame).split(b"\0"):
         at = 0
         while len(piece) - at >= 254:
             out.append(255)
             out += piece[at : at + 254]
             at += 254
-        # A full run at the very end of the frame needs no code of its own after it.
-        if at < len(piece) or not at or index < len(pieces) - 1:
-            out.append(len(piece) - at + 1)
-            out += piece[at:]
+        out.append(len(piece) - at + 1)
+        out += piece[at:]
     out.append(0)
     return bytes(out)
 
@@ -90,7 +87,7 @@ class CobsDecoder:
 
     def __init__(self, mtu: int) -> None:
         self._mtu = mtu
-        self._longest = mtu + mtu // 254 + 1
+        self._longest = mtu + mtu // 254 + 2
         self._held = bytearray()
         self._skipping = False
         self.dropped = 0
