@@ -657,25 +657,23 @@ class Acceptor(Endpoint):
 
     def send_result(
         self,
-        peer: Address,
-        inference_id: int,
+        request: TensorReceived,
         tensors: Sequence[Buffer],
         phases: Sequence[PhaseRecord],
         now: int,
         *,
         deadline_us: int | None = None,
     ) -> int | None:
-        """Answer an inference; the token, or None if its session is gone.
+        """Answer an inference; the token, or None if the session it came in is gone.
 
         If it cannot be delivered an ERROR is sent in its place.
         """
-        body = messages.encode_results(inference_id, tensors, phases, stage=self.node.stage)
-        return self._answer(peer, MessageKind.RESULT, inference_id, body, now, deadline_us)
+        body = messages.encode_results(request.inference_id, tensors, phases, stage=self.node.stage)
+        return self._answer(request, MessageKind.RESULT, body, now, deadline_us)
 
     def send_failure(
         self,
-        peer: Address,
-        inference_id: int,
+        request: TensorReceived,
         code: int,
         text: str,
         now: int,
@@ -683,8 +681,8 @@ class Acceptor(Endpoint):
         deadline_us: int | None = None,
     ) -> int | None:
         """Report that an inference failed; the token, or None if its session is gone."""
-        body = messages.encode_failure(inference_id, code, self.node.stage, text)
-        return self._answer(peer, MessageKind.ERROR, inference_id, body, now, deadline_us)
+        body = messages.encode_failure(request.inference_id, code, self.node.stage, text)
+        return self._answer(request, MessageKind.ERROR, body, now, deadline_us)
 
     def send_control(
         self, peer: Address, value: Any, now: int, *, deadline_us: int | None = None
@@ -787,45 +785,37 @@ class Acceptor(Endpoint):
 
     def _answer(
         self,
-        peer: Address,
+        request: TensorReceived,
         kind: int,
-        inference_id: int,
         body: bytes,
         now: int,
         deadline_us: int | None,
     ) -> int | None:
-        token = self._send(peer, kind, body, now, deadline_us, bounded=False)
-        known = self._peers.get(peer)
-        if known is not None:
-            if token is None:
-                known.in_progress.discard(inference_id)
-            elif known.up is not None:
-                known.returning[token] = (inference_id, kind == MessageKind.RESULT)
-        return token
+        """Never across sessions: the peer may be another run that reuses inference ids."""
+        known = self._peers.get(request.peer)
+        if known is None or known.up is None or known.up.session.seal.sid != request.session:
+            return None
+        now = self._steady(now)
+        message = self._outgoing(kind, body, now, deadline_us)
+        known.returning[message.token] = (request.inference_id, kind == MessageKind.RESULT)
+        refused = known.up.session.sender.submit(message)
+        if refused is not None:
+            self._handle(known, known.up.session, refused, now)
+        self._touch(request.peer)
+        return message.token
 
     def _send(
-        self,
-        peer: Address,
-        kind: int,
-        body: bytes,
-        now: int,
-        deadline_us: int | None,
-        *,
-        bounded: bool = True,
+        self, peer: Address, kind: int, body: bytes, now: int, deadline_us: int | None
     ) -> int | None:
         session = self._session(peer)
         if session is None:
             return None
-        if bounded and len(session.sender.unresolved()) >= self.profile.max_queued:
+        if len(session.sender.unresolved()) >= self.profile.max_queued:
             raise NoSlotError
         message = self._outgoing(kind, body, self._steady(now), deadline_us)
         refused = session.sender.submit(message)
         if refused is not None:
-            if kind != MessageKind.RESULT:
-                raise refused.error
             self._settled(peer, refused)
-            inference_id = int.from_bytes(body[:4], "little")
-            return self.send_failure(peer, inference_id, refused.error.code, "", now)
         self._touch(peer)
         return message.token
 

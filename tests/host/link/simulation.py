@@ -157,8 +157,7 @@ class Simulation:
             if isinstance(event, TensorReceived):
                 now = self.clock(name)
                 tail.send_result(
-                    event.peer,
-                    event.inference_id,
+                    event,
                     [bytes(tensor)[::-1] for tensor in event.tensors],
                     [],
                     now,
