@@ -257,6 +257,10 @@ void net_inject(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes,
     h->wake = net->now;
 }
 
+void net_post(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes, size_t len) {
+    put_packet(net, from, to, bytes, len);
+}
+
 static void poll_host(struct host *h) {
     if (h->engine != NULL && h->net->now >= h->engine_done) {
         struct ts_invoke *run = h->engine;

@@ -91,6 +91,9 @@ int host_infer(struct host *h, uint32_t inference, uint32_t len, uint32_t timeou
 /* Delivers a frame now, unharmed. */
 void net_inject(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes, size_t len);
 
+/* Puts a frame on its way as if `from` had sent it. */
+void net_post(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes, size_t len);
+
 /* Runs for us microseconds, or until done returns true (NULL: never). */
 bool net_run(struct net *net, uint64_t us, bool (*done)(struct net *net));
 

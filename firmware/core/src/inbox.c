@@ -57,7 +57,7 @@ static void answer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, ui
 
 void ts__pay_owed(struct ts_endpoint *ep, struct ts_session *s) {
     for (uint32_t i = 0; i < TS_MAX_LIVE && s->owed != 0; i++) {
-        if ((s->owed >> ((s->highest - i) % TS_MAX_LIVE) & 1u) != 0) {
+        if (((uint32_t)s->owed >> ((s->highest - i) % TS_MAX_LIVE) & 1u) != 0) {
             answer(ep, s, s->highest - i, TS_ECHO_NONE, 0, false);
         }
     }

@@ -208,7 +208,7 @@ static void send_hello(struct ts_endpoint *ep, struct ts_session *s) {
     s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
 }
 
-/* SPEC.md 2.2, rows 2 to 8. */
+/* SPEC.md 2.2, rows 2 to 9. */
 static int judge_hello(const struct ts_endpoint *ep, const struct ts_hello *h) {
     const struct ts_config *cfg = ep->cfg;
     if (h->version_min > TS_PROTOCOL_VERSION) {

@@ -9,11 +9,15 @@ static bool bit_get(const struct ts_bits *b, uint32_t i) {
 }
 
 static void bit_set(struct ts_bits *b, uint32_t i) {
-    b->w[i / 32] |= 1u << (i % 32);
+    if (i < TS_WINDOW) {
+        b->w[i / 32] |= 1u << (i % 32);
+    }
 }
 
 static void bit_clear(struct ts_bits *b, uint32_t i) {
-    b->w[i / 32] &= ~(1u << (i % 32));
+    if (i < TS_WINDOW) {
+        b->w[i / 32] &= ~(1u << (i % 32));
+    }
 }
 
 /* Drops bit 0 and moves the others down by one. */
@@ -153,7 +157,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
         return out;
     }
     for (uint32_t j = 8u * ack->payload_len; j > 0; j--) {
-        if ((ack->payload[(j - 1) / 8] >> ((j - 1) % 8) & 1u) != 0) {
+        if (((uint32_t)ack->payload[(j - 1) / 8] >> ((j - 1) % 8) & 1u) != 0) {
             if (ack->base + j >= tx->next) {
                 return out;
             }
@@ -196,7 +200,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     }
     for (uint32_t j = 0; j < 8u * ack->payload_len; j++) {
         uint32_t fragment = ack->base + 1u + j;
-        if ((ack->payload[j / 8] >> (j % 8) & 1u) != 0 && fragment >= tx->base) {
+        if (((uint32_t)ack->payload[j / 8] >> (j % 8) & 1u) != 0 && fragment >= tx->base) {
             out.newly_acked += mark_acked(tx, fragment - tx->base);
         }
     }
@@ -242,7 +246,7 @@ void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
     rx->first_at = rx->last_at = now_us;
 }
 
-/* Reads the envelope out of fragment 0; returns a code of SPEC.md 3.2, rows 13 to 16. */
+/* Reads the envelope out of fragment 0; returns a code of SPEC.md 3.2, rows 14 to 17. */
 static int open_envelope(struct ts_rx *rx, uint32_t piece, uint32_t max_message, const struct ts_frame *data,
                          int (*allowed)(const void *ctx, uint8_t kind), const void *ctx) {
     if (!ts_envelope_decode(data->payload, &rx->env) || rx->env.id != rx->id) {
