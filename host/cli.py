@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from host import link_run
 from host import run as split_run
-from host.report import contact_sheet
+from host.boards import address, control
+from host.boards.address import TRANSPORTS
+from host.boards.virtual import board as virtual
+from host.boards.virtual.settings import Flash
+from host.link.impairment import Impairment
+from host.report import contact_sheet, link_table
 from host.run import Inference
+from host.testbed import Options, Testbed
+from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
@@ -51,6 +61,37 @@ def main() -> None:
     help="exact: the device's (TensorFlow Lite Micro). fast: XNNPACK, whose bytes differ.",
 )
 @click.option("--save-figure", type=click.Path(path_type=Path), help="Draw the run as a picture.")
+@click.option(
+    "--transport",
+    type=click.Choice(["none", *TRANSPORTS]),
+    default="none",
+    show_default=True,
+    help="none: in this process. udp, tcp: on virtual boards, each a process of its own.",
+)
+@click.option(
+    "--tail",
+    type=click.Choice(["board", "host"]),
+    default="board",
+    show_default=True,
+    help="With a transport: where the last stage runs.",
+)
+@click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
+@click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
+@click.option("--delay", type=float, default=0.0, metavar="MS", help="Delay of each way.")
+@click.option("--jitter", type=float, default=0.0, metavar="MS", help="Added at random, at most.")
+@click.option("--reorder", type=float, default=0.0, help="Share of datagrams overtaken by others.")
+@click.option("--corrupt", type=float, default=0.0, help="Share of packets with bits flipped.")
+@click.option("--duplicate", type=float, default=0.0, help="Share of datagrams that come twice.")
+@click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001, 600),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="With a transport: how long an inference may take.",
+)
 @verbose_option()
 def run(
     bundle: Path,
@@ -59,15 +100,43 @@ def run(
     resize: bool,
     kernel_choice: str,
     save_figure: Path | None,
+    transport: str,
+    tail: str,
+    ipv6: bool,
+    timeout: float,
     verbose: bool,
+    **network: Any,
 ) -> None:
     """Classify real images with the stages of BUNDLE, and compare with the uncut model."""
     if save_figure is not None:
         require_picture_suffix(save_figure)
+    if transport == "none" and (tail != "board" or ipv6 or any(network.values())):
+        raise click.UsageError("--tail, --ipv6 and what spoils the network need --transport")
+    if transport != "none" and kernel_choice == "fast":
+        raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(image_source, opened.manifest, resize=resize)
     image_set = image_set.sample(count, _SEED)
     chosen = kernels.by_name(kernel_choice)
+    if transport != "none":
+        options = Options(
+            transport=transport,
+            tail=tail,
+            family=6 if ipv6 else 4,
+            impairment=Impairment(
+                loss=network["loss"],
+                delay_ms=network["delay"],
+                jitter_ms=network["jitter"],
+                reorder=network["reorder"],
+                corrupt=network["corrupt"],
+                duplicate=network["duplicate"],
+                rate_bps=network["rate"],
+                seed=network["seed"],
+            ),
+            timeout_ms=round(timeout * 1000),
+        )
+        _run_over_link(opened, bundle, image_set, options)
+        return
     console = Console(highlight=False, soft_wrap=True)
     progress = Console(stderr=True)
     inferences = list(
@@ -96,6 +165,91 @@ def run(
             f"{differing} values differ from the uncut model on the same kernels; "
             "make the bundle again on this machine, and report it if that does not help"
         )
+
+
+def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    progress = Console(stderr=True)
+    if options.transport == "tcp":
+        options.impairment.check_stream()
+    with Testbed(opened, folder, options) as testbed:
+        inferences = list(
+            track(
+                link_run.run(testbed, opened, image_set),
+                description=f"inference over {options.transport}",
+                total=len(image_set),
+                console=progress,
+                transient=True,
+                disable=not progress.is_terminal,
+            )
+        )
+        stats, tallies = testbed.stats(), testbed.tallies()
+    for line in link_table.lines(opened, inferences, options, stats, tallies):
+        console.print(line)
+    wrong = [i.name for i in inferences if not i.exact]
+    if wrong:
+        raise InexactError(f"results differ from the uncut model: {', '.join(wrong[:5])}")
+
+
+@main.command(cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
+@click.option(
+    "--listen",
+    default="udp://127.0.0.1:0",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where the stage before it connects: udp:// or tcp://, port 0 for any.",
+)
+@click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
+@click.option("--name", default="board", show_default=True)
+@click.option("--mtu", type=click.IntRange(0, 16384), default=0, help="Longest frame; 0: usual.")
+@click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
+@click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=10_000, show_default=True)
+@click.option(
+    "--flash",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that stands for the flash; keeps what `configure` sets.",
+)
+@click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
+@verbose_option()
+def board(
+    bundle: Path,
+    stage: int,
+    listen: str,
+    following: str | None,
+    flash: Path | None,
+    pty: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
+
+    Commands come on standard input, answers go to standard output; the board ends with its
+    input. host/boards/control.schema.json documents them.
+    """
+    address.parse(listen)
+    if following is not None:
+        address.parse(following)
+    defaults = {"stage": stage, "listen": listen, **settings}
+    if following is not None:
+        defaults["next"] = following
+    control.check_settings(defaults)
+    read_fd, write_fd = 0, 1
+    if pty:
+        read_fd = write_fd = open_pty()
+    virtual.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+
+
+def open_pty() -> int:
+    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end."""
+    import pty
+    import tty
+
+    own, other = pty.openpty()
+    tty.setraw(other)
+    click.echo(os.ttyname(other), err=True)
+    return own
 
 
 def _table(opened: Bundle, inferences: list[Inference], names: Sequence[str]) -> Table:

@@ -215,9 +215,7 @@ class Board:
         elif command.fields["input"] == "selftest":
             tensors = [array.tobytes() for array in self._stage.golden()]
         else:
-            tensors = [
-                bytes(i % 256 for i in range(spec.bytes)) for spec in self._stage.received
-            ]
+            tensors = [bytes(i % 256 for i in range(spec.bytes)) for spec in self._stage.received]
         wanted = [spec.bytes for spec in self._stage.received]
         if [len(t) for t in tensors] != wanted:
             raise ControlError(
@@ -275,5 +273,3 @@ def serve(
         return
     finally:
         board.close()
-
-

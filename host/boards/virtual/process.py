@@ -41,7 +41,7 @@ class VirtualBoard(Board):
             command += ["--next", str(following)]
         if flash is not None:
             command += ["--flash", str(flash)]
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # Closed by close().
         self._process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.PIPE,

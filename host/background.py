@@ -1,0 +1,47 @@
+"""An asyncio loop in a thread of its own, for links and relays beside blocking code."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_END_TIMEOUT_S = 10.0
+
+
+class Background:
+    """Runs coroutines elsewhere and waits for them; what it has entered it exits in the end."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._stack = AsyncExitStack()
+
+    def __enter__(self) -> Background:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.run(self._stack.aclose())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_END_TIMEOUT_S)
+            self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = _END_TIMEOUT_S) -> T:
+        """What the coroutine returns or raises."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    def enter(self, context: AbstractAsyncContextManager[T]) -> T:
+        """Enter an asynchronous context manager until this object ends."""
+        return self.run(self._stack.enter_async_context(context))

@@ -1,0 +1,198 @@
+"""A chain of nodes for a bundle: virtual boards in processes, bad links between them.
+
+    head -- relay -- (stage 1) ... -- relay -- tail
+
+Each node listens on a free port of this machine; a relay that impairs the link stands before
+it if any impairment is asked for. The tail may be this process, with the Python end of the
+protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from host.background import Background
+from host.boards.address import Address
+from host.boards.board import Board, BoardError
+from host.boards.stage import Stage
+from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
+from host.link.driver import LinkServer, Reply, Request
+from host.link.impairment import Impairment, TcpRelay, UdpRelay
+from host.link.messages import Phase, PhaseRecord
+from host.link.session import Node
+from host.link.tcp import TcpServer
+from host.link.udp import UdpServer
+from partitioner import kernels
+from partitioner.bundle import Bundle
+from partitioner.kernels import Array
+
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the chain is made of. `tail` is `board` or `host`; `family` 4 or 6."""
+
+    transport: str = "udp"
+    tail: str = "board"
+    family: int = 4
+    impairment: Impairment = field(default_factory=Impairment)
+    timeout_ms: int = 10_000
+    mtu: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One inference through the chain, by the head's clock unless a phase is another stage's.
+
+    `phases[stage, phase]` in microseconds; SPEC.md section 6.2 says from when to when.
+    """
+
+    outputs: tuple[Array, ...]
+    phases: dict[tuple[int, int], int]
+    round_trip_us: int
+    fragments_sent: int
+    fragments_resent: int
+
+
+class Testbed:
+    """A running chain; a context manager that leaves no process behind.
+
+    Raises (entering):
+        BoardError: a board does not start; says why.
+        TransportError, ImpairmentError: a relay or the host's tail does not.
+    """
+
+    __test__ = False  # Not a test, whatever its name begins with.
+
+    def __init__(self, bundle: Bundle, folder: Path, options: Options) -> None:
+        self._bundle = bundle
+        self._folder = folder
+        self._options = options
+        self._stack = ExitStack()
+        self._relays: list[UdpRelay | TcpRelay] = []
+        self.boards: list[VirtualBoard] = []
+
+    def __enter__(self) -> Testbed:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        options = self._options
+        self._background = self._stack.enter_context(Background())
+        following: Address | None = None
+        for stage in reversed(range(len(self._bundle.stages))):
+            if stage == len(self._bundle.stages) - 1 and options.tail == "host":
+                address = self._start_tail(stage)
+            else:
+                address = self._start_board(stage, following)
+            following = self._impaired(address) if stage else None
+
+    def _any_port(self) -> Address:
+        return Address(self._options.transport, LOOPBACK[self._options.family], 0)
+
+    def _start_board(self, stage: int, following: Address | None) -> Address:
+        from host.boards import address
+
+        board = VirtualBoard(
+            f"stage{stage}",
+            self._folder,
+            stage,
+            self._any_port(),
+            following,
+            mtu=self._options.mtu,
+            timeout_ms=self._options.timeout_ms,
+        )
+        self._stack.enter_context(board)
+        self.boards.insert(0, board)
+        return address.parse(board.wait_ready(BOOT_TIMEOUT_S)["listen"])
+
+    def _start_tail(self, stage: int) -> Address:
+        options, manifest = self._options, self._bundle.manifest
+        engine = Stage(self._bundle, stage, kernels.exact())
+
+        def handle(request: Request) -> Reply:
+            joined = b"".join(request.tensors)
+            done = engine.run(engine.decode(joined, [len(t) for t in request.tensors]))
+            tensors = [tensor.tobytes() for tensor in done.tensors]
+            return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
+
+        listen = self._any_port()
+        kind = UdpServer if options.transport == "udp" else TcpServer
+        node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
+        server = LinkServer(kind(listen.host, listen.port), node, handle)
+        self._background.enter(server)
+        return Address(options.transport, *server.address[:2])
+
+    def _impaired(self, target: Address) -> Address:
+        options = self._options
+        if options.impairment == Impairment(seed=options.impairment.seed):
+            return target
+        kind = UdpRelay if options.transport == "udp" else TcpRelay
+        relay: UdpRelay | TcpRelay = kind(
+            (target.host, target.port), options.impairment, host=target.host
+        )
+        self._background.enter(relay)
+        self._relays.append(relay)
+        return Address(options.transport, *relay.address[:2])
+
+    @property
+    def head(self) -> Board:
+        return self.boards[0]
+
+    def infer(self, inputs: Sequence[Array]) -> Round:
+        """One inference on the head, and its result.
+
+        Raises:
+            BoardError: by the name of what went wrong at whichever stage.
+        """
+        encoded = [base64.b64encode(value.tobytes()).decode() for value in inputs]
+        command = self.head.begin("run", input="tensors", tensors=encoded)
+        answer = self.head.finish(command, self._options.timeout_ms / 1000 + 5)
+        specs = self._bundle.manifest.outputs
+        data = [base64.b64decode(t) for t in answer["tensors"]]
+        if [len(d) for d in data] != [spec.bytes for spec in specs]:
+            raise BoardError("malformed", "the result does not have the bundle's output sizes")
+        outputs = tuple(
+            np.frombuffer(d, spec.dtype).reshape(spec.shape)
+            for d, spec in zip(data, specs, strict=True)
+        )
+        return Round(
+            outputs,
+            {(p["stage"], p["phase"]): p["duration_us"] for p in answer["phases"]},
+            answer["total_us"],
+            answer["fragments_sent"],
+            answer["fragments_resent"],
+        )
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Every board's link counters, head first."""
+        return [board.ask("stats") for board in self.boards]
+
+    def tallies(self) -> list[dict[str, dict[str, int]]]:
+        """What each relay did, towards the tail and back, nearest to the tail first."""
+        found = []
+        for relay in self._relays:
+            forward, back = relay.tallies()
+            found.append({"forward": asdict(forward), "back": asdict(back)})
+        return found
