@@ -17,7 +17,6 @@ from host import link_run
 from host import run as split_run
 from host.boards import address, control
 from host.boards.address import TRANSPORTS
-from host.boards.virtual import board as virtual
 from host.boards.virtual.settings import Flash
 from host.link.impairment import Impairment
 from host.report import contact_sheet, link_table
@@ -228,6 +227,8 @@ def board(
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
+    from host.boards.virtual import board as virtual  # Needs the compiled core.
+
     address.parse(listen)
     if following is not None:
         address.parse(following)

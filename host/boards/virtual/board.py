@@ -175,7 +175,8 @@ class Board:
         if command.name == "configure":
             return self._configure(command.fields["set"])
         if command.name == "run":
-            return self._run(command)
+            self._run(command)
+            return None
         if command.name == "abort":
             return {"aborted": self._abort()}
         if command.name == "selftest":

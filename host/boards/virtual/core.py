@@ -9,15 +9,8 @@ from typing import Any
 
 from host.boards.address import Address
 from host.boards.stage import Stage, StageError
+from host.boards.virtual import _board
 from models.errors import TinysplitError
-
-try:
-    from host.boards.virtual import _board
-except ImportError as error:  # pragma: no cover - an installation without a C compiler
-    _board = None
-    _missing: ImportError | None = error
-else:
-    _missing = None
 
 OK, MALFORMED, INVOKE_FAILED = 0, 17, 19
 _ROLES = {"head": 1, "relay": 2, "tail": 3}
@@ -26,7 +19,7 @@ _SLACK_BYTES = 512  # Message headers and phase records beside the tensors.
 
 
 class CoreError(TinysplitError):
-    """The link library is not built, or cannot open its sockets."""
+    """The core cannot open its sockets, or refuses its settings."""
 
 
 @dataclass(frozen=True)
@@ -79,41 +72,39 @@ def role_of(stage: int, stages: int) -> str:
     return "head" if stage == 0 else "tail" if stage == stages - 1 else "relay"
 
 
-if _board is not None:
-
-    @_board.ffi.def_extern(error=INVOKE_FAILED)  # type: ignore[untyped-decorator]
-    def invoke_stage(
-        context: Any,
-        data: Any,
-        lengths: Any,
-        count: int,
-        output: Any,
-        capacity: int,
-        out_lengths: Any,
-        out_count: Any,
-        invoke_us: Any,
-        encode_us: Any,
-    ) -> int:
-        """Called by the core, within `Core.step`, to run the stage."""
-        core: Core = _board.ffi.from_handle(context)
-        sizes = [int(lengths[i]) for i in range(count)]
-        try:
-            received = core.stage.decode(_board.ffi.buffer(data, sum(sizes))[:], sizes)
-        except StageError:
-            return MALFORMED
-        done = core.stage.run(received)
-        if sum(tensor.nbytes for tensor in done.tensors) > capacity:
-            return INVOKE_FAILED
-        at = 0
-        target = _board.ffi.buffer(output, capacity)
-        for i, tensor in enumerate(done.tensors):
-            target[at : at + tensor.nbytes] = tensor.tobytes()
-            out_lengths[i] = tensor.nbytes
-            at += tensor.nbytes
-        out_count[0] = len(done.tensors)
-        invoke_us[0] = max(done.invoke_us, 1)
-        encode_us[0] = done.encode_us
-        return OK
+@_board.ffi.def_extern(error=INVOKE_FAILED)  # type: ignore[untyped-decorator]
+def invoke_stage(
+    context: Any,
+    data: Any,
+    lengths: Any,
+    count: int,
+    output: Any,
+    capacity: int,
+    out_lengths: Any,
+    out_count: Any,
+    invoke_us: Any,
+    encode_us: Any,
+) -> int:
+    """Called by the core, within `Core.step`, to run the stage."""
+    core: Core = _board.ffi.from_handle(context)
+    sizes = [int(lengths[i]) for i in range(count)]
+    try:
+        received = core.stage.decode(_board.ffi.buffer(data, sum(sizes))[:], sizes)
+    except StageError:
+        return MALFORMED
+    done = core.stage.run(received)
+    if sum(tensor.nbytes for tensor in done.tensors) > capacity:
+        return INVOKE_FAILED
+    at = 0
+    target = _board.ffi.buffer(output, capacity)
+    for i, tensor in enumerate(done.tensors):
+        target[at : at + tensor.nbytes] = tensor.tobytes()
+        out_lengths[i] = tensor.nbytes
+        at += tensor.nbytes
+    out_count[0] = len(done.tensors)
+    invoke_us[0] = max(done.invoke_us, 1)
+    encode_us[0] = done.encode_us
+    return OK
 
 
 class Core:
@@ -129,13 +120,8 @@ class Core:
             result_bytes: the sum of the last stage's outputs.
 
         Raises:
-            CoreError: the address is in use or not to be had, or the library is not built.
+            CoreError: the address is in use or not to be had.
         """
-        if _board is None:
-            raise CoreError(
-                f"the link library is not built ({_missing}): install tinysplit again on a "
-                "machine with a C compiler"
-            )
         self.stage = stage
         self._ffi = _board.ffi
         self._handle = self._ffi.new_handle(self)

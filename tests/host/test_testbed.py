@@ -1,0 +1,319 @@
+"""Chains of virtual boards: real processes, real sockets, the firmware's C core."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from host.boards.address import Address
+from host.boards.board import BoardError
+from host.boards.virtual.process import VirtualBoard
+from host.cli import main
+from host.link.impairment import Impairment
+from host.testbed import Options, Testbed
+from partitioner import kernels
+from partitioner.bundle import Bundle, build
+from partitioner.catalogue import Catalogue
+from partitioner.graph import Graph
+
+Invoke = Callable[..., Result]
+BAD = Impairment(loss=0.2, reorder=0.2, corrupt=0.05, duplicate=0.05, delay_ms=1, seed=3)
+
+
+@pytest.fixture(scope="module")
+def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stranger") / "bundle"
+    stranger_bundle.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
+    """The same network in two stages, cut where two tensors cross."""
+    cuts = Catalogue(stranger, None).chain(("#1",))
+    model = stranger_bundle.manifest.model
+    return build(stranger, cuts, model=model, calibration=None, realistic=[])
+
+
+def samples(count: int = 5) -> list[np.ndarray]:
+    rng = np.random.default_rng(7)
+    return [rng.integers(-128, 128, (1, 24, 24, 3), np.int8) for _ in range(count)]
+
+
+def assert_exact(bundle: Bundle, folder: Path, options: Options, count: int = 5) -> Testbed:
+    uncut = kernels.exact().load(bundle.full)
+    with Testbed(bundle, folder, options) as testbed:
+        for value in samples(count):
+            found = testbed.infer([value])
+            assert found.outputs[0].tobytes() == uncut.run([value])[0].tobytes()
+    return testbed
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("tail", ["board", "host"])
+def test_three_stages_are_exact(
+    stranger_bundle: Bundle, folder: Path, transport: str, tail: str
+) -> None:
+    assert_exact(stranger_bundle, folder, Options(transport=transport, tail=tail))
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_two_tensors_cross_over_ipv6(pair: Bundle, tmp_path: Path, transport: str) -> None:
+    pair.write(tmp_path / "pair")
+    assert_exact(pair, tmp_path / "pair", Options(transport=transport, family=6))
+
+
+@pytest.mark.parametrize("tail", ["board", "host"])
+def test_a_terrible_network_costs_time_but_no_byte(
+    stranger_bundle: Bundle, folder: Path, tail: str
+) -> None:
+    options = Options(tail=tail, impairment=BAD, mtu=250, timeout_ms=30_000)
+    testbed = assert_exact(stranger_bundle, folder, options, count=12)
+    tally = testbed.tallies()[0]["forward"]
+    assert tally["lost"] > 0
+    assert tally["corrupted"] > 0
+
+
+def test_tcp_with_flipped_bits(stranger_bundle: Bundle, folder: Path) -> None:
+    noisy = Impairment(corrupt=0.05, delay_ms=1, seed=5)
+    options = Options(transport="tcp", impairment=noisy, timeout_ms=60_000)
+    assert_exact(stranger_bundle, folder, options, count=6)
+
+
+@contextlib.contextmanager
+def two_boards(
+    pair: Bundle, path: Path, **head_options: Any
+) -> Iterator[tuple[VirtualBoard, VirtualBoard]]:
+    if not path.exists():
+        pair.write(path)
+    any_port = Address("udp", "127.0.0.1", 0)
+    with VirtualBoard("tail", path, 1, any_port, None) as tail:
+        listen = tail.wait_ready(60)["listen"]
+        port = int(listen.rsplit(":", 1)[1])
+        following = Address("udp", "127.0.0.1", port)
+        with VirtualBoard("head", path, 0, any_port, following, **head_options) as head:
+            head.wait_ready(60)
+            yield head, tail
+
+
+def run(board: VirtualBoard, value: np.ndarray, **fields: Any) -> dict[str, Any]:
+    tensors = [base64.b64encode(value.tobytes()).decode()]
+    return board.ask("run", 40, input="tensors", tensors=tensors, **fields)
+
+
+def test_commands_and_their_answers(pair: Bundle, tmp_path: Path) -> None:
+    with two_boards(pair, tmp_path / "pair") as (head, tail):
+        info = head.ask("info")
+        assert (info["role"], info["stage"], info["bundle"]) == ("head", 0, pair.manifest.id)
+        assert tail.ask("info")["role"] == "tail"
+        golden = head.ask("run", input="selftest")
+        output = base64.b64decode(golden["tensors"][0])
+        assert output == pair.selftest()["output_0"][0].tobytes()
+        assert {p["stage"] for p in golden["phases"]} == {0, 1}
+        assert head.ask("run", input="pattern")["code"] == "ok"
+        stats = head.ask("stats")
+        assert stats["next_up"]
+        assert stats["frame_size"] == 1452
+        assert stats["clock_uncertainty_us"] > 0
+        selftest = tail.ask("selftest")
+        assert selftest["passed"] == selftest["vectors"] == 4
+
+
+def test_bad_commands_are_refused_by_name_and_end_nothing(pair: Bundle, tmp_path: Path) -> None:
+    with two_boards(pair, tmp_path / "pair") as (head, tail):
+        for name, fields, code in [
+            ("explode", {}, "unknown_command"),
+            ("run", {"input": "tensors", "tensors": ["AAAA"]}, "bad_command"),
+            ("run", {"input": "tensors", "tensors": ["not base64!"]}, "bad_command"),
+            ("configure", {"set": {"listen": "udp://999.1.1.1:1"}}, "bad_setting"),
+            ("configure", {"set": {"stage": 9}}, "bad_setting"),
+        ]:
+            with pytest.raises(BoardError) as refused:
+                head.ask(name, **fields)
+            assert refused.value.code == code, name
+        with pytest.raises(BoardError, match="only a head begins inferences"):
+            tail.ask("run", input="pattern")
+        head._send(b"\x00\xff garbage \n{}\n")
+        assert head.ask("run", input="pattern")["code"] == "ok"
+
+
+def test_a_tail_killed_and_restarted_is_found_again(pair: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "pair"
+    with two_boards(pair, path) as (head, tail):
+        (value,) = samples(1)
+        first = run(head, value)
+        listen = tail.ask("info")["listen"]
+        tail.kill()
+        with pytest.raises(BoardError) as failed:
+            run(head, value, timeout_ms=1500)
+        assert failed.value.code in ("deadline", "peer_lost", "no_peer")
+        port = int(listen.rsplit(":", 1)[1])
+        with VirtualBoard("tail2", path, 1, Address("udp", "127.0.0.1", port), None) as again:
+            again.wait_ready(60)
+            assert run(head, value, timeout_ms=20_000)["tensors"] == first["tensors"]
+
+
+def test_a_tail_killed_while_an_inference_is_under_way(pair: Bundle, tmp_path: Path) -> None:
+    """The head keeps the boundary and sends it again in the next session."""
+    path = tmp_path / "pair"
+    with two_boards(pair, path) as (head, tail):
+        (value,) = samples(1)
+        first = run(head, value)
+        port = int(tail.ask("info")["listen"].rsplit(":", 1)[1])
+        os.kill(tail.pid, signal.SIGSTOP)
+        tensors = [base64.b64encode(value.tobytes()).decode()]
+        command = head.begin("run", input="tensors", tensors=tensors, timeout_ms=30_000)
+        time.sleep(0.3)
+        os.kill(tail.pid, signal.SIGKILL)
+        os.kill(tail.pid, signal.SIGCONT)
+        with VirtualBoard("tail2", path, 1, Address("udp", "127.0.0.1", port), None) as again:
+            again.wait_ready(60)
+            assert head.finish(command, 40)["tensors"] == first["tensors"]
+
+
+def test_another_bundle_is_a_named_error(
+    pair: Bundle, stranger: Graph, stranger_bundle: Bundle, tmp_path: Path
+) -> None:
+    other = build(
+        stranger,
+        Catalogue(stranger, None).chain(("#2",)),
+        model=stranger_bundle.manifest.model,
+        calibration=None,
+        realistic=[],
+    )
+    other.write(tmp_path / "other")
+    pair.write(tmp_path / "pair")
+    any_port = Address("udp", "127.0.0.1", 0)
+    with VirtualBoard("tail", tmp_path / "other", 1, any_port, None) as tail:
+        port = int(tail.wait_ready(60)["listen"].rsplit(":", 1)[1])
+        following = Address("udp", "127.0.0.1", port)
+        with VirtualBoard("head", tmp_path / "pair", 0, any_port, following) as head:
+            head.wait_ready(60)
+            with pytest.raises(BoardError):
+                run(head, samples(1)[0], timeout_ms=1000)
+            assert head.ask("stats")["next_error"] == "bundle_mismatch"
+
+
+def test_abort_ends_what_waits(pair: Bundle, tmp_path: Path) -> None:
+    with two_boards(pair, tmp_path / "pair") as (head, tail):
+        os.kill(tail.pid, signal.SIGSTOP)
+        try:
+            command = head.begin("run", input="pattern", timeout_ms=60_000)
+            assert head.ask("abort") == {"aborted": 1}
+            with pytest.raises(BoardError) as ended:
+                head.finish(command)
+            assert ended.value.code == "cancelled"
+        finally:
+            os.kill(tail.pid, signal.SIGCONT)
+        assert head.ask("run", 30, input="pattern")["code"] == "ok"
+
+
+def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
+    with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
+        head.ask("configure", set={"name": "kitchen", "mtu": 300})
+        assert head.ask("info")["name"] == "kitchen"
+        head.ask("reboot")
+        assert head.wait_ready()["name"] == "kitchen"
+        assert head.ask("run", 30, input="pattern")["code"] == "ok"
+        assert head.ask("stats")["frame_size"] == 300
+
+
+def test_several_inferences_may_wait_at_once(pair: Bundle, tmp_path: Path) -> None:
+    with two_boards(pair, tmp_path / "pair") as (head, _):
+        commands = [head.begin("run", input="pattern") for _ in range(4)]
+        answers = [head.finish(command)["tensors"] for command in commands]
+        assert answers == [answers[0]] * 4
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_port_in_use_is_named(folder: Path, transport: str) -> None:
+    kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if transport == "tcp":
+            taken.listen()
+        listen = Address(transport, "127.0.0.1", taken.getsockname()[1])
+        with (
+            VirtualBoard("tail", folder, 2, listen, None) as board,
+            pytest.raises(BoardError, match=r"cannot listen on .*: Address already in use"),
+        ):
+            board.wait_ready(60)
+
+
+def test_boards_end_with_the_process_that_started_them(folder: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from host.boards.address import parse\n"
+        "from host.boards.virtual.process import VirtualBoard\n"
+        "b = VirtualBoard('b', Path(sys.argv[1]), 2, parse('udp://127.0.0.1:0'), None)\n"
+        "print(b.wait_ready(60)['pid'], flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists() and stat.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the board outlived its owner by ten seconds")
+
+
+def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -> None:
+    arguments = ("--count", 3, "--transport", "udp", "--loss", 0.1, "--seed", 1)
+    result = invoke(main, "run", folder, *arguments)
+    assert result.exit_code == 0, result.output
+    for wanted in (
+        "invoke (head)",
+        "link 0 to 1",
+        "link 1 to 2",
+        "invoke (tail)",
+        "return",
+        "round trip",
+        "retransmissions",
+        "bytes of frames sent",
+        "measured on this host's clock",
+        "all 3 results equal the uncut model's, byte for byte",
+    ):
+        assert wanted in result.output, wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--loss", "0.1"), 2, "need --transport"),
+        (("--transport", "udp", "--kernels", "fast"), 2, "the device's kernels"),
+        (("--transport", "udp", "--loss", "1.5"), 1, "--loss 1.5 is not between 0 and 1"),
+        (("--transport", "tcp", "--loss", "0.1"), 1, "cannot be done to a TCP stream"),
+        (("--transport", "udp", "--delay", "-1"), 1, "--delay"),
+        (("--transport", "pigeon"), 2, "pigeon"),
+        (("--transport", "udp", "--loss", "1", "--timeout", "1"), 1, "inference failed at stage"),
+    ],
+)
+def test_bad_requests(
+    invoke: Invoke, folder: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = invoke(main, "run", folder, "--count", 1, *arguments)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
