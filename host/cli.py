@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -26,7 +27,7 @@ from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
-from partitioner.command import Command, require_picture_suffix, verbose_option
+from partitioner.command import Command, require_picture, verbose_option, wide_console
 
 _SEED = 0
 
@@ -108,7 +109,7 @@ def run(
 ) -> None:
     """Classify real images with the stages of BUNDLE, and compare with the uncut model."""
     if save_figure is not None:
-        require_picture_suffix(save_figure)
+        require_picture(save_figure)
     if transport == "none" and (tail != "board" or ipv6 or any(network.values())):
         raise click.UsageError("--tail, --ipv6 and what spoils the network need --transport")
     if transport != "none" and kernel_choice == "fast":
@@ -136,7 +137,6 @@ def run(
         )
         _run_over_link(opened, bundle, image_set, options)
         return
-    console = Console(highlight=False, soft_wrap=True)
     progress = Console(stderr=True)
     inferences = list(
         track(
@@ -151,10 +151,14 @@ def run(
     names = evaluate.class_names(image_set, opened.manifest)
     if names is None:
         names = tuple(str(i) for i in range(opened.manifest.outputs[0].shape[-1]))
-    console.print(_table(opened, inferences, names))
-    summary = _summary(opened, inferences, chosen)
+    rows = _table(opened, inferences, names, image_set.labels)
+    console = wide_console(rows)
+    for number, boundary in enumerate(opened.manifest.boundaries):
+        console.print(f"boundary {number}: after {escape(boundary.layer)}")
+    console.print(rows)
+    summary = _summary(opened, inferences, chosen, image_set.labels)
     for line in summary:
-        console.print(line)
+        console.print(line, markup=False)
     if save_figure is not None:
         contact_sheet.save(save_figure, opened.manifest, image_set, inferences, names, summary[-1])
         console.print(f"wrote {save_figure}")
@@ -253,22 +257,24 @@ def open_pty() -> int:
     return own
 
 
-def _table(opened: Bundle, inferences: list[Inference], names: Sequence[str]) -> Table:
+def _table(
+    opened: Bundle, inferences: list[Inference], names: Sequence[str], labels: Sequence[str | None]
+) -> Table:
     manifest = opened.manifest
     out = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("image", "true", "predicted"):
         out.add_column(heading)
-    for boundary in manifest.boundaries:
-        out.add_column(f"bytes at {boundary.layer.split(';')[-1]}", justify="right")
+    for number in range(len(manifest.boundaries)):
+        out.add_column(f"boundary {number}\nbytes", justify="right")
     for number in range(len(manifest.stages)):
-        out.add_column(f"stage {number} (ms)", justify="right")
-    out.add_column("equals uncut")
-    for one in inferences:
+        out.add_column(f"stage {number}\nms", justify="right")
+    out.add_column("equals\nuncut")
+    for one, label in zip(inferences, labels, strict=True):
         right = one.truth is None or one.truth == one.predicted
         out.add_row(
-            one.name,
-            "?" if one.truth is None else names[one.truth],
-            f"[{'green' if right else 'red'}]{names[one.predicted]}[/]",
+            escape(one.name),
+            escape(label or "?"),
+            f"[{'green' if right else 'red'}]{escape(names[one.predicted])}[/]",
             *(f"{sum(t.nbytes for t in message):,}" for message in one.boundaries),
             *(f"{us / 1000:.2f}" for us in one.stage_us),
             "yes" if one.differing_values == 0 else f"{one.differing_values} differ",
@@ -276,12 +282,20 @@ def _table(opened: Bundle, inferences: list[Inference], names: Sequence[str]) ->
     return out
 
 
-def _summary(opened: Bundle, inferences: list[Inference], chosen: kernels.Kernels) -> list[str]:
+def _summary(
+    opened: Bundle,
+    inferences: list[Inference],
+    chosen: kernels.Kernels,
+    labels: Sequence[str | None],
+) -> list[str]:
     known = [i for i in inferences if i.truth is not None]
     lines = []
     if known:
         right = sum(i.truth == i.predicted for i in known)
         lines.append(f"{right} of {len(known)} images right")
+    elif unknown := sorted({label for label in labels if label is not None}):
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        lines.append(f"no accuracy: the classes {shown} are not the network's")
     medians = [
         statistics.median(i.stage_us[n] for i in inferences) / 1000
         for n in range(len(opened.manifest.stages))

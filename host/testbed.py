@@ -22,7 +22,6 @@ import numpy as np
 from host.background import Background
 from host.boards.address import Address
 from host.boards.board import Board, BoardError
-from host.boards.stage import Stage
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
@@ -32,6 +31,7 @@ from host.link.tcp import TcpServer
 from host.link.udp import UdpServer
 from partitioner import kernels
 from partitioner.bundle import Bundle
+from partitioner.chain import Stage
 from partitioner.kernels import Array
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -129,7 +129,7 @@ class Testbed:
 
     def _start_tail(self, stage: int) -> Address:
         options, manifest = self._options, self._bundle.manifest
-        engine = Stage(self._bundle, stage, kernels.exact())
+        engine = Stage(manifest, stage, self._bundle.stages[stage], kernels.exact())
 
         def handle(request: Request) -> Reply:
             joined = b"".join(request.tensors)

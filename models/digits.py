@@ -51,8 +51,8 @@ def load(part: str) -> Digits:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DigitsUnavailableError(
-            "the digits come with scikit-learn, which is not installed: "
-            "pip install 'tinysplit[convert]'"
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn, "
+            "or give a folder of images"
         ) from error
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)

@@ -37,9 +37,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def without(self, other: ImageSet) -> ImageSet:
+        """The images whose pixels are not among those of `other`."""
+        taken = {image.tobytes() for image in other.images}
+        return self._chosen(
+            [i for i, image in enumerate(self.images) if image.tobytes() not in taken]
+        )
+
     def sample(self, count: int, seed: int) -> ImageSet:
         """`count` images (or all, if there are fewer), drawn without replacement."""
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self._chosen(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
+
+    def _chosen(self, chosen: list[int]) -> ImageSet:
         return ImageSet(
             self.source,
             self.images[chosen],
@@ -61,7 +70,8 @@ def load(
 ) -> ImageSet:
     """The digits (`source="digits"`) or every image below a folder, as `shape` (h, w, c).
 
-    In a folder the name of the subfolder an image lies in is its class. Digits are enlarged to
+    In a folder the name of the subfolder an image lies in is its class, also of an empty one.
+    Classes are in the order of their names as text, as Keras has them. Digits are enlarged to
     any shape; files must have the shape already unless `resize` is set (bilinear).
 
     Raises:
@@ -94,12 +104,13 @@ def load(
     for target, path in zip(images, files, strict=True):
         target[:] = _read(path, shape, resize)
     labels = tuple(p.parent.name if p.parent != folder else None for p in files)
+    empty = {p.name for p in folder.rglob("*") if p.is_dir() and not any(p.iterdir())}
     return ImageSet(
         str(folder),
         images,
         tuple(str(p.relative_to(folder)) for p in files),
         labels,
-        tuple(sorted({label for label in labels if label is not None})),
+        tuple(sorted({label for label in labels if label is not None} | empty)),
     )
 
 

@@ -86,8 +86,10 @@ def network(
     size = chosen.size if size is None else size
     if classes is None:
         classes = build.IMAGENET_CLASSES if weights == "imagenet" else 10
-    if size < 32 or classes < 1 or alpha <= 0:
-        raise WeightsError("size must be at least 32, classes at least 1, alpha above 0")
+    if not (32 <= size <= 1024 and 1 <= classes <= 100_000 and 0 < alpha <= 10):
+        raise WeightsError(
+            "size must be 32 to 1024, classes 1 to 100000, alpha above 0 and at most 10"
+        )
     if weights == "digits" and (architecture, alpha, size, classes) != (
         "mobilenet_v2",
         0.35,

@@ -108,6 +108,11 @@ class Catalogue:
             compute = [r for r in named if r.kind not in PASS_THROUGH] or named
             row = compute[0] if compute else None
         if row is None:
+            # A layer of a nested model by its own name, or the nested model by its last layer.
+            inner = [r for r in self.rows if r.name.endswith(f"/{name}")]
+            whole = [r for r in self.rows if r.name.startswith(f"{name}/")]
+            row = inner[0] if len(inner) == 1 else whole[-1] if whole else None
+        if row is None:
             close = difflib.get_close_matches(name, self._by_name, n=3, cutoff=0.4)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise LayerNameError(f"no layer {name!r}{hint} (partition --list shows all)")

@@ -1,4 +1,4 @@
-"""Running the stages of a bundle one after another, in this process."""
+"""Running stages: one as a node runs it, or all of a bundle one after another."""
 
 from __future__ import annotations
 
@@ -6,8 +6,84 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partitioner.kernels import Array, Interpreter, Kernels
-from partitioner.manifest import Manifest
+import numpy as np
+
+from models.errors import TinysplitError
+from partitioner.kernels import Array, Kernels
+from partitioner.manifest import Manifest, TensorSpec
+
+
+class StageError(TinysplitError):
+    """No such stage in the bundle, or tensors of another size than the manifest's."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage made: the tensors it sends on, and the time it took in microseconds.
+
+    `invoke_us` is the kernels', `encode_us` what it took to route their outputs.
+    """
+
+    tensors: tuple[Array, ...]
+    invoke_us: int
+    encode_us: int
+
+
+class Stage:
+    """Stage `number` of a bundle, loaded: what a node receives in, what it sends on out.
+
+    Args:
+        data: the stage's file.
+
+    Raises:
+        StageError: the bundle has no such stage.
+        KernelError: the file does not load.
+    """
+
+    def __init__(self, manifest: Manifest, number: int, data: bytes, kernels: Kernels) -> None:
+        if not 0 <= number < len(manifest.stages):
+            raise StageError(f"the bundle has stages 0 to {len(manifest.stages) - 1}, not {number}")
+        self.number = number
+        self.spec = manifest.stages[number]
+        self.received: tuple[TensorSpec, ...] = manifest.received(number)
+        last = number == len(manifest.boundaries)
+        self.sent = manifest.outputs if last else manifest.boundaries[number].tensors
+        self._interpreter = kernels.load(data, arena_bytes=self.spec.arena_bytes)
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(tensor.bytes for tensor in self.received)
+
+    @property
+    def sent_bytes(self) -> int:
+        return sum(tensor.bytes for tensor in self.sent)
+
+    def decode(self, data: bytes | memoryview, lengths: Sequence[int]) -> tuple[Array, ...]:
+        """Tensors that lie one behind the other in `data`, as arrays on the same memory.
+
+        Raises:
+            StageError: other lengths than the manifest's.
+        """
+        wanted = [tensor.bytes for tensor in self.received]
+        if list(lengths) != wanted or len(data) != sum(wanted):
+            raise StageError(f"stage {self.number} takes tensors of {wanted}, not {list(lengths)}")
+        arrays, at = [], 0
+        for spec in self.received:
+            dtype = np.dtype(spec.dtype).newbyteorder("<")
+            piece = np.frombuffer(data, dtype, spec.bytes // dtype.itemsize, at)
+            arrays.append(piece.reshape(spec.shape).astype(np.dtype(spec.dtype), copy=False))
+            at += spec.bytes
+        return tuple(arrays)
+
+    def run(self, received: Sequence[Array]) -> Done:
+        """Run the file on tensors of the manifest's shapes and dtypes; route what it sends."""
+        started = time.perf_counter_ns()
+        outputs = self._interpreter.run([received[i] for i in self.spec.inputs])
+        invoked = time.perf_counter_ns()
+        origin = {"output": outputs, "received": received}
+        tensors = tuple(origin[route.source][route.index] for route in self.spec.sent)
+        ended = time.perf_counter_ns()
+        return Done(tensors, (invoked - started) // 1000, (ended - invoked) // 1000)
 
 
 @dataclass(frozen=True)
@@ -24,10 +100,9 @@ class Passage:
 
 
 class Chain:
-    """The loaded stages of a bundle.
+    """All stages of a bundle, loaded.
 
     Args:
-        manifest: of the bundle.
         files: bytes of each stage's file, in order.
 
     Raises:
@@ -35,21 +110,15 @@ class Chain:
     """
 
     def __init__(self, manifest: Manifest, files: Sequence[bytes], kernels: Kernels) -> None:
-        self._manifest = manifest
-        self._interpreters: list[Interpreter] = [
-            kernels.load(data, arena_bytes=stage.arena_bytes)
-            for data, stage in zip(files, manifest.stages, strict=True)
-        ]
+        self._stages = [Stage(manifest, n, data, kernels) for n, data in enumerate(files)]
 
     def run(self, inputs: Sequence[Array]) -> Passage:
         """Send one set of inputs, of the manifest's shapes and dtypes, through all stages."""
         received = tuple(inputs)
         messages, times = [], []
-        for stage, interpreter in zip(self._manifest.stages, self._interpreters, strict=True):
-            started = time.perf_counter()
-            outputs = interpreter.run([received[i] for i in stage.inputs])
-            times.append((time.perf_counter() - started) * 1e6)
-            origin = {"output": outputs, "received": received}
-            received = tuple(origin[route.source][route.index] for route in stage.sent)
+        for stage in self._stages:
+            done = stage.run(received)
+            received = done.tensors
             messages.append(received)
+            times.append(float(done.invoke_us + done.encode_us))
         return Passage(tuple(messages[:-1]), messages[-1], tuple(times))

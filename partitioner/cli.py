@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.errors import TinysplitError
@@ -17,7 +17,15 @@ from models.preprocess import MODES
 from partitioner import bundle, evaluate, inputs, kernels, listing
 from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
-from partitioner.command import Bytes, Command, Steps, require_picture_suffix, size, verbose_option
+from partitioner.command import (
+    Bytes,
+    Command,
+    Steps,
+    require_picture,
+    size,
+    verbose_option,
+    wide_console,
+)
 from partitioner.output import refuse_existing
 from partitioner.source import SEED, Request, Source, open_source
 
@@ -104,7 +112,8 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
         if options[name] is not None and not list_layers:
             raise click.UsageError(f"--{name[:4]} goes with --list")
     wanted = {field.name for field in fields(Request)}
-    request = Request(**{key: value for key, value in options.items() if key in wanted})
+    chosen = {key: value for key, value in options.items() if key in wanted}
+    request = Request(**chosen, layer_names=layer_names)
     if list_layers:
         _list(request, options["ram_bytes"], options["json_path"], options["plot_path"])
     else:
@@ -113,7 +122,7 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
 
 def _list(request: Request, ram_bytes: int, json_path: Path | None, plot_path: Path | None) -> None:
     if plot_path is not None:
-        require_picture_suffix(plot_path)
+        require_picture(plot_path)
     with Steps() as steps:
         source = open_source(request, steps)
         catalogue = Catalogue(source.graph, source.layers)
@@ -125,9 +134,11 @@ def _list(request: Request, ram_bytes: int, json_path: Path | None, plot_path: P
         if plot_path is not None:
             steps("plot")
             listing.plot(content, plot_path)
-    width = shutil.get_terminal_size((200, 50)).columns
-    console = Console(width=max(width, 190), highlight=False, soft_wrap=True)
-    console.print(listing.table(catalogue, costs, ram_bytes))
+    terminal = Console(highlight=False)
+    width = terminal.width if terminal.is_terminal else None
+    rows = listing.table(catalogue, costs, ram_bytes, width)
+    console = wide_console(rows)
+    console.print(rows)
     single = sum(len(cut.tensors) == 1 for cut in source.graph.cuts)
     console.print(
         f"\n{source.name}: {len(source.graph.operators)} operators, "
@@ -172,6 +183,13 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         if held_out_source != "none":
             steps("accuracy")
             held_out = evaluate.held_out(held_out_source, built.manifest, resize=request.resize)
+            if source.calibration is not None and source.calibration.image_set is not None:
+                held_out = held_out.without(source.calibration.image_set)
+            if len(held_out) == 0:
+                raise evaluate.EvaluateError(
+                    f"every image of {held_out_source} was used for calibration; accuracy needs "
+                    "others: give another folder or fewer --calibration-images"
+                )
             held_out = held_out.sample(options["evaluate_images"], SEED)
             scores = evaluate.accuracy(built, held_out, source.keras_model, steps.detail)
             built = replace(built, manifest=replace(built.manifest, accuracy=scores))
@@ -192,6 +210,7 @@ def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[
                 request.calibration,
                 [spec.shape for spec in specs],
                 source.identity["preprocessing"],
+                names=[spec.name for spec in specs],
                 count=_REAL_INPUTS,
                 seed=SEED,
                 resize=request.resize,
@@ -206,7 +225,6 @@ def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[
 
 def _report(built: Bundle, output: Path) -> None:
     manifest = built.manifest
-    console = Console(highlight=False, soft_wrap=True)
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("stage", "operators", "MACs", "flash", "arena", "sends"):
         rows.add_column(heading, justify="left" if heading in ("stage", "sends") else "right")
@@ -215,7 +233,7 @@ def _report(built: Bundle, output: Path) -> None:
         if number < len(manifest.boundaries):
             boundary = manifest.boundaries[number]
             shapes = " + ".join("x".join(map(str, t.shape[1:])) for t in boundary.tensors)
-            sends = f"{boundary.payload_bytes:,} bytes ({shapes}) after {boundary.layer}"
+            sends = f"{boundary.payload_bytes:,} bytes ({shapes}) after {escape(boundary.layer)}"
         rows.add_row(
             f"{number}",
             str(len(stage.operators)),
@@ -224,6 +242,7 @@ def _report(built: Bundle, output: Path) -> None:
             size(stage.arena_bytes),
             sends,
         )
+    console = wide_console(rows)
     console.print(rows)
     if manifest.accuracy is not None:
         scores = manifest.accuracy
@@ -231,6 +250,7 @@ def _report(built: Bundle, output: Path) -> None:
         console.print(
             f"accuracy on {scores['images']} held-out images ({scores['source']}): {in_float}"
             f"int8 {scores['int8']:.2%}, split {scores['split']:.2%}"
+            + (" (random weights)" if manifest.model["weights"] == "random" else "")
         )
     checked = manifest.verification
     console.print(

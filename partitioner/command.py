@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.status import Status
+from rich.table import Table
 
 from models.errors import TinysplitError
 from partitioner.output import OutputError
@@ -112,18 +114,38 @@ def size(count: int | None) -> str:
     """Bytes for people: 1,008 B, 204.7 KiB; `-` for None."""
     if count is None:
         return "-"
-    return f"{count:,} B" if count < 10 * 1024 else f"{count / 1024:,.1f} KiB"
+    if count < 10 * 1024:
+        return f"{count:,} B"
+    return f"{count / 1024:,.1f}".removesuffix(".0") + " KiB"
 
 
-def require_picture_suffix(path: Path) -> None:
-    """Refuse a picture's name early.
+def wide_console(*tables: Table) -> Console:
+    """A console for tables: never narrower than they need where no terminal limits it."""
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        return console
+    needed = max(
+        (console.measure(t, options=_unlimited(console)).maximum for t in tables), default=0
+    )
+    return Console(highlight=False, soft_wrap=True, width=max(needed, console.width))
+
+
+def _unlimited(console: Console) -> ConsoleOptions:
+    return console.options.update(width=10_000)
+
+
+def require_picture(path: Path) -> None:
+    """Refuse early what cannot be drawn.
 
     Raises:
-        OutputError: it does not end in a format matplotlib writes here.
+        OutputError: the name does not end in a format matplotlib writes here, or matplotlib is
+            not installed.
     """
     known = (".png", ".pdf", ".svg")
     if path.suffix.lower() not in known:
         raise OutputError(f"cannot draw {path}: the name must end in {', '.join(known)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise OutputError("pictures need matplotlib: pip install matplotlib")
 
 
 def verbose_option() -> Callable[[Any], Any]:

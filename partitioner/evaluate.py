@@ -60,6 +60,27 @@ def class_indices(image_set: ImageSet, manifest: Manifest) -> list[int | None]:
     return [None if label is None else index.get(label) for label in image_set.labels]
 
 
+def require_classes(image_set: ImageSet, manifest: Manifest) -> None:
+    """Check that every image has a class the network knows.
+
+    Raises:
+        EvaluateError: it has not; says what does not fit.
+    """
+    names = class_names(image_set, manifest)
+    if names is None:
+        shown = ", ".join(image_set.classes[:5]) + (", ..." if len(image_set.classes) > 5 else "")
+        raise EvaluateError(
+            f"the images of {image_set.source} have {len(image_set.classes)} classes"
+            f"{f' ({shown})' if shown else ''}, the network has {manifest.outputs[0].shape[-1]} "
+            "outputs; make a subfolder for each class, or give --evaluate none"
+        )
+    for name, label in zip(image_set.names, image_set.labels, strict=True):
+        if label not in names:
+            raise EvaluateError(
+                f"{name} is of class {label or '(none)'}, the network knows {', '.join(names[:12])}"
+            )
+
+
 def accuracy(
     bundle: Bundle,
     image_set: ImageSet,
@@ -76,14 +97,10 @@ def accuracy(
         EvaluateError: images without a class the network knows.
     """
     manifest = bundle.manifest
+    require_classes(image_set, manifest)
     truth = class_indices(image_set, manifest)
-    if any(t is None for t in truth):
-        bad = image_set.names[truth.index(None)]
-        raise EvaluateError(
-            f"the class of {bad} is not one of the network's; put each image in a folder named "
-            "after its class, one folder for each class"
-        )
-    floats = preprocess.to_float(image_set.images, manifest.model["preprocessing"])
+    preprocessing = manifest.model["preprocessing"]
+    floats = preprocess.to_float(image_set.images, preprocessing)
     exact = kernels.exact()
     full = exact.load(bundle.full, arena_bytes=manifest.full["arena_bytes"])
     chain = bundle.chain(exact)

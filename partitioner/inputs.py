@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def gather(
     shapes: Sequence[tuple[int, ...]],
     preprocessing: str | None,
     *,
+    names: Sequence[str],
     count: int,
     seed: int,
     part: str = "train",
@@ -62,15 +64,16 @@ def gather(
     """`count` sets of float inputs of these shapes (each with a batch of 1).
 
     Args:
-        source: `digits`, a folder of images, or an .npz with one float array (n, ...) per input,
-            in the network's order.
+        source: `digits`, a folder of images, or an .npz with one float array (n, ...) per input:
+            named after the inputs, or unnamed (`arr_0` ...) and in the network's order.
+        names: of the inputs, in order.
 
     Raises:
         InputError: `source` does not fit the shapes, or no preprocessing is known for images.
         ImageError: as `models.images.load`.
     """
     if source.endswith(".npz"):
-        return _from_arrays(Path(source), shapes, count, seed)
+        return _from_arrays(Path(source), shapes, names, count, seed)
     if not all(is_image(shape) for shape in shapes):
         bad = next(shape for shape in shapes if not is_image(shape))
         raise InputError(
@@ -92,14 +95,22 @@ def gather(
     return Samples(source, seed, tuple(arrays), first.sha256, first)
 
 
-def _from_arrays(path: Path, shapes: Sequence[tuple[int, ...]], count: int, seed: int) -> Samples:
-    import hashlib
-
+def _from_arrays(
+    path: Path, shapes: Sequence[tuple[int, ...]], names: Sequence[str], count: int, seed: int
+) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = [np.asarray(archive[name], np.float32) for name in archive.files]
+            arrays_by_name = {n: np.asarray(archive[n], np.float32) for n in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each raise their own kinds.
         raise InputError(f"{path} cannot be read as an .npz of arrays: {error}") from error
+    unnamed = [f"arr_{i}" for i in range(len(shapes))]
+    order = names if set(names) == set(arrays_by_name) else unnamed
+    if set(order) != set(arrays_by_name):
+        raise InputError(
+            f"{path} holds the arrays {', '.join(arrays_by_name) or '(none)'}; name them after the "
+            f"network's inputs ({', '.join(names)}), or leave them unnamed and in that order"
+        )
+    found = [arrays_by_name[name] for name in order]
     wanted = [shape[1:] for shape in shapes]
     if (
         [a.shape[1:] for a in found] != wanted

@@ -16,7 +16,8 @@ does nothing, an activation that never clips), the last that computes anything o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +124,29 @@ def _functional(model: Any) -> Any:
             raise LayerError("the Sequential model has no input shape; give it an Input layer")
         return model._functional
     return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def check_name(model: Any, name: str) -> None:
+    """Refuse early what cannot be the name of a layer; says which ones are close.
+
+    Raises:
+        LayerError: the model has no such layer. Operators (`#N`) and repeated calls (`name@2`)
+            pass unchecked.
+    """
+    known = list(_names(model, ""))
+    plain = name.partition("@")[0]
+    if name[:1] == "#" or any(k == plain or k.endswith(f"/{plain}") for k in known):
+        return
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise LayerError(f"no layer {name!r}{hint} (partition --list shows all)")
+
+
+def _names(model: Any, prefix: str) -> Iterator[str]:
+    for layer in model.layers:
+        yield prefix + layer.name
+        if hasattr(layer, "_nodes_by_depth") or hasattr(layer, "_functional"):
+            yield from _names(layer, f"{prefix}{layer.name}/")
 
 
 class _Walker:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from partitioner.catalogue import Catalogue, Cost, Row
@@ -17,46 +18,85 @@ from partitioner.output import whole_file
 _UNIT = 1024
 
 
-def table(catalogue: Catalogue, costs: Mapping[int, Cost], ram_bytes: int) -> Table:
-    """Every layer, and for every legal cut what crosses and what it costs."""
-    out = Table(box=None, pad_edge=False, header_style="bold", row_styles=("", ""))
-    for heading in ("layer", "op"):
-        out.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=34)
-    out.add_column("output", no_wrap=True)
-    out.add_column("crosses (bytes)", no_wrap=True)
-    for heading in ("payload", "MACs head", "MACs tail", "flash head", "flash tail"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("arena head", "arena tail"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    out.add_column(f"head in {size(ram_bytes)}", no_wrap=True)
+_NARROW = 150  # Columns below which the table leaves out what --json has.
+
+
+def table(
+    catalogue: Catalogue, costs: Mapping[int, Cost], ram_bytes: int, width: int | None = None
+) -> Table:
+    """Every layer, and for every legal cut what crosses and what it costs.
+
+    Args:
+        width: of the terminal; a narrow one gets the most important columns. None: no limit.
+    """
+    columns = list(_COLUMNS)
+    if width is not None and width < _NARROW:
+        columns = ["#", "layer", "crosses", "payload\nbytes", "head\nMACs", "head\narena", "fits"]
+    out = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns:
+        left = heading in ("layer", "op", "output", "crosses", "fits")
+        limit = None if width is None or heading not in ("layer", "crosses") else 36
+        out.add_column(
+            heading if heading != "fits" else f"head in\n{size(ram_bytes)}",
+            justify="left" if left else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=limit,
+        )
     for row in catalogue.rows:
-        out.add_row(*_cells(row, catalogue, costs, ram_bytes), style="" if row.cut else "dim")
+        cells = _cells(row, catalogue, costs, ram_bytes)
+        out.add_row(*(escape(cells[c]) for c in columns), style="" if row.cut else "dim")
     return out
 
 
-def _cells(row: Row, catalogue: Catalogue, costs: Mapping[int, Cost], ram_bytes: int) -> list[str]:
-    shape = "x".join("?" if n is None else str(n) for n in row.output_shape[1:])
-    name = row.name.split(";")[-1] if len(row.name) > 34 else row.name
-    cells = [name, row.kind, shape]
+_COLUMNS = (
+    "#",
+    "layer",
+    "op",
+    "output",
+    "crosses",
+    "payload\nbytes",
+    "head\nMACs",
+    "tail\nMACs",
+    "head\nflash",
+    "tail\nflash",
+    "head\narena",
+    "tail\narena",
+    "fits",
+)
+
+
+def _cells(
+    row: Row, catalogue: Catalogue, costs: Mapping[int, Cost], ram_bytes: int
+) -> dict[str, str]:
+    """A cell for each of _COLUMNS."""
+    out = dict.fromkeys(_COLUMNS, "")
+    out["#"] = "" if row.operator in (None, -1) else f"#{row.operator}"
+    out["layer"], out["op"] = row.name, row.kind
+    out["output"] = "x".join("?" if n is None else str(n) for n in row.output_shape[1:])
     if row.cut is None:
-        why = f"fused: cut at {row.stand_in}" if row.operator is None else ""
-        why = "input" if row.operator == -1 else why
-        why = "output" if row.operator == len(catalogue.graph.operators) - 1 else why
-        return [*cells, why, *[""] * 8]
+        if row.operator is None:
+            out["crosses"] = f"fused: cut at {row.stand_in}"
+        elif row.operator == -1:
+            out["crosses"] = "input"
+        elif row.operator == len(catalogue.graph.operators) - 1:
+            out["crosses"] = "output"
+        return out
     cost = costs[row.cut.position]
     crossing = [catalogue.graph.tensors[i] for i in row.cut.tensors]
-    return [
-        *cells,
-        " + ".join(f"{'x'.join(map(str, t.shape[1:]))}" for t in crossing),
-        f"{row.cut.payload_bytes:,}",
-        f"{cost.head_macs / 1e6:.2f} M",
-        f"{cost.tail_macs / 1e6:.2f} M",
-        size(cost.head_flash_bytes),
-        size(cost.tail_flash_bytes),
-        size(cost.head_arena_bytes),
-        size(cost.tail_arena_bytes),
-        _fits(cost, ram_bytes),
-    ]
+    out["crosses"] = " + ".join("x".join(map(str, t.shape[1:])) for t in crossing)
+    out["payload\nbytes"] = f"{row.cut.payload_bytes:,}"
+    out["head\nMACs"], out["tail\nMACs"] = (
+        f"{macs / 1e6:.2f} M" for macs in (cost.head_macs, cost.tail_macs)
+    )
+    out["head\nflash"], out["tail\nflash"] = map(
+        size, (cost.head_flash_bytes, cost.tail_flash_bytes)
+    )
+    out["head\narena"], out["tail\narena"] = map(
+        size, (cost.head_arena_bytes, cost.tail_arena_bytes)
+    )
+    out["fits"] = _fits(cost, ram_bytes)
+    return out
 
 
 def _fits(cost: Cost, ram_bytes: int) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from models.errors import TinysplitError
 
 FORMAT = 1
+NOT_IN_ID = ("tools", "verification", "accuracy")
 
 
 class ManifestError(TinysplitError):
@@ -108,12 +109,14 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """The bundle id: SHA-256 over the manifest without its id, as canonical JSON.
+        """The bundle id: SHA-256 over the manifest as canonical JSON, without NOT_IN_ID.
 
         Canonical: keys sorted, no spaces, ASCII. The manifest names the SHA-256 of every file,
-        so the id covers all of the bundle's contents.
+        so the id covers all of the bundle's contents. What is left out says how the contents
+        were made and tested: two bundles of the same contents have the same id.
         """
-        content = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
+        covered = {key: value for key, value in _plain(self).items() if key not in NOT_IN_ID}
+        content = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode("ascii")).hexdigest()
 
     @property

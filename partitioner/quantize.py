@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,8 +30,8 @@ def require_tensorflow() -> None:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise QuantizeError(
-            "converting a Keras model needs TensorFlow: pip install 'tinysplit[convert]', "
-            "or give an int8 .tflite file with --model"
+            "converting a Keras model needs TensorFlow: install tinysplit's extra `convert` "
+            "(in its checkout: pip install '.[convert]'), or give an int8 .tflite with --model"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with captured(2):
@@ -80,6 +81,11 @@ def input_shapes(model: Any) -> list[tuple[int, ...]]:
     return shapes
 
 
+def input_names(model: Any) -> list[str]:
+    """The name of each input of a Keras model, as far as letters, digits and _ go."""
+    return [re.sub(r"\W", "_", tensor.name) for tensor in model.inputs]
+
+
 def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
     """Post-training full-int8 quantization: int8 in and out, weights per channel.
 
@@ -95,7 +101,7 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
 
     shapes = input_shapes(model)
     # The converter orders inputs and outputs by name, hence the zeros.
-    names = [f"input_{i:03}" for i in range(len(shapes))]
+    names = [f"input_{i:03}_{name}" for i, name in enumerate(input_names(model))]
     signature = [
         tf.TensorSpec(shape, tf.float32, name=name)
         for shape, name in zip(shapes, names, strict=True)

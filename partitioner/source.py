@@ -13,6 +13,7 @@ from partitioner import bundle, inputs, layers, quantize
 from partitioner.graph import Graph
 from partitioner.inputs import Samples
 from partitioner.layers import Layer
+from partitioner.tflite import TfliteError
 
 SEED = 0
 _MATCH_SAMPLES = 4
@@ -25,7 +26,10 @@ class SourceError(TinysplitError):
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for; None means not given."""
+    """What the command line asks for; None means not given.
+
+    `layer_names` are only checked, so that a wrong one is refused before the long work.
+    """
 
     model: str = "mobilenet_v2"
     weights: str | None = None
@@ -36,6 +40,7 @@ class Request:
     calibration: str = "digits"
     calibration_images: int = 100
     resize: bool = False
+    layer_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,10 @@ def _open_tflite(request: Request, path: Path, report: Callable[[str], None]) ->
     _refuse(request, path, ("weights", "alpha", "size", "classes"))
     report("read")
     data = _read(path)
-    graph = Graph(data)
+    try:
+        graph = Graph(data)
+    except TfliteError as error:
+        raise TfliteError(f"{path}: {error}") from error
     first = bundle.spec(graph, graph.inputs[0])
     identity = {
         "name": path.stem,
@@ -92,7 +100,7 @@ def _open_tflite(request: Request, path: Path, report: Callable[[str], None]) ->
 def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> Source:
     from models import weights
 
-    report("tensorflow")
+    report("import TensorFlow")
     quantize.require_tensorflow()
     report("model")
     if path.suffix == ".keras":
@@ -113,11 +121,14 @@ def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> 
         model, name, given, kind = network.model, network.name, network.weights, "builtin"
         preprocessing = request.preprocessing or network.preprocessing
     shapes = quantize.input_shapes(model)
+    for name in request.layer_names:
+        layers.check_name(model, name)
     report("calibration")
     samples = inputs.gather(
         request.calibration,
         shapes,
         preprocessing,
+        names=quantize.input_names(model),
         count=request.calibration_images,
         seed=SEED,
         resize=request.resize,

@@ -49,7 +49,7 @@ def save(
     names: Sequence[str],
     caption: str,
 ) -> None:
-    """Draw images with predictions above the first boundary's heat map; a pair for each image.
+    """Draw images with predictions, and below each a heat map of every boundary.
 
     Args:
         names: the name of each class, by index of the first output.
@@ -61,16 +61,18 @@ def save(
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(inferences))
+    depth = 1 + len(manifest.boundaries)  # The image, and a heat map for each boundary.
     rows = math.ceil(len(inferences) / columns)
-    figure = Figure(figsize=(2.1 * columns + 0.9, 4.0 * rows + 0.9), layout="constrained")
-    cells = figure.subplots(2 * rows, columns, squeeze=False)
+    figure = Figure(figsize=(2.1 * columns + 0.9, 2.0 * depth * rows + 0.9), layout="constrained")
+    cells = figure.subplots(depth * rows, columns, squeeze=False)
     for axes in cells.flat:
         axes.set_axis_off()
+    values = [t for i in inferences for message in i.boundaries for t in message]
+    low, high = min(int(t.min()) for t in values), max(int(t.max()) for t in values)
     colours = None
-    limits = np.iinfo(np.dtype(manifest.boundaries[0].tensors[0].dtype))
     for number, (pixels, inference) in enumerate(zip(image_set.images, inferences, strict=True)):
-        above = cells[number // columns * 2, number % columns]
-        below = cells[number // columns * 2 + 1, number % columns]
+        row, column = number // columns * depth, number % columns
+        above = cells[row, column]
         above.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         label = names[inference.predicted]
         colour = "black"
@@ -79,18 +81,17 @@ def save(
             colour = _RIGHT if right else _WRONG
             label += " (right)" if right else f" (true: {names[inference.truth]})"
         above.set_title(label, color=colour, fontsize=11)
-        colours = below.imshow(
-            as_picture(inference.boundaries[0]), cmap="viridis", vmin=limits.min, vmax=limits.max
-        )
-    boundary = manifest.boundaries[0]
-    shapes = " + ".join("x".join(map(str, t.shape[1:])) for t in boundary.tensors)
+        for k, message in enumerate(inference.boundaries):
+            colours = cells[row + 1 + k, column].imshow(
+                as_picture(message), cmap="viridis", vmin=low, vmax=high
+            )
     if colours is not None:
-        figure.colorbar(colours, ax=cells, label=f"{limits.dtype} value", shrink=0.5, aspect=30)
-    figure.suptitle(
-        f"{manifest.model['name']} cut at {boundary.layer}\n"
-        f"below each image the {boundary.payload_bytes:,} bytes that travel ({shapes}, "
-        f"a tile per channel)\n{caption}",
-        fontsize=10,
-    )
+        dtype = manifest.boundaries[0].tensors[0].dtype
+        figure.colorbar(colours, ax=cells, label=f"{dtype} value", shrink=0.5, aspect=30)
+    title = [f"{manifest.model['name']}, below each image what travels (a tile per channel)"]
+    for boundary in manifest.boundaries:
+        shapes = " + ".join("x".join(map(str, t.shape[1:])) for t in boundary.tensors)
+        title.append(f"{boundary.payload_bytes:,} bytes ({shapes}) after {boundary.layer}")
+    figure.suptitle("\n".join([*title, caption]), fontsize=10)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)

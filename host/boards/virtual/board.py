@@ -17,12 +17,13 @@ from typing import Any
 
 from host.boards import address, control
 from host.boards.control import Command, ControlError, Lines
-from host.boards.stage import SelfTest, Stage, StageError
+from host.boards.selftest import SelfTest, golden, selftest
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.settings import Flash, FlashError
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import kernels
+from partitioner.chain import Stage, StageError
 from partitioner.command import describe
 
 VERSION = 1  # Of what `info` answers.
@@ -72,8 +73,13 @@ class Board:
             self._core.close()
             self._core = None
         manifest = self._bundle.manifest
-        self._stage = Stage(self._bundle, chosen["stage"], self._kernels)
-        self._selftest: SelfTest = self._stage.selftest()
+        number = chosen["stage"]
+        if number >= len(self._bundle.stages):
+            raise StageError(
+                f"the bundle has no stage {number}, only 0 to {len(manifest.stages) - 1}"
+            )
+        self._stage = Stage(manifest, number, self._bundle.stages[number], self._kernels)
+        self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
         following = chosen.get("next")
         last = chosen["stage"] == len(manifest.stages) - 1
         if last != (following is None):
@@ -180,7 +186,7 @@ class Board:
         if command.name == "abort":
             return {"aborted": self._abort()}
         if command.name == "selftest":
-            return asdict(self._stage.selftest())
+            return asdict(selftest(self._bundle, self._stage, self._kernels))
         self._abort()
         self._write(control.reply(command.id, {}))
         self.boot()
@@ -214,7 +220,7 @@ class Board:
             except binascii.Error as error:
                 raise ControlError("bad_command", f"a tensor is no base64: {error}") from error
         elif command.fields["input"] == "selftest":
-            tensors = [array.tobytes() for array in self._stage.golden()]
+            tensors = [array.tobytes() for array in golden(self._bundle, self._stage)]
         else:
             tensors = [bytes(i % 256 for i in range(spec.bytes)) for spec in self._stage.received]
         wanted = [spec.bytes for spec in self._stage.received]

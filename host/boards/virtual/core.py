@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from host.boards.address import Address
-from host.boards.stage import Stage, StageError
 from host.boards.virtual import _board
 from models.errors import TinysplitError
+from partitioner.chain import Stage, StageError
 
 OK, MALFORMED, INVOKE_FAILED = 0, 17, 19
 _ROLES = {"head": 1, "relay": 2, "tail": 3}
