@@ -85,6 +85,7 @@ static void several_tensors_keep_their_order(void **state) {
     for (uint32_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)(1 * 31u + i * 7u + (i >> 8));
     }
+    host(net, 0)->asked[1] = 600;
     struct ts_tensors t = {.count = 3, .bytes = {100, 499, 1}, .total = 600, .data = data};
     assert_int_equal(ts_node_infer(&host(net, 0)->node, host_now(host(net, 0)), 1, &t, 0), TS_OK);
     host(net, 0)->wake = net->now;
@@ -374,7 +375,8 @@ static void bridge_forwards_without_looking(void **state) {
     wire.count = 0;
     ts_node_on_datagram(&b->node, 1, &mac, inner, sizeof inner); /* nobody to give it to yet */
     assert_int_equal(wire.count, 0);
-    size_t len = ts_forward_encode(crc, mac.bytes, 6, inner, sizeof inner, frame, sizeof frame);
+    struct ts_forward f = {mac.bytes, inner, 6, sizeof inner};
+    size_t len = ts_forward_encode(crc, &f, frame, sizeof frame);
     ts_node_on_datagram(&b->node, 1, &usb, frame, len);
     assert_int_equal(wire.count, 1);
     assert_int_equal(wire.to[0].link, 1);
@@ -388,7 +390,9 @@ static void bridge_forwards_without_looking(void **state) {
     frame[3] ^= 1; /* damaged on the wire */
     ts_node_on_datagram(&b->node, 3, &usb, frame, len);
     static uint8_t big[251];
-    len = ts_forward_encode(crc, mac.bytes, 6, big, sizeof big, frame, sizeof frame);
+    f.inner = big;
+    f.inner_len = sizeof big;
+    len = ts_forward_encode(crc, &f, frame, sizeof frame);
     ts_node_on_datagram(&b->node, 3, &usb, frame, len); /* too long for the radio */
     assert_int_equal(wire.count, 2);
     assert_int_equal(b->node.ep.stats.dropped, 3);
