@@ -36,7 +36,7 @@ common="-std=c11 -Os -ffreestanding -ffunction-sections -fdata-sections -isystem
 # The options of an ESP32-S3's LX7 that clang knows; mul32high is left out because dc233c has none.
 features=
 attributes=
-for f in windowed density mul16 mul32 div32 nsa sext minmax clamps loop bool mac16 rvector; do
+for f in windowed density mul16 mul32 div32 nsa sext minmax clamps loop bool mac16 rvector exception; do
     features="$features -Xclang -target-feature -Xclang +$f"
     attributes="$attributes${attributes:+,}+$f"
 done
