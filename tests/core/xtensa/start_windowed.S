@@ -30,7 +30,7 @@ begin:
     rsync
     movi a0, 0
     l32r a4, run_at
-    callx4 a4 /* does not return: it ends the run */
+    callx4 a4
 
     .section .vectors, "ax"
     .global _vectors
