@@ -291,6 +291,68 @@ static void waiting_inference_survives_a_tail_restart(void **state) {
     net_free(net);
 }
 
+static void inference_twice_is_answered(void **state) {
+    (void)state;
+    struct net *net = net_pair(23);
+    struct host *h = host(net, 0);
+    static uint8_t body[TS_TENSOR_HEADER(1) + 10];
+    struct ts_tensors t = {.inference = 1, .count = 1, .bytes = {10}};
+    host(net, 1)->async = true;
+    host(net, 1)->invoke_us = 500000;
+    ts_tensors_encode(TS_TENSOR, &t, body);
+    host_infer(h, 1, 100, 0);
+    net_run(net, 50000, NULL);
+    assert_int_equal(ts_send(&h->node.ep, host_now(h), 0, TS_TENSOR, body, sizeof body, 0, 1), TS_OK);
+    h->wake = net->now;
+    wanted = 1;
+    assert_true(net_run(net, 100000, head_done));
+    assert_int_equal(h->last_code, TS_E_DUPLICATE);
+    net_free(net);
+}
+
+static void engine_keeps_its_buffers_when_the_head_is_gone(void **state) {
+    (void)state;
+    struct net *net = net_pair(24);
+    struct host *tail = host(net, 1);
+    tail->async = true;
+    tail->invoke_us = 300000;
+    host_infer(host(net, 0), 1, 3000, 0);
+    net_run(net, 100000, NULL);
+    assert_int_equal(tail->jobs[0].state, TS_J_RUNNING);
+    host_start(host(net, 0));
+    net_run(net, 50000, NULL);
+    assert_int_equal(tail->jobs[0].state, TS_J_DRAINING);
+    host_infer(host(net, 0), 2, 3000, 0);
+    host_infer(host(net, 0), 3, 3000, 0);
+    wanted = 2;
+    assert_true(net_run(net, 2000000, head_done));
+    net_run(net, 50000, NULL); /* the last ACK */
+    assert_int_equal(tail->jobs[0].state, TS_J_FREE);
+    assert_int_equal(host(net, 0)->results, 2);
+    assert_int_equal(host(net, 0)->inexact, 0);
+    net_free(net);
+}
+
+static void tensors_wait_for_a_free_job(void **state) {
+    (void)state;
+    struct net *net = net_new(25);
+    host_start(host_setup(net, 0, TS_ROLE_HEAD, 0, 2, 1));
+    struct host *tail = host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1);
+    tail->cfg.job_count = 1;
+    tail->async = true;
+    tail->invoke_us = 50000;
+    host_start(tail);
+    net_run(net, 100000, NULL);
+    for (uint32_t i = 1; i <= NET_JOBS; i++) {
+        assert_int_equal(host_infer(host(net, 0), i, 1000, 0), TS_OK);
+    }
+    wanted = NET_JOBS;
+    assert_true(net_run(net, 2000000, head_done));
+    assert_int_equal(host(net, 0)->results, NET_JOBS);
+    assert_int_equal(host(net, 0)->inexact, 0);
+    net_free(net);
+}
+
 static void malformed_tensor_is_answered(void **state) {
     (void)state;
     struct net *net = net_pair(18);
@@ -416,6 +478,9 @@ int main(void) {
         cmocka_unit_test(two_heads_share_a_tail),
         cmocka_unit_test(two_heads_with_the_same_ids_through_one_relay),
         cmocka_unit_test(waiting_inference_survives_a_tail_restart),
+        cmocka_unit_test(inference_twice_is_answered),
+        cmocka_unit_test(engine_keeps_its_buffers_when_the_head_is_gone),
+        cmocka_unit_test(tensors_wait_for_a_free_job),
         cmocka_unit_test(malformed_tensor_is_answered),
         cmocka_unit_test(other_codec_is_answered),
         cmocka_unit_test(host_feeds_a_head),

@@ -4,7 +4,7 @@
 
 /* A relay with two sessions and two jobs: what a board carries beside its buffers. */
 _Static_assert(sizeof(struct ts_node) + 2 * sizeof(struct ts_session) + 2 * sizeof(struct ts_job) < 4096 ||
-                   TS_WINDOW > 64 || TS_TX_SLOTS > 2 || TS_RX_SLOTS > 2,
+                   TS_WINDOW > 64 || TS_TX_SLOTS + TS_RX_SLOTS > 4,
                "a node's own state stays under 4 KB");
 
 static uint16_t index_of(const struct ts_node *n, const struct ts_job *job) {
@@ -22,8 +22,6 @@ static uint8_t own_stage(const struct ts_node *n) {
 static bool last_stage(const struct ts_node *n) {
     return n->cfg->endpoint.stage + 1 == n->cfg->endpoint.stage_count;
 }
-
-static void take_waiting(struct ts_node *n);
 
 /* The time that a synchronous engine took is time that passed. */
 static void advance(struct ts_node *n, uint32_t us) {
@@ -59,7 +57,6 @@ static void free_job(struct ts_node *n, struct ts_job *job) {
     drop_result(n, job);
     if (!busy) {
         drop_input(n, job);
-        take_waiting(n);
     }
 }
 
@@ -525,6 +522,7 @@ void ts_node_on_datagram(struct ts_node *n, uint64_t now_us, const struct ts_add
 
 uint64_t ts_node_poll(struct ts_node *n, uint64_t now_us) {
     ts_poll(&n->ep, now_us);
+    take_waiting(n);
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
         bool live = job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING;
