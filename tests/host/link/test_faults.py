@@ -132,14 +132,15 @@ def test_exact_or_a_named_error(
 @given(seed=SEEDS, loss=st.sampled_from([0.0, 0.1, 0.3]), jitter=st.sampled_from([0, 20 * MS]))
 def test_all_arrives_while_loss_is_bearable(seed: int, loss: float, jitter: int) -> None:
     sim = Simulation(seed, network(loss=loss, jitter_us=jitter, duplicate=0.1, corrupt=0.05))
-    head = sim.head()
-    sim.tail()
+    patient = Profile(message_deadline_us=60 * S)
+    head = sim.head(profile=patient)
+    sim.tail(profile=patient)
     sim.serve()
     sim.give_back("head")
     head.connect(sim.now)
     for number in range(20):
         head.send_tensor(number, [content(number, 5488)], sim.now)
-    assert sim.run(10 * S, lambda: len(sim.of("head", ResultReceived)) == 20)
+    assert sim.run(60 * S, lambda: len(sim.of("head", ResultReceived)) == 20)
     for event in sim.of("head", ResultReceived):
         assert bytes(event.tensors[0]) == content(event.inference_id, 5488)[::-1]
 
