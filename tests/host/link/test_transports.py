@@ -173,7 +173,7 @@ def test_tail_dies_in_mid_inference_and_comes_back(kind: str) -> None:
         port = first.address[1]
         async with LinkClient(CLIENTS[kind]("127.0.0.1", port, profile), HEAD) as client:
             waiting = asyncio.ensure_future(exact(client, range(3)))
-            while client.endpoint.sending.acks == 0 and client.endpoint.queued:
+            while not client.endpoint.sending.data_frames or client.endpoint.queued:
                 await asyncio.sleep(0.01)
             first.endpoint.close_all = lambda *_: None  # type: ignore[method-assign]
             await first.close()  # Without a BYE, as when a process is killed.
