@@ -78,9 +78,11 @@ class _Driver:
         self._again = False
         self._closed = False
 
-    def frame_received(self, frame: bytes, peer: Address) -> None:
-        for event in self._endpoint.receive(frame, peer, now_us()):
-            self._on_event(event)
+    def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
+        receive, now = self._endpoint.receive, now_us()
+        for frame, peer in batch:
+            for event in receive(frame, peer, now):
+                self._on_event(event)
         self._pump()
 
     def peer_lost(self, peer: Address, error: TransportError) -> None:

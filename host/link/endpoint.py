@@ -984,6 +984,8 @@ class Acceptor(Endpoint):
         )
         until = now + self.profile.pending_lifetime_us
         frame = ack.encode(Kind.HELLO_ACK)
+        if peer.offer is not None and peer.offer.ack_frame in peer.frames:
+            peer.frames.remove(peer.offer.ack_frame)
         peer.offer = _Offer(session, hello.initiator_nonce, frame, until)
         peer.frames.append(frame)
 

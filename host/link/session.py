@@ -226,9 +226,7 @@ def judge_hello_ack(node: Node, nonce: int, ack: Hello) -> int | None:
         and ack.codecs & (ack.codecs - 1) == 0
         and ack.codecs & node.codecs
         and ack.mtu >= MIN_MTU
-        and 1 <= ack.window <= MAX_WINDOW
-        and 1 <= ack.slots <= MAX_LIVE
-        and ack.role <= Role.BRIDGE
+        and _ranges_hold(ack)
     )
     return 0 if fine else None
 

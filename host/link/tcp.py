@@ -56,8 +56,8 @@ class _Connection(asyncio.Protocol):
             self._broken = broken
             self.transport.abort()
             return
-        for frame in frames:
-            self._user.frame_received(frame, self.peer)
+        if frames:
+            self._user.frames_received([(frame, self.peer) for frame in frames])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.disconnected(self)

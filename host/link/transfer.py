@@ -753,7 +753,7 @@ class Sender:
         late = [message for message in self._waiting() if message.deadline_us <= now]
         for message in late:
             self.give_up(message.token, now)
-        return [NotSent(message, DeadlineError()) for message in late]
+        return [NotSent(message, DeadlineError("not delivered in time")) for message in late]
 
     def flush(self, now: int, budget: int = 1 << 30) -> list[bytes]:
         """The frames to send now, at most about `budget` of them."""

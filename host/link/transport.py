@@ -73,8 +73,8 @@ def transport_error(cause: BaseException, place: str) -> TransportError:
 class TransportUser(Protocol):
     """Who gets what a transport brings."""
 
-    def frame_received(self, frame: bytes, peer: Address) -> None:
-        """One whole frame, in a buffer of its own."""
+    def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
+        """Whole frames that came together, each in a buffer of its own, with their senders."""
 
     def peer_lost(self, peer: Address, error: TransportError) -> None:
         """The connection to this peer broke; frames to it go nowhere until `open` again."""

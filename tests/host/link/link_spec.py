@@ -26,3 +26,17 @@ def examples() -> dict[str, bytes]:
         found[title[1]] = bytes.fromhex(" ".join(lines))
         assert len(found[title[1]]) == int(title[2]), title[1]
     return found
+
+
+def vectors() -> list[dict[str, str]]:
+    """The blocks of the shared vector file; empty if it is not there."""
+    if not VECTORS.exists():
+        return []
+    blocks = []
+    for block in VECTORS.read_text().split("\n\n"):
+        lines = [line for line in block.splitlines() if line and not line.startswith("#")]
+        fields = (line.partition(":") for line in lines)
+        vector = {key: value.strip() for key, _, value in fields}
+        if "vector" in vector:
+            blocks.append(vector)
+    return blocks

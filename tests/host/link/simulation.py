@@ -19,6 +19,8 @@ BUNDLE = bytes(range(32))
 MS = 1000
 S = 1_000_000
 
+MAX_STEPS = 200_000
+
 Fate = Callable[[random.Random, bytes], list[tuple[int, bytes]]]
 
 
@@ -126,6 +128,7 @@ class Simulation:
             self.flush(name)
         while not until():
             self.steps += 1
+            assert self.steps < MAX_STEPS, "the ends keep each other busy"
             times = [due for due in self._due.values() if due is not None]
             if self._air:
                 times.append(self._air[0][0])

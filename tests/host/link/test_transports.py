@@ -173,7 +173,7 @@ def test_tail_dies_in_mid_inference_and_comes_back(kind: str) -> None:
         port = first.address[1]
         async with LinkClient(CLIENTS[kind]("127.0.0.1", port, profile), HEAD) as client:
             waiting = asyncio.ensure_future(exact(client, range(3)))
-            while client.endpoint.sending.acks == 0 and client.endpoint.queued:
+            while not client.endpoint.sending.data_frames or client.endpoint.queued:
                 await asyncio.sleep(0.01)
             first.endpoint.close_all = lambda *_: None  # type: ignore[method-assign]
             await first.close()  # Without a BYE, as when a process is killed.
@@ -348,5 +348,34 @@ def test_a_peer_that_never_reads_does_not_hold_up_others() -> None:
             async with LinkClient(TcpClient(*server.address), HEAD) as client:
                 await exact(client, range(10))
             writer.close()
+
+    run(work())
+
+
+class Clogged(UdpClient):
+    """A link whose send buffer is full while `stuck` is set."""
+
+    stuck = False
+
+    @property
+    def blocked(self) -> bool:
+        return self.stuck
+
+
+def test_a_full_send_buffer_holds_back_and_then_goes_on() -> None:
+    async def work() -> None:
+        async with LinkServer(UdpServer("127.0.0.1", 0), TAIL, reverse) as server:
+            link = Clogged(*server.address)
+            async with LinkClient(link, HEAD) as client:
+                await exact(client, [0])
+                before = client.endpoint.sending.data_frames
+                link.stuck = True
+                waiting = asyncio.ensure_future(exact(client, range(1, 5)))
+                with pytest.raises(DeadlineError, match="not delivered"):
+                    await client.infer(9, [b"x"], 0.1)
+                assert client.endpoint.sending.data_frames == before
+                link.stuck = False
+                client.writable()
+                await waiting
 
     run(work())
