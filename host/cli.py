@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from host import link_run
 from host import run as split_run
@@ -115,8 +116,9 @@ def run(
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
     opened = bundles.read(bundle)
-    image_set = evaluate.held_out(image_source, opened.manifest, resize=resize)
-    image_set = image_set.sample(count, _SEED)
+    image_set = evaluate.held_out(
+        image_source, opened.manifest, resize=resize, count=count, seed=_SEED
+    )
     chosen = kernels.by_name(kernel_choice)
     if transport != "none":
         options = Options(
@@ -150,15 +152,15 @@ def run(
     )
     names = evaluate.class_names(image_set, opened.manifest)
     if names is None:
-        names = tuple(str(i) for i in range(opened.manifest.outputs[0].shape[-1]))
+        names = tuple(str(i) for i in range(math.prod(opened.manifest.outputs[0].shape)))
     rows = _table(opened, inferences, names, image_set.labels)
     console = wide_console(rows)
     for number, boundary in enumerate(opened.manifest.boundaries):
-        console.print(f"boundary {number}: after {escape(boundary.layer)}")
+        console.print(f"boundary {number}: after {boundary.layer}")
     console.print(rows)
     summary = _summary(opened, inferences, chosen, image_set.labels)
     for line in summary:
-        console.print(line, markup=False)
+        console.print(line)
     if save_figure is not None:
         contact_sheet.save(save_figure, opened.manifest, image_set, inferences, names, summary[-1])
         console.print(f"wrote {save_figure}")
@@ -171,7 +173,7 @@ def run(
 
 
 def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     progress = Console(stderr=True)
     if options.transport == "tcp":
         options.impairment.check_stream()
@@ -272,9 +274,9 @@ def _table(
     for one, label in zip(inferences, labels, strict=True):
         right = one.truth is None or one.truth == one.predicted
         out.add_row(
-            escape(one.name),
-            escape(label or "?"),
-            f"[{'green' if right else 'red'}]{escape(names[one.predicted])}[/]",
+            one.name,
+            label or "?",
+            Text(names[one.predicted], style="green" if right else "red"),
             *(f"{sum(t.nbytes for t in message):,}" for message in one.boundaries),
             *(f"{us / 1000:.2f}" for us in one.stage_us),
             "yes" if one.differing_values == 0 else f"{one.differing_values} differ",

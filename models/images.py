@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from models import digits
 from models.errors import TinysplitError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class ImageError(TinysplitError):
@@ -44,9 +50,9 @@ class ImageSet:
             [i for i, image in enumerate(self.images) if image.tobytes() not in taken]
         )
 
-    def sample(self, count: int, seed: int) -> ImageSet:
-        """`count` images (or all, if there are fewer), drawn without replacement."""
-        return self._chosen(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
+    def first(self, count: int) -> ImageSet:
+        """The first `count` images, or all if there are fewer."""
+        return self._chosen(list(range(len(self)))[:count])
 
     def _chosen(self, chosen: list[int]) -> ImageSet:
         return ImageSet(
@@ -66,13 +72,20 @@ class ImageSet:
 
 
 def load(
-    source: str, shape: tuple[int, int, int], *, part: str = "test", resize: bool = False
+    source: str,
+    shape: tuple[int, int, int],
+    *,
+    part: str = "test",
+    resize: bool = False,
+    count: int | None = None,
+    seed: int = 0,
 ) -> ImageSet:
     """The digits (`source="digits"`) or every image below a folder, as `shape` (h, w, c).
 
     In a folder the name of the subfolder an image lies in is its class, also of an empty one.
     Classes are in the order of their names as text, as Keras has them. Digits are enlarged to
-    any shape; files must have the shape already unless `resize` is set (bilinear).
+    any shape; files must have the shape already unless `resize` is set (bilinear). With `count`,
+    only so many are read, drawn with `seed`.
 
     Raises:
         ImageError: no such folder, no image in it, a file that is no image or of another shape,
@@ -84,42 +97,68 @@ def load(
         raise ImageError(f"the network's input has {channels} channels, an image has 1 or 3")
     if source == "digits":
         data = digits.load(part)
+        chosen = _draw(len(data), count, seed)
         return ImageSet(
             "digits",
-            digits.enlarge(data.images, height, width, channels),
-            tuple(f"{part}-{i}" for i in range(len(data))),
-            tuple(digits.CLASS_NAMES[label] for label in data.labels),
+            digits.enlarge(data.images[chosen], height, width, channels),
+            tuple(f"{part}-{i}" for i in chosen),
+            tuple(digits.CLASS_NAMES[data.labels[i]] for i in chosen),
             digits.CLASS_NAMES,
         )
     folder = Path(source)
-    if not folder.is_dir():
-        raise ImageError(f"no folder of images {folder}: give a folder, or digits")
-    try:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise ImageError(f"cannot read the folder {folder}: {error.strerror}") from error
+    files, empty = _find(folder)
     if not files:
         raise ImageError(f"no images in {folder} (looked for {', '.join(SUFFIXES)})")
-    images = np.empty((len(files), *shape), np.uint8)
-    for target, path in zip(images, files, strict=True):
-        target[:] = _read(path, shape, resize)
-    labels = tuple(p.parent.name if p.parent != folder else None for p in files)
-    empty = {p.name for p in folder.rglob("*") if p.is_dir() and not any(p.iterdir())}
+    labels = [p.parent.name if p.parent != folder else None for p in files]
+    classes = tuple(sorted({label for label in labels if label is not None} | empty))
+    chosen = _draw(len(files), count, seed)
+    pixels = np.empty((len(chosen), *shape), np.uint8)
+    for target, i in zip(pixels, chosen, strict=True):
+        target[:] = _read(files[i], shape, resize)
     return ImageSet(
         str(folder),
-        images,
-        tuple(str(p.relative_to(folder)) for p in files),
-        labels,
-        tuple(sorted({label for label in labels if label is not None} | empty)),
+        pixels,
+        tuple(str(files[i].relative_to(folder)) for i in chosen),
+        tuple(labels[i] for i in chosen),
+        classes,
     )
+
+
+def _draw(available: int, count: int | None, seed: int) -> list[int]:
+    """`count` of so many, without replacement; all in order for None."""
+    if count is None:
+        return list(range(available))
+    drawn: list[int] = np.random.default_rng(seed).permutation(available)[:count].tolist()
+    return drawn
+
+
+def _find(folder: Path) -> tuple[list[Path], set[str]]:
+    """Every image file below `folder`, sorted, and the names of empty subfolders."""
+
+    def fail(error: OSError) -> None:
+        raise ImageError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    if not folder.is_dir():
+        raise ImageError(f"no folder of images {folder}: give a folder, or digits")
+    files, empty = [], set()
+    for place, below, names in os.walk(folder, onerror=fail):
+        found = [Path(place, n) for n in names if Path(n).suffix.lower() in SUFFIXES]
+        files += [path for path in found if path.is_file()]
+        if not names and not below and Path(place) != folder:
+            empty.add(Path(place).name)
+    return sorted(files), empty
 
 
 def _read(path: Path, shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
     height, width, channels = shape
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as opened:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            wide = opened.mode.startswith("I;16")
+            # Pillow clips 16-bit grey to white; 65535 / 257 = 255.
+            eight = Image.fromarray((np.asarray(opened) / 257).astype(np.uint8)) if wide else opened
+            image = eight.convert("RGB" if channels == 3 else "L")
+    except (UnidentifiedImageError, OSError, ValueError, *_BOMBS) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}") from error
     if image.size != (width, height):
         if not resize:

@@ -1,8 +1,8 @@
 """How much arena TensorFlow Lite Micro needs for a model, by its own account.
 
-A model it does not like can take the process down, so models are loaded in a
-worker process: `python -m partitioner.arena` reads length-prefixed models on
-standard input and answers with a line of JSON each.
+A model it does not like can take the process down, when it is loaded or when it runs. So
+models are loaded and run once, on noise, in a worker process, which reads length-prefixed
+models on standard input and answers with a line of JSON each.
 
 Figures are of the x86-64 build: its pointers are twice as wide as a board's and it
 has no ESP-NN scratch.
@@ -10,19 +10,25 @@ has no ESP-NN scratch.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
+import select
 import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from partitioner import child
 from partitioner.kernels import KernelError, available, explain
 from partitioner.native_output import captured
 
 _WORKER_ARENA = 256 << 20
+_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,8 @@ def measure(models: Iterable[bytes]) -> Iterator[ArenaUse]:
             "arena figures come from the package tflite-micro, which has wheels for x86-64 Linux "
             "only"
         )
-    command = [sys.executable, "-m", "partitioner.arena"]
     with subprocess.Popen(  # noqa: S603
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        child.command("partitioner.arena", "serve"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -60,14 +62,19 @@ def measure(models: Iterable[bytes]) -> Iterator[ArenaUse]:
                 try:
                     worker.stdin.write(struct.pack("<I", len(data)) + data)
                     worker.stdin.flush()
-                    line = worker.stdout.readline()
+                    ready, _, _ = select.select([worker.stdout], [], [], _TIMEOUT_S)
+                    line = worker.stdout.readline() if ready else None
                 except BrokenPipeError:
                     line = b""
+                if line is None:
+                    raise KernelError(
+                        f"TensorFlow Lite Micro did not finish one inference in {_TIMEOUT_S} s; "
+                        "the model is too large for this machine, or damaged"
+                    )
                 if not line:
                     raise KernelError(
-                        "TensorFlow Lite Micro crashed while loading the model "
-                        f"(exit {worker.wait()}): its quantization is outside what the kernels "
-                        "accept, or the file is damaged"
+                        f"TensorFlow Lite Micro crashed on the model (exit {worker.wait()}): its "
+                        "quantization is outside what the kernels accept, or the file is damaged"
                     )
                 answer = json.loads(line)
                 if "error" in answer:
@@ -89,10 +96,23 @@ def _answer(data: bytes) -> dict[str, int | str]:
     reason = ""
     with captured(2) as printed:
         try:
-            runtime.Interpreter.from_bytes(data, arena_size=_WORKER_ARENA).print_allocations()
-        except RuntimeError as error:
-            reason = str(error)
+            interpreter = runtime.Interpreter.from_bytes(data, arena_size=_WORKER_ARENA)
+            rng = np.random.default_rng(0)
+            for index in range(schema.Model.GetRootAs(data, 0).Subgraphs(0).InputsLength()):
+                detail = interpreter.get_input_details(index)
+                noise = rng.integers(0, 2 if detail["dtype"] == np.bool_ else 4, detail["shape"])
+                interpreter.set_input(noise.astype(detail["dtype"]), index)
+            interpreter.invoke()
+            interpreter.print_allocations()
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error) or type(error).__name__
     return {"error": explain(printed.text, reason)} if reason else vars(_parse(printed.text))
+
+
+def serve() -> None:
+    """What the worker process does until its input ends."""
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        _serve()
 
 
 def _serve() -> None:
@@ -101,7 +121,3 @@ def _serve() -> None:
         answer = json.dumps(_answer(sys.stdin.buffer.read(size)))
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    _serve()

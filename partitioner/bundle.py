@@ -55,9 +55,29 @@ class Bundle:
         return tuple(self.files[stage.file] for stage in self.manifest.stages)
 
     def selftest(self) -> dict[str, Array]:
-        """The arrays of selftest.npz; the schema says which."""
-        with np.load(io.BytesIO(self.files["selftest.npz"]), allow_pickle=False) as arrays:
-            return dict(arrays)
+        """The arrays of selftest.npz; the schema says which.
+
+        Raises:
+            BundleError: it does not hold them.
+        """
+        try:
+            with np.load(io.BytesIO(self.files["selftest.npz"]), allow_pickle=False) as archive:
+                arrays = dict(archive)
+        except Exception as error:  # zipfile, zlib and numpy each raise their own kinds.
+            raise BundleError(f"selftest.npz cannot be read: {error}") from error
+        m = self.manifest
+        groups = {"input": m.inputs, "output": m.outputs}
+        groups |= {f"boundary_{k}": b.tensors for k, b in enumerate(m.boundaries)}
+        vectors = m.selftest["vectors"]
+        wanted = {
+            f"{group}_{i}": ((vectors, *tensor.shape), np.dtype(tensor.dtype))
+            for group, tensors in groups.items()
+            for i, tensor in enumerate(tensors)
+        }
+        wanted["crc32"] = ((vectors, m.selftest["operator_outputs"]), np.dtype(np.uint32))
+        if {name: (a.shape, a.dtype) for name, a in arrays.items()} != wanted:
+            raise BundleError("selftest.npz does not hold the arrays the manifest describes")
+        return arrays
 
     def chain(self, chosen: Kernels) -> Chain:
         """The stages, loaded."""
@@ -101,7 +121,39 @@ def read(folder: Path) -> Bundle:
     expected = {"full.tflite", "selftest.npz", *(stage.file for stage in parsed.stages)}
     if missing := sorted(expected - files.keys()):
         raise BundleError(f"the manifest in {folder} does not list {', '.join(missing)}")
-    return Bundle(parsed, files)
+    bundle = Bundle(parsed, files)
+    _check_files(bundle)
+    return bundle
+
+
+def _check_files(bundle: Bundle) -> None:
+    """Hold every model file against what the manifest says of it.
+
+    Raises:
+        BundleError: they disagree.
+    """
+    m = bundle.manifest
+
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise BundleError(f"the manifest and the files contradict each other: {what}")
+
+    full = Graph(bundle.full)
+    demand(tuple(spec(full, i) for i in full.inputs) == m.inputs, "inputs of full.tflite")
+    demand(tuple(spec(full, i) for i in full.outputs) == m.outputs, "outputs of full.tflite")
+    count = sum(len(stage.operators) for stage in m.stages)
+    demand(count == len(full.operators), "operators of full.tflite")
+    for number, (stage, data) in enumerate(zip(m.stages, bundle.stages, strict=True)):
+        graph, received = Graph(data), m.received(number)
+        inputs = tuple(received[i] for i in stage.inputs)
+        demand(tuple(spec(graph, i) for i in graph.inputs) == inputs, f"inputs of {stage.file}")
+        outputs = tuple(spec(graph, i) for i in graph.outputs)
+        demand(outputs == stage.outputs, f"outputs of {stage.file}")
+        kinds = tuple(op.kind for op in graph.operators)
+        demand(kinds == tuple(op.kind for op in stage.operators), f"operators of {stage.file}")
+    for position, boundary in zip(m.cut_positions, m.boundaries, strict=True):
+        crossing = tuple(spec(full, i) for i in full.crossing(position))
+        demand(crossing == boundary.tensors, f"boundary after {boundary.layer}")
 
 
 def spec(graph: Graph, index: int) -> TensorSpec:
@@ -211,6 +263,8 @@ def verify(
     columns: dict[str, list[Array]] = {}
     compared = 0
     for number, values in enumerate(inputs):
+        for one in (plain, keeping, chain):
+            one.reset()  # Every golden input starts from rest, as a board's self-test does.
         expected = plain.run(values)
         kept = keeping.run(values)
         passage = chain.run(values)

@@ -89,7 +89,8 @@ class Catalogue:
             taken.add(tensor.name)
         for op in self.graph.operators:
             tensor = self.graph.tensors[op.outputs[0]]
-            name = tensor.name if tensor.name not in taken else f"#{op.index}"
+            ambiguous = tensor.name in taken or tensor.name.startswith("#")
+            name = f"#{op.index}" if ambiguous else tensor.name
             taken.add(name)
             rows.append(self._row(name, op.kind, tensor.shape, op.index))
         return tuple(rows)
@@ -153,6 +154,14 @@ class Catalogue:
             f"nearest legal cuts: {', '.join(parts)}" if parts else "the network has no legal cut"
         )
 
+    def _check_chain(self, cuts: list[tuple[str, Cut]]) -> None:
+        for number, stage in enumerate(split(self.graph, tuple(cut.position for _, cut in cuts))):
+            if not stage.outputs:
+                raise LayerNameError(
+                    f"stage {number} of this chain would compute nothing that a later one needs; "
+                    "leave out one of the cuts"
+                )
+
     def chain(self, names: tuple[str, ...]) -> list[tuple[str, Cut]]:
         """The cuts after these layers, in execution order.
 
@@ -166,7 +175,9 @@ class Catalogue:
                 other = found[resolved[1].position][0]
                 raise LayerNameError(f"{name!r} and {other!r} are one and the same cut")
             found[resolved[1].position] = resolved
-        return [found[position] for position in sorted(found)]
+        cuts = [found[position] for position in sorted(found)]
+        self._check_chain(cuts)
+        return cuts
 
     def costs(
         self, report: Callable[[int, int], None] = lambda _done, _total: None

@@ -75,6 +75,10 @@ class Stage:
             at += spec.bytes
         return tuple(arrays)
 
+    def reset(self) -> None:
+        """Forget what variable tensors kept from runs before."""
+        self._interpreter.reset()
+
     def run(self, received: Sequence[Array]) -> Done:
         """Run the file on tensors of the manifest's shapes and dtypes; route what it sends."""
         started = time.perf_counter_ns()
@@ -111,6 +115,11 @@ class Chain:
 
     def __init__(self, manifest: Manifest, files: Sequence[bytes], kernels: Kernels) -> None:
         self._stages = [Stage(manifest, n, data, kernels) for n, data in enumerate(files)]
+
+    def reset(self) -> None:
+        """Forget what variable tensors kept from runs before."""
+        for stage in self._stages:
+            stage.reset()
 
     def run(self, inputs: Sequence[Array]) -> Passage:
         """Send one set of inputs, of the manifest's shapes and dtypes, through all stages."""

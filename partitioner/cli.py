@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from models.errors import TinysplitError
@@ -134,7 +132,7 @@ def _list(request: Request, ram_bytes: int, json_path: Path | None, plot_path: P
         if plot_path is not None:
             steps("plot")
             listing.plot(content, plot_path)
-    terminal = Console(highlight=False)
+    terminal = wide_console()
     width = terminal.width if terminal.is_terminal else None
     rows = listing.table(catalogue, costs, ram_bytes, width)
     console = wide_console(rows)
@@ -182,16 +180,25 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             held_out_source = "digits" if source.identity["weights"] == "digits" else "none"
         if held_out_source != "none":
             steps("accuracy")
-            held_out = evaluate.held_out(held_out_source, built.manifest, resize=request.resize)
-            if source.calibration is not None and source.calibration.image_set is not None:
-                held_out = held_out.without(source.calibration.image_set)
+            calibrated = source.calibration.image_set if source.calibration else None
+            wanted = options["evaluate_images"]
+            held_out = evaluate.held_out(
+                held_out_source,
+                built.manifest,
+                resize=request.resize,
+                count=wanted + (len(calibrated) if calibrated else 0),
+                seed=SEED,
+            )
+            if calibrated is not None:
+                held_out = held_out.without(calibrated)
             if len(held_out) == 0:
                 raise evaluate.EvaluateError(
                     f"every image of {held_out_source} was used for calibration; accuracy needs "
                     "others: give another folder or fewer --calibration-images"
                 )
-            held_out = held_out.sample(options["evaluate_images"], SEED)
-            scores = evaluate.accuracy(built, held_out, source.keras_model, steps.detail)
+            scores = evaluate.accuracy(
+                built, held_out.first(wanted), source.keras_model, steps.detail
+            )
             built = replace(built, manifest=replace(built.manifest, accuracy=scores))
         steps("write")
         built.write(output, force=options["force"])
@@ -233,7 +240,7 @@ def _report(built: Bundle, output: Path) -> None:
         if number < len(manifest.boundaries):
             boundary = manifest.boundaries[number]
             shapes = " + ".join("x".join(map(str, t.shape[1:])) for t in boundary.tensors)
-            sends = f"{boundary.payload_bytes:,} bytes ({shapes}) after {escape(boundary.layer)}"
+            sends = f"{boundary.payload_bytes:,} bytes ({shapes}) after {boundary.layer}"
         rows.add_row(
             f"{number}",
             str(len(stage.operators)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import sys
@@ -28,6 +29,9 @@ class Command(click.Command):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # A table must not fail on an ASCII terminal.
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -120,14 +124,17 @@ def size(count: int | None) -> str:
 
 
 def wide_console(*tables: Table) -> Console:
-    """A console for tables: never narrower than they need where no terminal limits it."""
-    console = Console(highlight=False, soft_wrap=True)
+    """A console for tables and text as it is: [brackets] are no markup.
+
+    Where no terminal limits it, it is never narrower than the tables need.
+    """
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if console.is_terminal:
         return console
     needed = max(
         (console.measure(t, options=_unlimited(console)).maximum for t in tables), default=0
     )
-    return Console(highlight=False, soft_wrap=True, width=max(needed, console.width))
+    return Console(highlight=False, soft_wrap=True, markup=False, width=max(needed, console.width))
 
 
 def _unlimited(console: Console) -> ConsoleOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,17 @@ class EvaluateError(TinysplitError):
     """The network cannot be evaluated on these images."""
 
 
-def held_out(source: str, manifest: Manifest, *, resize: bool = False) -> ImageSet:
+def held_out(
+    source: str,
+    manifest: Manifest,
+    *,
+    resize: bool = False,
+    count: int | None = None,
+    seed: int = 0,
+) -> ImageSet:
     """The digits' test part, or a folder's images, in the shape of the network's input.
+
+    With `count`, only so many, drawn with `seed`.
 
     Raises:
         EvaluateError: the network does not take one image, or nothing is known of its pixels.
@@ -39,7 +49,7 @@ def held_out(source: str, manifest: Manifest, *, resize: bool = False) -> ImageS
             f"--preprocess {'|'.join(preprocess.MODES)}"
         )
     shape = (spec.shape[1], spec.shape[2], spec.shape[3])
-    return images.load(source, shape, part="test", resize=resize)
+    return images.load(source, shape, part="test", resize=resize, count=count, seed=seed)
 
 
 def class_names(image_set: ImageSet, manifest: Manifest) -> tuple[str, ...] | None:
@@ -48,10 +58,10 @@ def class_names(image_set: ImageSet, manifest: Manifest) -> tuple[str, ...] | No
     They are those the bundle knows; otherwise the image set's classes in order, if there are as
     many as the output has values.
     """
-    if manifest.model["class_names"] is not None:
-        return tuple(manifest.model["class_names"])
-    count = manifest.outputs[0].shape[-1] if manifest.outputs[0].shape else 0
-    return image_set.classes if len(image_set.classes) == count else None
+    shape = manifest.outputs[0].shape
+    known = manifest.model["class_names"] or image_set.classes
+    classifies = len(shape) > 0 and shape[-1] == math.prod(shape)
+    return tuple(known) if classifies and len(known) == shape[-1] else None
 
 
 def class_indices(image_set: ImageSet, manifest: Manifest) -> list[int | None]:
@@ -69,9 +79,10 @@ def require_classes(image_set: ImageSet, manifest: Manifest) -> None:
     names = class_names(image_set, manifest)
     if names is None:
         shown = ", ".join(image_set.classes[:5]) + (", ..." if len(image_set.classes) > 5 else "")
+        count = math.prod(manifest.outputs[0].shape)
         raise EvaluateError(
             f"the images of {image_set.source} have {len(image_set.classes)} classes"
-            f"{f' ({shown})' if shown else ''}, the network has {manifest.outputs[0].shape[-1]} "
+            f"{f' ({shown})' if shown else ''}, the network has {count} "
             "outputs; make a subfolder for each class, or give --evaluate none"
         )
     for name, label in zip(image_set.names, image_set.labels, strict=True):

@@ -121,12 +121,29 @@ class Graph:
             constant=constant,
             variable=bool(tensor.isVariable),
         )
+        self._check_quantization(built)
+        if any(size == 0 for size in shape):
+            raise TfliteError(f"tensor {name!r} has no values (shape {shape})")
         if constant and len(data) != built.bytes and not tensor.sparsity:
             raise TfliteError(
                 f"a damaged .tflite file (constant {name!r} has {len(data)} bytes, "
                 f"its shape needs {built.bytes})"
             )
         return built
+
+    @staticmethod
+    def _check_quantization(tensor: Tensor) -> None:
+        if tensor.scale is None or tensor.zero_point is None:
+            return
+        in_range = True
+        if tensor.dtype.kind in "iu":
+            limits = np.iinfo(tensor.dtype)
+            in_range = limits.min <= tensor.zero_point <= limits.max
+        if not (math.isfinite(tensor.scale) and tensor.scale > 0 and in_range):
+            raise TfliteError(
+                f"tensor {tensor.name!r} has an impossible quantization (scale {tensor.scale:g}, "
+                f"zero point {tensor.zero_point})"
+            )
 
     def _operator(self, index: int, operator: Any) -> Operator:
         kind = tflite.op_kind(self.model, operator)
@@ -150,6 +167,12 @@ class Graph:
             made.update(operator.outputs)
         if not made.issuperset(self.outputs):
             raise TfliteError("a damaged .tflite file (an output that nothing produces)")
+        if len(set(self.inputs)) != len(self.inputs):
+            raise TfliteError("the model names one of its inputs twice")
+        for index in (*self.inputs, *self.outputs):
+            if self.tensors[index].constant:
+                name = self.tensors[index].name
+                raise TfliteError(f"the constant {name!r} is an input or output of the model")
 
     def _check_int8(self) -> None:
         advice = "quantize it to full int8 (int8 inputs, outputs and activations)"
@@ -196,21 +219,24 @@ class Graph:
         """Every legal cut, in execution order. Head and tail have an operator each.
 
         A cut is illegal where a variable tensor (state kept between inferences) would be needed
-        on both sides.
+        on both sides, or where the head computes nothing the tail needs, or the tail no output.
         """
         found = []
         for position in range(1, len(self.operators)):
             crossing = self.crossing(position)
-            if not crossing or any(
-                self.tensors[i].variable
-                for op in self.operators[position:]
-                for i in op.inputs
-                if any(i in (*head.inputs, *head.outputs) for head in self.operators[:position])
-            ):
+            head, tail = self._touched(0, position), self._touched(position, None)
+            useful = head.intersection(crossing) - {*self.inputs}
+            answers = {i for op in self.operators[position:] for i in op.outputs}
+            shared_state = any(self.tensors[i].variable for i in head & tail)
+            if not useful or not answers.intersection(self.outputs) or shared_state:
                 continue
             payload = sum(self.tensors[i].bytes for i in crossing)
             found.append(Cut(position, crossing, payload))
         return tuple(found)
+
+    def _touched(self, start: int, stop: int | None) -> set[int]:
+        """Every tensor that operators `start` to `stop` read or write, constants left out."""
+        return {i for op in self.operators[start:stop] for i in (*op.inputs, *op.outputs)}
 
     def macs(self, start: int = 0, stop: int | None = None) -> int:
         """Multiply-accumulates of operators `start` to `stop`."""

@@ -87,8 +87,14 @@ def gather(
         )
     arrays, first = [], None
     for number, shape in enumerate(shapes):
-        loaded = images.load(source, (shape[1], shape[2], shape[3]), part=part, resize=resize)
-        drawn = loaded.sample(count, seed + number)
+        drawn = images.load(
+            source,
+            (shape[1], shape[2], shape[3]),
+            part=part,
+            resize=resize,
+            count=count,
+            seed=seed + number,
+        )
         first = first or drawn
         arrays.append(preprocess.to_float(drawn.images, preprocessing))
     assert first is not None
@@ -134,7 +140,7 @@ def quantized(
     """Float inputs, an array (n, ...) per input, as n sets of integers a network takes."""
     columns = []
     for array, spec in zip(arrays, specs, strict=True):
-        if spec.scale is None or spec.zero_point is None:
+        if spec.scale is None or spec.zero_point is None or spec.dtype == "bool":
             values = array.astype(spec.dtype)
         else:
             values = kernels.quantize(array, spec.scale, spec.zero_point, np.dtype(spec.dtype))
@@ -149,6 +155,8 @@ def infer_preprocessing(spec: TensorSpec) -> str | None:
     0 to 1 for `unit`, 0 to 255 for `raw`.
     """
     if not is_image(spec.shape) or spec.scale is None or spec.zero_point is None:
+        return None
+    if np.dtype(spec.dtype).kind not in "iu":
         return None
     limits = np.iinfo(np.dtype(spec.dtype))
     low = spec.scale * (limits.min - spec.zero_point)

@@ -32,7 +32,15 @@ class Interpreter(ABC):
 
     @abstractmethod
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run once. Arrays are in the file's order, of exactly its shapes and dtypes."""
+        """Run once. Arrays are in the file's order, of exactly its shapes and dtypes.
+
+        Raises:
+            KernelError: other arrays, or an operator fails.
+        """
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget what variable tensors kept from runs before."""
 
     @abstractmethod
     def tensor(self, index: int) -> Array:
@@ -98,7 +106,7 @@ class _TflmInterpreter(Interpreter):
 
         size = self._GUESS if arena_bytes is None or keep_tensors else arena_bytes + self._SLACK
         config = runtime.InterpreterConfig
-        reason: RuntimeError | None = None
+        reason: Exception | None = None
         with captured(2) as printed:
             try:
                 self._interpreter = runtime.Interpreter.from_bytes(
@@ -108,17 +116,23 @@ class _TflmInterpreter(Interpreter):
                     if keep_tensors
                     else config.kAllocationRecording,
                 )
-            except RuntimeError as error:
+            except Exception as error:  # pybind11 and the schema reader raise several kinds.
                 reason = error
         if reason is not None:
             raise KernelError(explain(printed.text, str(reason)))
         self._outputs: int = schema.Model.GetRootAs(data, 0).Subgraphs(0).OutputsLength()
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        for index, value in enumerate(inputs):
-            self._interpreter.set_input(value, index)
-        self._interpreter.invoke()
-        return [self._interpreter.get_output(index) for index in range(self._outputs)]
+        try:
+            for index, value in enumerate(inputs):
+                self._interpreter.set_input(value, index)
+            self._interpreter.invoke()
+            return [self._interpreter.get_output(index) for index in range(self._outputs)]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise KernelError(f"TensorFlow Lite Micro cannot run the model: {error}") from error
+
+    def reset(self) -> None:
+        self._interpreter.reset()
 
     def tensor(self, index: int) -> Array:
         value: Array = self._interpreter.GetTensor(index, 0)["tensor_data"]
@@ -174,10 +188,16 @@ class _LiteRtInterpreter(Interpreter):
         self._outputs = [d["index"] for d in self._interpreter.get_output_details()]
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        for index, value in zip(self._inputs, inputs, strict=True):
-            self._interpreter.set_tensor(index, value)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+        try:
+            for index, value in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(index, value)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+        except (RuntimeError, ValueError) as error:
+            raise KernelError(f"LiteRT cannot run the model: {error}") from error
+
+    def reset(self) -> None:
+        self._interpreter.reset_all_variables()
 
     def tensor(self, index: int) -> Array:
         value: Array = self._interpreter.get_tensor(index)

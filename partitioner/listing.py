@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from partitioner.catalogue import Catalogue, Cost, Row
@@ -45,7 +44,7 @@ def table(
         )
     for row in catalogue.rows:
         cells = _cells(row, catalogue, costs, ram_bytes)
-        out.add_row(*(escape(cells[c]) for c in columns), style="" if row.cut else "dim")
+        out.add_row(*(cells[c] for c in columns), style="" if row.cut else "dim")
     return out
 
 

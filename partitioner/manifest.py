@@ -146,8 +146,8 @@ def parse(text: str) -> Manifest:
         ManifestError: no JSON, against the schema, of another format, or contradicting itself.
     """
     try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"manifest.json is no JSON: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, int) and found != FORMAT:
@@ -162,6 +162,17 @@ def parse(text: str) -> Manifest:
         raise ManifestError("the manifest was changed after it was written (its id does not match)")
     _check_wiring(manifest)
     return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return content
 
 
 def _build(content: dict[str, Any]) -> Manifest:
@@ -224,7 +235,7 @@ def _check_wiring(manifest: Manifest) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value)))
+    return json.loads(json.dumps(asdict(value), allow_nan=False))
 
 
 @cache
@@ -236,8 +247,19 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
+def _is_integer(_: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# JSON Schema calls 1.0 an integer; what indexes and allocates here must be one for Python too.
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)
+
+
 def _validate(content: Any) -> None:
-    errors = jsonschema.Draft202012Validator(schema()).iter_errors(content)
+    errors = _Validator(schema()).iter_errors(content)
     worst = jsonschema.exceptions.best_match(errors)
     if worst is not None:
         where = "/".join(str(p) for p in worst.absolute_path) or "the top level"

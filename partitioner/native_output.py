@@ -24,7 +24,7 @@ def captured(*descriptors: int) -> Iterator[Captured]:
     result = Captured()
     chosen = descriptors or (1, 2)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     with tempfile.TemporaryFile() as sink:
         saved = {descriptor: os.dup(descriptor) for descriptor in chosen}
@@ -34,7 +34,7 @@ def captured(*descriptors: int) -> Iterator[Captured]:
             yield result
         finally:
             for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):
+                with suppress(OSError, ValueError, AttributeError):
                     stream.flush()
             for descriptor, original in saved.items():
                 os.dup2(original, descriptor)

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,20 @@ def load_keras(path: Path) -> Any:
     require_tensorflow()
     import keras
 
+    if not zipfile.is_zipfile(path):
+        raise QuantizeError(f"{path} is no .keras file (those are zip archives); save it again")
     try:
         with captured(2):
             model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises as many kinds as there are ways to be wrong.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise QuantizeError(f"{path} cannot be read as a Keras model: {reason}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        vague = ("Exception encountered", "Could not locate", "Could not deserialize")
+        telling = (
+            [line for line in lines if not line.startswith(vague)] or lines or ["no reason given"]
+        )
+        raise QuantizeError(
+            f"{path} cannot be read as a Keras model: {telling[0][:300]}"
+        ) from error
     return model
 
 
@@ -86,6 +95,18 @@ def input_names(model: Any) -> list[str]:
     return [re.sub(r"\W", "_", tensor.name) for tensor in model.inputs]
 
 
+def _refuse_loops(model: Any) -> None:
+    """TensorFlow's calibrator crashes on the loops that rolled recurrent layers become."""
+    import keras
+
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll:
+            raise QuantizeError(
+                f"layer {layer.name!r} is a recurrent layer with a loop, which cannot be "
+                "calibrated; build it with unroll=True"
+            )
+
+
 def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
     """Post-training full-int8 quantization: int8 in and out, weights per channel.
 
@@ -100,6 +121,7 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
     import tensorflow as tf
 
     shapes = input_shapes(model)
+    _refuse_loops(model)
     # The converter orders inputs and outputs by name, hence the zeros.
     names = [f"input_{i:03}_{name}" for i, name in enumerate(input_names(model))]
     signature = [

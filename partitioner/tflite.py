@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from models.errors import TinysplitError
 
 IDENTIFIER = b"TFL3"
+_MAX_RANK = 8
 ALIGNMENT = 16  # schema.fbs: `data:[ubyte] (force_align: 16)`; the Python writer ignores it.
 
 
@@ -73,8 +74,9 @@ def write(model: Any) -> bytes:
 
 
 def text(name: Any) -> str:
-    """A string of the schema, which comes as bytes, str or None."""
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else f"{name or ''}"
+    """A string of the schema, which comes as bytes, str or None; control characters as ?."""
+    decoded = name.decode("utf-8", "replace") if isinstance(name, bytes) else f"{name or ''}"
+    return "".join(c if c.isprintable() else "?" for c in decoded)
 
 
 def indices(vector: Any) -> tuple[int, ...]:
@@ -121,6 +123,8 @@ def _check_indices(model: Any) -> None:
         )
     graph = model.subgraphs[0]
     tensors = graph.tensors or []
+    if any(t.shape is not None and len(t.shape) > _MAX_RANK for t in tensors):
+        raise TfliteError(f"a damaged .tflite file (a tensor of more than {_MAX_RANK} dimensions)")
     for tensor in tensors:
         within((tensor.buffer,), len(model.buffers), "a buffer index")
         if tensor.shape is None:
@@ -131,4 +135,5 @@ def _check_indices(model: Any) -> None:
     for operator in graph.operators:
         within((operator.opcodeIndex,), len(model.operatorCodes or []), "an operator code")
         used = tuple(i for i in indices(operator.inputs) if i != -1)
+        used += tuple(i for i in indices(operator.intermediates) if i != -1)
         within(used + indices(operator.outputs), len(tensors), "an operator's tensor")

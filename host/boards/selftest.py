@@ -40,6 +40,7 @@ def selftest(bundle: Bundle, stage: Stage, kernels: Kernels) -> SelfTest:
     vectors = bundle.manifest.selftest["vectors"]
     passed = 0
     for vector in range(vectors):
+        stage.reset()
         done = stage.run(golden(bundle, stage, vector))
         expected = [arrays[f"{name}_{i}"][vector] for i in range(len(stage.sent))]
         if all(a.tobytes() == b.tobytes() for a, b in zip(expected, done.tensors, strict=True)):
@@ -54,6 +55,7 @@ def _first_wrong(bundle: Bundle, stage: Stage, kernels: Kernels, crcs: Array) ->
     keeping = kernels.load(graph.data, keep_tensors=True)
     for vector in range(len(crcs)):
         received = golden(bundle, stage, vector)
+        keeping.reset()
         keeping.run([received[i] for i in stage.spec.inputs])
         for op, spec in zip(graph.operators, stage.spec.operators, strict=True):
             for offset, tensor in enumerate(op.outputs):

@@ -6,12 +6,12 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from host.boards.address import Address
 from host.boards.board import Board, BoardError
+from partitioner import child
 
 BOOT_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 5.0
@@ -34,7 +34,7 @@ class VirtualBoard(Board):
         flash: Path | None = None,
     ) -> None:
         super().__init__(name)
-        command = [sys.executable, "-m", "host.cli", "board", str(folder), "--stage", str(stage)]
+        command = [*child.command("host.cli", "main"), "board", str(folder), "--stage", str(stage)]
         command += ["--listen", str(listen), "--name", name, "--timeout-ms", str(timeout_ms)]
         command += ["--mtu", str(mtu), "--window", str(window)]
         if following is not None:
@@ -49,7 +49,6 @@ class VirtualBoard(Board):
             stderr=self._errors,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for the host; it ends its boards itself.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
