@@ -260,7 +260,9 @@ static void two_heads_with_the_same_ids_through_one_relay(void **state) {
     relay->cfg.endpoint.rx_memory = rx;
     relay->cfg.endpoint.rx_memory_bytes = sizeof rx;
     host_start(relay);
-    host_start(host_setup(net, 3, TS_ROLE_TAIL, 2, 3, -1));
+    host_setup(net, 3, TS_ROLE_TAIL, 2, 3, -1)->async = true; /* both are there at once */
+    host(net, 3)->invoke_us = 20000;
+    host_start(host(net, 3));
     net_run(net, 500000, NULL);
     for (uint32_t i = 1; i <= 20; i++) {
         host_infer(host(net, 0), i, 1000, 0);
