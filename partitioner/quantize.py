@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import TinysplitError
+from partitioner import tflite
 from partitioner.native_output import captured
 
 
@@ -122,7 +123,6 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
 
     shapes = input_shapes(model)
     _refuse_loops(model)
-    # The converter orders inputs and outputs by name, hence the zeros.
     names = [f"input_{i:03}_{name}" for i, name in enumerate(input_names(model))]
     signature = [
         tf.TensorSpec(shape, tf.float32, name=name)
@@ -168,4 +168,23 @@ def to_int8(model: Any, calibration: Sequence[NDArray[np.float32]]) -> bytes:
         lines = [s for s in f"{failure}\n{printed.text}".splitlines() if "error" in s.lower()]
         reason = (lines or str(failure).splitlines() or [type(failure).__name__])[0].strip()
         raise QuantizeError(f"TensorFlow cannot convert the model to int8: {reason}") from failure
-    return data
+    return _in_order(data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A converted model with its inputs and outputs in the Keras model's order.
+
+    The converter has them in the order of a hash table; the signature, whose names begin with
+    their number, says which is which.
+    """
+    model = tflite.read(data)
+    (signature,) = model.signatureDefs
+    graph = model.subgraphs[0]
+    inputs, outputs = (
+        [t.tensorIndex for t in sorted(side, key=lambda t: tflite.text(t.name))]
+        for side in (signature.inputs, signature.outputs)
+    )
+    if inputs == [*graph.inputs] and outputs == [*graph.outputs]:
+        return data
+    graph.inputs, graph.outputs = inputs, outputs
+    return tflite.rewrite(model)

@@ -73,6 +73,15 @@ def write(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def rewrite(model: Any) -> bytes:
+    """A model that `read` returned, changed by the caller, as the bytes of a .tflite file."""
+    model.buffers = [
+        AlignedBuffer(None if buffer.data is None else bytes(bytearray(buffer.data)))
+        for buffer in model.buffers
+    ]
+    return write(model)
+
+
 def text(name: Any) -> str:
     """A string of the schema, which comes as bytes, str or None; control characters as ?."""
     decoded = name.decode("utf-8", "replace") if isinstance(name, bytes) else f"{name or ''}"

@@ -59,7 +59,7 @@ def test_an_inexact_stage_is_found(digits_bundle: Bundle) -> None:
     m = digits_bundle.manifest
     head = m.stages[0]
     swapped = replace(m, stages=(replace(head, sent=head.sent[::-1]), *m.stages[1:]))
-    images = evaluate.held_out("digits", m).sample(2, 0)
+    images = evaluate.held_out("digits", m, count=2)
     with pytest.raises(Exception, match=r"Dimension mismatch|shape"):
         list(split_run.run(replace(digits_bundle, manifest=swapped), images, kernels.exact()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,39 @@ def test_preprocessing_equals_keras(mode: str) -> None:
 
 
 def test_a_sample_is_seeded_and_without_repeats() -> None:
-    every = images.load("digits", (8, 8, 1))
-    a, b = every.sample(50, seed=3), every.sample(50, seed=3)
+    a, b, c = (images.load("digits", (8, 8, 1), count=50, seed=s) for s in (3, 3, 4))
     assert a.names == b.names
     assert len(set(a.names)) == 50
-    assert a.names != every.sample(50, seed=4).names
-    assert len(every.sample(10_000, seed=0)) == len(every)
+    assert a.names != c.names
+    assert len(images.load("digits", (8, 8, 1), count=10_000)) == 359
+
+
+def test_images_used_elsewhere_are_left_out() -> None:
+    every = images.load("digits", (8, 8, 1))
+    rest = every.without(every.first(300))
+    assert 50 <= len(rest) <= 59
+    assert not set(rest.names) & set(every.first(300).names)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    found = images.load(str(tmp_path), (8, 8, 1)).images[0, :, :, 0]
+    assert np.array_equal(found, (ramp / 257).astype(np.uint8))
+
+
+def test_a_pipe_among_the_images_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    Image.new("L", (4, 4), 7).save(tmp_path / "x.png")
+    assert images.load(str(tmp_path), (4, 4, 1)).names == ("x.png",)
+
+
+def test_an_empty_folder_is_a_class_too(tmp_path: Path) -> None:
+    for label in ("cat", "dog", "eel"):
+        (tmp_path / label).mkdir()
+    Image.new("L", (4, 4), 7).save(tmp_path / "dog" / "x.png")
+    found = images.load(str(tmp_path), (4, 4, 1))
+    assert (found.labels, found.classes) == (("dog",), ("cat", "dog", "eel"))
 
 
 def test_folder_names_are_classes(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from partitioner import bundle, cut, kernels, manifest
+from partitioner import bundle, cut, kernels, manifest, output
 from partitioner.bundle import Bundle, BundleError, InexactError
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
@@ -67,6 +69,11 @@ def test_the_schema_documents_every_field_that_is_written(stranger_bundle: Bundl
         (lambda m: m["boundaries"][0].update(layer="x"), "changed after it was written"),
         (lambda m: m.update(id="0" * 64), "changed after it was written"),
         (lambda m: m["files"].update({"../../etc/passwd": "0" * 64}), "not valid at files"),
+        (lambda m: m["stages"][0].update(arena_bytes=2**31), "not valid at stages/0/arena_bytes"),
+        (lambda m: m["stages"][0].update(arena_bytes=5000.0), "not valid at stages/0/arena_bytes"),
+        (lambda m: m["stages"][1].update(inputs=[0.0]), "not valid at stages/1/inputs/0"),
+        (lambda m: m["inputs"][0].update(scale=0), "not valid at inputs/0/scale"),
+        (lambda m: m["inputs"][0].update(scale=float("nan")), "NaN is no number"),
     ],
 )
 def test_a_changed_manifest_is_refused(
@@ -92,6 +99,8 @@ def test_a_manifest_whose_wiring_contradicts_itself_is_refused(stranger_bundle: 
     lying = replace(good.boundaries[0], payload_bytes=1)
     with pytest.raises(ManifestError, match="payload at"):
         manifest.parse(_resealed(good, boundaries=(lying, good.boundaries[1])))
+    with pytest.raises(ManifestError, match="stands twice"):
+        manifest.parse(good.to_json().replace("{", '{"id": "x",', 1))
     head = replace(good.stages[0], sent=good.stages[0].sent[:1])
     with pytest.raises(ManifestError, match="what stage 0 sends"):
         manifest.parse(_resealed(good, stages=(head, *good.stages[1:])))
@@ -110,6 +119,42 @@ def test_a_changed_or_missing_file_is_refused(
     (folder / name).unlink()
     with pytest.raises(BundleError, match=f"{name} cannot be read"):
         bundle.read(folder)
+
+
+def test_files_of_another_network_under_a_consistent_manifest_are_refused(
+    stranger_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Somebody who recomputes every checksum still cannot pair files that do not fit."""
+    m, files = stranger_bundle.manifest, dict(stranger_bundle.files)
+    swapped = {**files, "stage0.tflite": files["stage1.tflite"]}
+    wrong = replace(m.inputs[0], shape=(1, 24, 24, 1))
+    for changed_files, changed, message in [
+        (swapped, m, "stage0.tflite"),
+        ({**files, "full.tflite": files["stage0.tflite"]}, m, "full.tflite"),
+        (files, replace(m, inputs=(wrong,)), "inputs of full.tflite"),
+    ]:
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in changed_files.items()}
+        folder = tmp_path / message.replace(" ", "_")
+        Bundle(replace(changed, files=sums), changed_files).write(folder)
+        with pytest.raises(BundleError, match=f"contradict each other: .*{message}"):
+            bundle.read(folder)
+
+
+def test_a_selftest_of_other_arrays_is_refused(stranger_bundle: Bundle) -> None:
+    arrays = stranger_bundle.selftest()
+    for changed in ({**arrays, "input_0": arrays["input_0"][:1]}, {"x": arrays["crc32"]}):
+        files = {**stranger_bundle.files, "selftest.npz": bundle._npz(changed)}
+        with pytest.raises(BundleError, match="does not hold the arrays"):
+            replace(stranger_bundle, files=files).selftest()
+    files = {**stranger_bundle.files, "selftest.npz": b"PK nonsense"}
+    with pytest.raises(BundleError, match="cannot be read"):
+        replace(stranger_bundle, files=files).selftest()
+
+
+def test_how_it_was_made_is_not_part_of_the_id(stranger_bundle: Bundle) -> None:
+    m = stranger_bundle.manifest
+    assert replace(m, tools={"keras": "99"}, accuracy=None).id == m.id
+    assert replace(m, files={**m.files, "full.tflite": "0" * 64}).id != m.id
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
@@ -185,20 +230,56 @@ def test_a_stage_loads_in_an_arena_of_the_size_stated(stranger_bundle: Bundle) -
 
 def test_an_existing_folder_is_kept_unless_forced(stranger_bundle: Bundle, tmp_path: Path) -> None:
     folder = written(stranger_bundle, tmp_path / "b")
-    (folder / "mine.txt").write_text("keep")
+    before = (folder / "manifest.json").stat().st_ino
     with pytest.raises(OutputError, match="exists already; give --force"):
         stranger_bundle.write(folder)
-    assert (folder / "mine.txt").exists()
+    assert (folder / "manifest.json").stat().st_ino == before
     stranger_bundle.write(folder, force=True)
-    assert not (folder / "mine.txt").exists()
+    assert (folder / "manifest.json").stat().st_ino != before
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_force_spares_a_file_somebody_put_into_a_bundle(
+    stranger_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = written(stranger_bundle, tmp_path / "b")
+    (folder / "run.png").write_text("keep")
+    with pytest.raises(OutputError, match=r"holds 'run.png', which is not a bundle's"):
+        stranger_bundle.write(folder, force=True)
+    assert (folder / "run.png").exists()
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_replacement_that_fails_leaves_the_old_bundle(
+    stranger_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    """Every rename fails in turn, with and without the atomic exchange of Linux."""
+    folder = written(stranger_bundle, tmp_path / "b")
+    if not atomic:
+        monkeypatch.setattr(output, "_exchange", lambda *_: False)
+    real, calls = Path.replace, []
+
+    def failing(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == fail_at:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    for fail_at in (1, 2):  # noqa: B007  # Read by `failing`.
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", failing)
+            with suppress(OutputError):
+                stranger_bundle.write(folder, force=True)
+        assert bundle.read(folder) == stranger_bundle
+        assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
 def test_force_spares_what_is_no_bundle(stranger_bundle: Bundle, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.png").write_text("")
-    with pytest.raises(OutputError, match="is not a bundle, so --force leaves it alone"):
+    with pytest.raises(OutputError, match=r"holds 'cat.png', .* --force leaves it alone"):
         stranger_bundle.write(photos, force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):

@@ -132,15 +132,84 @@ def test_calibration_from_arrays(invoke: Invoke, keras: Any, tmp_path: Path) -> 
     x = keras.layers.Concatenate()([keras.layers.Dense(4)(a), keras.layers.Dense(3)(b)])
     keras.Model([a, b], keras.layers.Dense(2)(x)).save(tmp_path / "two.keras")
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "c.npz", x=rng.normal(size=(30, 5)), y=rng.normal(size=(30, 7)))
+    np.savez(tmp_path / "c.npz", rng.normal(size=(30, 5)), rng.normal(size=(30, 7)))
     arguments = ("--model", tmp_path / "two.keras", "--layer", "#0", "--output", "out")
-    result = invoke(main, *arguments, "--calibration", tmp_path / "c.npz")
+    result = invoke(main, *arguments, "--calibration", tmp_path / "c.npz", "--verbose")
     assert result.exit_code == 0, result.output
     assert len(bundle.read(Path("out")).manifest.inputs) == 2
-    np.savez(tmp_path / "bad.npz", x=rng.normal(size=(30, 5)))
-    refused = invoke(main, *arguments[:-1], "out2", "--calibration", tmp_path / "bad.npz")
-    assert refused.exit_code == 1
-    assert "this network needs arrays of shape ('n', 5), ('n', 7)" in refused.stderr
+    for bad, message in [
+        ({"x": rng.normal(size=(30, 5))}, "name them after the network's inputs"),
+        (
+            {"arr_0": rng.normal(size=(30, 7)), "arr_1": rng.normal(size=(30, 5))},
+            "('n', 5), ('n', 7)",
+        ),
+    ]:
+        np.savez(tmp_path / "bad.npz", **bad)
+        refused = invoke(main, *arguments[:-1], "out2", "--calibration", tmp_path / "bad.npz")
+        assert refused.exit_code == 1
+        assert message in refused.stderr
+
+
+def test_named_calibration_arrays_go_to_the_inputs_of_that_name(
+    invoke: Invoke, keras: Any, tmp_path: Path
+) -> None:
+    left, right = keras.Input((5,), name="left"), keras.Input((5,), name="right")
+    x = keras.layers.Concatenate()([keras.layers.Dense(4)(left), keras.layers.Dense(4)(right)])
+    keras.Model([left, right], keras.layers.Dense(2)(x)).save(tmp_path / "same.keras")
+    rng = np.random.default_rng(0)
+    large, small = 100 * rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
+    np.savez(tmp_path / "c.npz", right=large, left=small)
+    arguments = ("--model", tmp_path / "same.keras", "--calibration", tmp_path / "c.npz")
+    result = invoke(main, *arguments, "--layer", "#0", "--output", "out")
+    assert result.exit_code == 0, result.output
+    first, second = bundle.read(Path("out")).manifest.inputs
+    assert "left" in first.name
+    assert first.scale is not None
+    assert second.scale is not None
+    assert first.scale * 10 < second.scale
+
+
+def test_a_wrong_name_is_refused_before_the_conversion(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> bytes:
+        raise AssertionError("converted all the same")
+
+    monkeypatch.setattr("partitioner.quantize.to_int8", never)
+    assert_refused(invoke(main, "--layer", "block_16_projet_BN"), "mean block_16_project_BN")
+
+
+def test_a_rolled_recurrent_layer_is_refused_by_name(
+    invoke: Invoke, keras: Any, tmp_path: Path
+) -> None:
+    inputs = keras.Input((10, 6))
+    keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(5, name="memory")(inputs))).save(
+        tmp_path / "lstm.keras"
+    )
+    np.savez(tmp_path / "c.npz", np.ones((8, 10, 6)))
+    arguments = ("--model", tmp_path / "lstm.keras", "--calibration", tmp_path / "c.npz")
+    refused = invoke(main, *arguments, "--layer", "#0")
+    assert_refused(refused, "'memory' is a recurrent layer .*unroll=True")
+
+
+def test_held_out_images_are_not_those_of_the_calibration(
+    invoke: Invoke, small_model: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        (tmp_path / "photos" / str(i)).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / str(i) / "a.png")
+    small_model.save(tmp_path / "small.keras")
+    photos = tmp_path / "photos"
+    arguments = ("--model", tmp_path / "small.keras", "--preprocess", "unit", "--layer", "conv")
+    refused = invoke(main, *arguments, "--calibration", photos, "--evaluate", photos)
+    assert_refused(refused, "was used for calibration")
+    result = invoke(
+        main, *arguments, "--calibration", photos, "--evaluate", photos, "--calibration-images", 6
+    )
+    assert result.exit_code == 0, result.output
+    assert "accuracy on 4 held-out images" in result.output
 
 
 @pytest.mark.parametrize(
@@ -151,7 +220,10 @@ def test_calibration_from_arrays(invoke: Invoke, keras: Any, tmp_path: Path) -> 
         (("--layer", "serving_default_keras_tensor:0"), "is an input"),
         (("--layer", "StatefulPartitionedCall_1:0"), "is the output"),
         (("--layer", "#2", "--alpha", "0.5"), "--alpha is for built-in networks"),
-        (("--layer", "#2", "--evaluate", "digits"), "class of test-.* is not one of the network's"),
+        (
+            ("--layer", "#2", "--evaluate", "digits"),
+            "have 10 classes .* has 5 outputs",
+        ),
         (("--list", "--plot", "x.bmp"), "must end in .png, .pdf, .svg"),
         (("--layer", "#2", "--calibration", "nowhere"), "no folder of images nowhere"),
     ],
@@ -210,7 +282,7 @@ def test_files_that_cannot_be_read(invoke: Invoke, tmp_path: Path) -> None:
     assert_refused(invoke(main, "--model", tmp_path / "n.keras", "--list"), "cannot read .*No such")
     (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 not really")
     refused = invoke(main, "--model", tmp_path / "bad.keras", "--list")
-    assert_refused(refused, "cannot be read as a Keras model")
+    assert_refused(refused, "is no .keras file")
 
 
 def test_unknown_networks_and_weights(invoke: Invoke) -> None:

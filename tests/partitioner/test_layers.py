@@ -116,15 +116,18 @@ def test_nested_shared_and_identity_layers(keras: Any) -> None:
     assert found["identity_norm"].tensor is not None
 
 
-def test_two_inputs_keep_their_order(keras: Any) -> None:
+@pytest.mark.parametrize("names", [("zebra", "apple"), ("b", "a"), ("x", "x_y"), ("i_9", "i_10")])
+def test_inputs_and_outputs_keep_their_order(keras: Any, names: tuple[str, str]) -> None:
+    """Whatever they are called: the converter's own order is that of a hash table."""
     keras.utils.set_random_seed(3)
     k = keras.layers
-    zebra, apple = keras.Input((5,), name="zebra"), keras.Input((7,), name="apple")
-    joined = k.Concatenate()([k.Dense(4, activation="relu")(zebra), k.Dense(3)(apple)])
-    graph, found = convert(keras.Model([zebra, apple], k.Dense(2)(joined)))
+    first, second = keras.Input((5,), name=names[0]), keras.Input((7,), name=names[1])
+    joined = k.Concatenate()([k.Dense(4, activation="relu")(first), k.Dense(3)(second)])
+    outputs = [k.Dense(n)(joined) for n in (4, 2, 3)]
+    graph, found = convert(keras.Model([first, second], outputs))
     assert [graph.tensors[i].shape for i in graph.inputs] == [(1, 5), (1, 7)]
-    assert found["zebra"].tensor == graph.inputs[0]
-    assert found["apple"].tensor == graph.inputs[1]
+    assert [graph.tensors[i].shape for i in graph.outputs] == [(1, 4), (1, 2), (1, 3)]
+    assert [found[name].tensor for name in names] == list(graph.inputs)
 
 
 def test_sequential_models_are_walked(keras: Any) -> None:
