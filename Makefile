@@ -11,8 +11,10 @@ QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
 	@$(BIN)/partition --layer $(LAYER) --output $(BUNDLE) --force
-	@echo "== Classify real images with the two halves"
+	@echo "== Classify real images with the two halves, in one process"
 	@$(BIN)/tinysplit run $(BUNDLE) --save-figure build/demo.png
+	@echo "== The same over UDP: two processes, the firmware's C link library, real sockets"
+	@$(BIN)/tinysplit run $(BUNDLE) --transport udp
 
 test: setup-dev lint
 	@$(BIN)/python -m pytest
@@ -31,7 +33,11 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv module: apt install python3-venv, or make PYTHON=..."; exit 1; }
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.python pyproject.toml
+# What the compiled link library depends on.
+NATIVE := setup.py $(wildcard firmware/core/src/* firmware/core/include/tinysplit/* host/boards/virtual/*.[ch])
+NATIVE += host/boards/virtual/build_core.py
+
+$(VENV)/.ready: $(VENV)/.python pyproject.toml $(NATIVE)
 	@echo "== Install tinysplit with TensorFlow (about 300 MB to fetch, once)"
 	@$(QUIET_PIP) --editable '.[convert,plot]'
 	@touch $@
