@@ -121,8 +121,8 @@ def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> 
         model, name, given, kind = network.model, network.name, network.weights, "builtin"
         preprocessing = request.preprocessing or network.preprocessing
     shapes = quantize.input_shapes(model)
-    for name in request.layer_names:
-        layers.check_name(model, name)
+    for layer_name in request.layer_names:
+        layers.check_name(model, layer_name)
     report("calibration")
     samples = inputs.gather(
         request.calibration,

@@ -119,9 +119,10 @@ def test_calibration_from_a_folder_of_images_and_a_keras_file(
         Image.fromarray(pixels).save(folder / f"{i}.png")
     small_model.save(tmp_path / "small.keras")
     arguments = ("--model", tmp_path / "small.keras", "--calibration", folder, "--layer", "conv")
-    result = invoke(main, *arguments, "--preprocess", "unit", "--output", "out")
+    result = invoke(main, *arguments, "--preprocess", "unit")
     assert result.exit_code == 0, result.output
-    m = bundle.read(Path("out")).manifest
+    m = bundle.read(Path("build/small-conv")).manifest
+    assert m.model["name"] == "small"
     assert m.calibration is not None
     assert (m.calibration["source"], m.calibration["images"]) == ("photos", 12)
     assert (m.model["source"], m.model["preprocessing"]) == ("keras", "unit")
