@@ -43,7 +43,8 @@ struct host {
     uint32_t invoked;
     uint8_t phases_seen;
     uint16_t log[NET_LOG];
-    bool hold; /* keep messages instead of releasing them */
+    uint32_t asked[NET_LOG]; /* bytes */
+    bool hold;               /* keep messages instead of releasing them */
     uint8_t held_slot;
     uint16_t held_session;
     uint8_t last_body[NET_MESSAGE];

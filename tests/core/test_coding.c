@@ -83,18 +83,15 @@ static void every_single_bit_error_of_hello_and_forward_is_seen(void **state) {
     static uint8_t frame[300];
     static uint8_t inner[250];
     const uint8_t mac[6] = {1, 2, 3, 4, 5, 6};
-    const uint8_t *addr;
-    const uint8_t *part;
-    uint8_t addr_len;
-    size_t part_len;
-    size_t inner_len = frame_of_kind(TS_F_PONG, inner);
-    size_t len = ts_forward_encode(&crc, mac, 6, inner, inner_len, frame, sizeof frame);
+    struct ts_forward f = {.addr = mac, .addr_len = 6, .inner = inner};
+    f.inner_len = (uint32_t)frame_of_kind(TS_F_PONG, inner);
+    size_t len = ts_forward_encode(&crc, &f, frame, sizeof frame);
     for (size_t bit = 0; bit < 8 * len; bit++) {
         frame[bit / 8] ^= (uint8_t)(1u << (bit % 8));
-        assert_false(ts_forward_decode(&crc, frame, len, &addr, &addr_len, &part, &part_len));
+        assert_false(ts_forward_decode(&crc, frame, len, &f));
         frame[bit / 8] ^= (uint8_t)(1u << (bit % 8));
     }
-    assert_true(ts_forward_decode(&crc, frame, len, &addr, &addr_len, &part, &part_len));
+    assert_true(ts_forward_decode(&crc, frame, len, &f));
 }
 
 static void truncated_and_extended_frames_are_dropped(void **state) {

@@ -85,6 +85,7 @@ static void several_tensors_keep_their_order(void **state) {
     for (uint32_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)(1 * 31u + i * 7u + (i >> 8));
     }
+    host(net, 0)->asked[1] = 600;
     struct ts_tensors t = {.count = 3, .bytes = {100, 499, 1}, .total = 600, .data = data};
     assert_int_equal(ts_node_infer(&host(net, 0)->node, host_now(host(net, 0)), 1, &t, 0), TS_OK);
     host(net, 0)->wake = net->now;
@@ -290,6 +291,68 @@ static void waiting_inference_survives_a_tail_restart(void **state) {
     net_free(net);
 }
 
+static void inference_twice_is_answered(void **state) {
+    (void)state;
+    struct net *net = net_pair(23);
+    struct host *h = host(net, 0);
+    static uint8_t body[TS_TENSOR_HEADER(1) + 10];
+    struct ts_tensors t = {.inference = 1, .count = 1, .bytes = {10}};
+    host(net, 1)->async = true;
+    host(net, 1)->invoke_us = 500000;
+    ts_tensors_encode(TS_TENSOR, &t, body);
+    host_infer(h, 1, 100, 0);
+    net_run(net, 50000, NULL);
+    assert_int_equal(ts_send(&h->node.ep, host_now(h), 0, TS_TENSOR, body, sizeof body, 0, 1), TS_OK);
+    h->wake = net->now;
+    wanted = 1;
+    assert_true(net_run(net, 100000, head_done));
+    assert_int_equal(h->last_code, TS_E_DUPLICATE);
+    net_free(net);
+}
+
+static void engine_keeps_its_buffers_when_the_head_is_gone(void **state) {
+    (void)state;
+    struct net *net = net_pair(24);
+    struct host *tail = host(net, 1);
+    tail->async = true;
+    tail->invoke_us = 300000;
+    host_infer(host(net, 0), 1, 3000, 0);
+    net_run(net, 100000, NULL);
+    assert_int_equal(tail->jobs[0].state, TS_J_RUNNING);
+    host_start(host(net, 0));
+    net_run(net, 50000, NULL);
+    assert_int_equal(tail->jobs[0].state, TS_J_DRAINING);
+    host_infer(host(net, 0), 2, 3000, 0);
+    host_infer(host(net, 0), 3, 3000, 0);
+    wanted = 2;
+    assert_true(net_run(net, 2000000, head_done));
+    net_run(net, 50000, NULL); /* the last ACK */
+    assert_int_equal(tail->jobs[0].state, TS_J_FREE);
+    assert_int_equal(host(net, 0)->results, 2);
+    assert_int_equal(host(net, 0)->inexact, 0);
+    net_free(net);
+}
+
+static void tensors_wait_for_a_free_job(void **state) {
+    (void)state;
+    struct net *net = net_new(25);
+    host_start(host_setup(net, 0, TS_ROLE_HEAD, 0, 2, 1));
+    struct host *tail = host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1);
+    tail->cfg.job_count = 1;
+    tail->async = true;
+    tail->invoke_us = 50000;
+    host_start(tail);
+    net_run(net, 100000, NULL);
+    for (uint32_t i = 1; i <= NET_JOBS; i++) {
+        assert_int_equal(host_infer(host(net, 0), i, 1000, 0), TS_OK);
+    }
+    wanted = NET_JOBS;
+    assert_true(net_run(net, 2000000, head_done));
+    assert_int_equal(host(net, 0)->results, NET_JOBS);
+    assert_int_equal(host(net, 0)->inexact, 0);
+    net_free(net);
+}
+
 static void malformed_tensor_is_answered(void **state) {
     (void)state;
     struct net *net = net_pair(18);
@@ -374,7 +437,8 @@ static void bridge_forwards_without_looking(void **state) {
     wire.count = 0;
     ts_node_on_datagram(&b->node, 1, &mac, inner, sizeof inner); /* nobody to give it to yet */
     assert_int_equal(wire.count, 0);
-    size_t len = ts_forward_encode(crc, mac.bytes, 6, inner, sizeof inner, frame, sizeof frame);
+    struct ts_forward f = {mac.bytes, inner, 6, sizeof inner};
+    size_t len = ts_forward_encode(crc, &f, frame, sizeof frame);
     ts_node_on_datagram(&b->node, 1, &usb, frame, len);
     assert_int_equal(wire.count, 1);
     assert_int_equal(wire.to[0].link, 1);
@@ -388,7 +452,9 @@ static void bridge_forwards_without_looking(void **state) {
     frame[3] ^= 1; /* damaged on the wire */
     ts_node_on_datagram(&b->node, 3, &usb, frame, len);
     static uint8_t big[251];
-    len = ts_forward_encode(crc, mac.bytes, 6, big, sizeof big, frame, sizeof frame);
+    f.inner = big;
+    f.inner_len = sizeof big;
+    len = ts_forward_encode(crc, &f, frame, sizeof frame);
     ts_node_on_datagram(&b->node, 3, &usb, frame, len); /* too long for the radio */
     assert_int_equal(wire.count, 2);
     assert_int_equal(b->node.ep.stats.dropped, 3);
@@ -412,6 +478,9 @@ int main(void) {
         cmocka_unit_test(two_heads_share_a_tail),
         cmocka_unit_test(two_heads_with_the_same_ids_through_one_relay),
         cmocka_unit_test(waiting_inference_survives_a_tail_restart),
+        cmocka_unit_test(inference_twice_is_answered),
+        cmocka_unit_test(engine_keeps_its_buffers_when_the_head_is_gone),
+        cmocka_unit_test(tensors_wait_for_a_free_job),
         cmocka_unit_test(malformed_tensor_is_answered),
         cmocka_unit_test(other_codec_is_answered),
         cmocka_unit_test(host_feeds_a_head),

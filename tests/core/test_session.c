@@ -287,6 +287,133 @@ static void held_messages_hold_the_sender_back(void **state) {
     net_free(net);
 }
 
+static void released_slot_is_told_at_once(void **state) {
+    (void)state;
+    struct net *net = net_pair(31);
+    uint8_t body[100] = {1};
+    struct host *tail = host(net, 1);
+    tail->hold = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        say_to(net, 0, body, sizeof body, 60000);
+        net_run(net, 10000, NULL);
+    }
+    say_to(net, 0, body, sizeof body, 60000);
+    net_run(net, 3000000, NULL);
+    ts_release(&tail->node.ep, host_now(tail), tail->held_session, tail->held_slot);
+    net_run(net, 4100, NULL); /* two round trips */
+    assert_int_equal(host(net, 0)->sent_ok, 3);
+    net_free(net);
+}
+
+/* A one-fragment message with any id, from host 0 to host 1, past host 0's own state. */
+static void forge(struct net *net, uint32_t id, uint16_t fragment) {
+    uint8_t bytes[250];
+    uint8_t payload[242] = {0};
+    const struct ts_crc *crc = &host(net, 0)->cfg.endpoint.crc;
+    const struct ts_keys *k = &host(net, 0)->sessions[0].keys;
+    struct ts_envelope env = {.kind = TS_CONTROL, .id = id};
+    struct ts_frame f = {
+        .kind = TS_F_DATA, .message = (uint16_t)id, .fragment = fragment, .payload = payload, .payload_len = 242};
+    if (fragment == 0) {
+        ts_envelope_encode(crc, k->sid, &env, payload, 0, payload);
+        f.payload_len = TS_ENVELOPE;
+        f.flags = TS_DATA_LAST;
+    }
+    net_inject(net, 0, 1, bytes, ts_frame_encode(crc, k->sid, k->seed, &f, bytes));
+}
+
+static void message_beyond_the_limit_is_dropped(void **state) {
+    (void)state;
+    struct net *net = net_pair(32);
+    forge(net, 3, 0);
+    assert_int_equal(host(net, 1)->messages, 0);
+    forge(net, 2, 0);
+    assert_int_equal(host(net, 1)->messages, 1);
+    forge(net, 3, 0);
+    assert_int_equal(host(net, 1)->messages, 2);
+    net_free(net);
+}
+
+static void abandoned_message_stays_abandoned(void **state) {
+    (void)state;
+    struct net *net = net_pair(33);
+    uint8_t bytes[TS_CONTROL_FRAME_BYTES];
+    const struct ts_crc *crc = &host(net, 0)->cfg.endpoint.crc;
+    const struct ts_keys *k = &host(net, 0)->sessions[0].keys;
+    struct ts_session *s = &host(net, 1)->sessions[0];
+    struct ts_frame poll = {.kind = TS_F_POLL, .message = 1, .oldest = 2};
+    forge(net, 1, 3);
+    assert_int_equal(s->rx[0].state, TS_RX_PARTIAL);
+    net_inject(net, 0, 1, bytes, ts_frame_encode(crc, k->sid, k->seed, &poll, bytes));
+    assert_int_equal(s->rx[0].state, TS_RX_FREE);
+    forge(net, 1, 4);
+    assert_int_equal(s->rx[0].state, TS_RX_FREE);
+    forge(net, 2, 3); /* left alone, this one goes by itself */
+    net_run(net, 11000000, NULL);
+    assert_int_equal(s->rx[0].state, TS_RX_FREE);
+    assert_int_equal(s->released, 2);
+    net_free(net);
+}
+
+static void reset_needs_the_last_ping(void **state) {
+    (void)state;
+    struct net *net = net_pair(34);
+    uint8_t bytes[TS_CONTROL_FRAME_BYTES];
+    struct ts_session *s = &host(net, 0)->sessions[0];
+    const struct ts_crc *crc = &host(net, 0)->cfg.endpoint.crc;
+    s->ping_waiting = true;
+    struct ts_frame f = {.kind = TS_F_RESET, .seq = (uint16_t)(s->ping_seq + 1)};
+    net_inject(net, 1, 0, bytes, ts_frame_encode(crc, s->keys.sid, s->keys.seed, &f, bytes));
+    assert_int_equal(host(net, 0)->downs, 0);
+    f.seq--;
+    net_inject(net, 1, 0, bytes, ts_frame_encode(crc, s->keys.sid, s->keys.seed, &f, bytes));
+    assert_int_equal(host(net, 0)->downs, 1);
+    net_free(net);
+}
+
+static uint8_t last_hello_ack[TS_HELLO_BYTES];
+
+static void keep_hello_ack(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes, size_t len) {
+    (void)net;
+    (void)from;
+    (void)to;
+    if (bytes[0] >> 4 == TS_F_HELLO_ACK && len == sizeof last_hello_ack) {
+        memcpy(last_hello_ack, bytes, len);
+    }
+}
+
+static void repeated_hello_gets_the_same_answer(void **state) {
+    (void)state;
+    struct net *net = net_pair(35);
+    uint8_t bytes[TS_HELLO_BYTES];
+    struct ts_hello h = {.version_max = 1,
+                         .version_min = 1,
+                         .slots = 2,
+                         .role = TS_ROLE_HEAD,
+                         .stage_count = 2,
+                         .mtu = 250,
+                         .window = 64,
+                         .codecs = 1,
+                         .max_message = 100,
+                         .bundle = {1, 2, 3}};
+    const struct ts_crc *crc = &host(net, 0)->cfg.endpoint.crc;
+    net->tap = keep_hello_ack;
+    h.nonce_i = host(net, 1)->sessions[0].keys.nonce_i;
+    ts_hello_encode(crc, TS_F_HELLO, &h, bytes);
+    net_inject(net, 0, 1, bytes, sizeof bytes);
+    assert_int_equal(ts_get32(last_hello_ack + 8), host(net, 1)->sessions[0].keys.nonce_a);
+    assert_int_equal(host(net, 1)->sessions[0].pending.until, 0);
+    h.nonce_i = 12345; /* another one is answered, and changes nothing yet */
+    ts_hello_encode(crc, TS_F_HELLO, &h, bytes);
+    net_inject(net, 0, 1, bytes, sizeof bytes);
+    uint32_t nonce_a = ts_get32(last_hello_ack + 8);
+    net_inject(net, 0, 1, bytes, sizeof bytes);
+    assert_int_equal(ts_get32(last_hello_ack + 8), nonce_a);
+    assert_int_not_equal(nonce_a, host(net, 1)->sessions[0].keys.nonce_a);
+    assert_int_equal(host(net, 1)->downs, 0);
+    net_free(net);
+}
+
 static void many_messages_keep_their_order_of_ids(void **state) {
     (void)state;
     struct net *net = net_pair(16);
@@ -342,6 +469,7 @@ static void cancelled_message_frees_the_receiver(void **state) {
         assert_int_equal(host(net, 0)->last_sent_code, TS_E_CANCELLED);
         host(net, 0)->wake = net->now;
         net_run(net, 20000, NULL);
+        assert_int_equal(host(net, 1)->sessions[0].rx[0].state, TS_RX_FREE);
     }
     assert_int_equal(host(net, 1)->messages, 0);
     say_to(net, 0, body, sizeof body, 0);
@@ -423,6 +551,11 @@ int main(void) {
         cmocka_unit_test(pending_hello_is_forgotten),
         cmocka_unit_test(clocks_are_compared),
         cmocka_unit_test(held_messages_hold_the_sender_back),
+        cmocka_unit_test(released_slot_is_told_at_once),
+        cmocka_unit_test(message_beyond_the_limit_is_dropped),
+        cmocka_unit_test(abandoned_message_stays_abandoned),
+        cmocka_unit_test(reset_needs_the_last_ping),
+        cmocka_unit_test(repeated_hello_gets_the_same_answer),
         cmocka_unit_test(many_messages_keep_their_order_of_ids),
         cmocka_unit_test(full_link_is_tried_again),
         cmocka_unit_test(cancelled_message_frees_the_receiver),

@@ -30,7 +30,8 @@ static struct ts_frame fragment_of(struct ts_tx *tx, uint32_t fragment, uint32_t
 }
 
 static enum ts_rx_verdict give(struct ts_rx *rx, uint32_t piece, uint32_t max, const struct ts_frame *f, int *code) {
-    return ts_rx_data(rx, &crc, sid, piece, max, f, any_kind, NULL, code);
+    const struct ts_rx_rules rules = {&crc, sid, piece, max, any_kind, NULL};
+    return ts_rx_data(rx, &rules, f, code);
 }
 
 static void fragments_in_any_order_make_the_message(void **state) {
@@ -89,6 +90,12 @@ static void receiver_drops_what_contradicts(void **state) {
     assert_int_equal(give(&rx, 100, 300, &f, &code), TS_RX_DROP);
     f.fragment = 1 + TS_WINDOW; /* beyond the window */
     assert_int_equal(give(&rx, 100, 300, &f, &code), TS_RX_DROP);
+    struct ts_rx fresh = {.buffer = buffer}; /* and before any total is known */
+    ts_rx_begin(&fresh, 1, 0);
+    f.fragment = TS_WINDOW;
+    assert_int_equal(give(&fresh, 100, sizeof buffer, &f, &code), TS_RX_DROP);
+    f.fragment = TS_WINDOW - 1;
+    assert_int_equal(give(&fresh, 100, sizeof buffer, &f, &code), TS_RX_GAP);
     f = fragment_of(&tx, 3, 100, payload);
     assert_int_equal(give(&rx, 100, 300, &f, &code), TS_RX_GAP);
     f = fragment_of(&tx, 2, 100, payload);

@@ -191,16 +191,13 @@ static void run_frame(const struct vector *v, const uint8_t *in, uint32_t len, b
 
 static void run_forward(const struct vector *v, const uint8_t *in, uint32_t len, bool ok) {
     static uint8_t bytes[BYTES];
-    const uint8_t *addr;
-    const uint8_t *inner;
-    uint8_t addr_len;
-    size_t inner_len;
-    bool decoded = ts_forward_decode(&crc, in, len, &addr, &addr_len, &inner, &inner_len);
+    struct ts_forward f;
+    bool decoded = ts_forward_decode(&crc, in, len, &f);
     expect(decoded == ok, "verdict");
     if (decoded) {
-        expect_bytes(v, "addr", addr, addr_len);
-        expect_bytes(v, "inner", inner, inner_len);
-        expect_bytes(v, "hex", bytes, ts_forward_encode(&crc, addr, addr_len, inner, inner_len, bytes, sizeof bytes));
+        expect_bytes(v, "addr", f.addr, f.addr_len);
+        expect_bytes(v, "inner", f.inner, f.inner_len);
+        expect_bytes(v, "hex", bytes, ts_forward_encode(&crc, &f, bytes, sizeof bytes));
     }
 }
 

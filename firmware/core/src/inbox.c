@@ -172,8 +172,13 @@ void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
     }
     int code = TS_OK;
     struct kind_ctx ctx = {ep, s};
-    enum ts_rx_verdict verdict = ts_rx_data(rx, &ep->cfg->crc, s->keys.sid, s->frame_size - TS_DATA_OVERHEAD,
-                                            ep->cfg->max_message, f, kind_allowed, &ctx, &code);
+    const struct ts_rx_rules rules = {.crc = &ep->cfg->crc,
+                                      .sid = s->keys.sid,
+                                      .piece = s->frame_size - TS_DATA_OVERHEAD,
+                                      .max_message = ep->cfg->max_message,
+                                      .allowed = kind_allowed,
+                                      .ctx = &ctx};
+    enum ts_rx_verdict verdict = ts_rx_data(rx, &rules, f, &code);
     if (verdict == TS_RX_DROP) {
         ep->stats.dropped++;
         return;

@@ -4,7 +4,7 @@
 
 /* A relay with two sessions and two jobs: what a board carries beside its buffers. */
 _Static_assert(sizeof(struct ts_node) + 2 * sizeof(struct ts_session) + 2 * sizeof(struct ts_job) < 4096 ||
-                   TS_WINDOW > 64 || TS_TX_SLOTS > 2 || TS_RX_SLOTS > 2,
+                   TS_WINDOW > 64 || TS_TX_SLOTS + TS_RX_SLOTS > 4,
                "a node's own state stays under 4 KB");
 
 static uint16_t index_of(const struct ts_node *n, const struct ts_job *job) {
@@ -22,8 +22,6 @@ static uint8_t own_stage(const struct ts_node *n) {
 static bool last_stage(const struct ts_node *n) {
     return n->cfg->endpoint.stage + 1 == n->cfg->endpoint.stage_count;
 }
-
-static void take_waiting(struct ts_node *n);
 
 /* The time that a synchronous engine took is time that passed. */
 static void advance(struct ts_node *n, uint32_t us) {
@@ -59,7 +57,6 @@ static void free_job(struct ts_node *n, struct ts_job *job) {
     drop_result(n, job);
     if (!busy) {
         drop_input(n, job);
-        take_waiting(n);
     }
 }
 
@@ -490,15 +487,11 @@ void ts_node_invoked(struct ts_node *n, uint64_t now_us, const struct ts_invoke 
 /* Between the host's wire and the radio, without a look at what is inside. */
 static void bridge(struct ts_node *n, const struct ts_addr *from, const uint8_t *frame, size_t len) {
     const struct ts_config *cfg = &n->cfg->endpoint;
-    const uint8_t *addr;
-    const uint8_t *inner;
-    uint8_t addr_len;
-    size_t inner_len;
+    struct ts_forward f = {.addr = from->bytes, .addr_len = from->len, .inner = frame, .inner_len = (uint32_t)len};
     if (from->link != n->cfg->host_link) {
-        size_t wrapped = n->host.len == 0 ? 0
-                                          : ts_forward_encode(&cfg->crc, from->bytes, from->len, frame, len, cfg->frame,
-                                                              cfg->frame_bytes);
-        if (wrapped == 0 || wrapped > cfg->links[n->cfg->host_link].mtu) {
+        size_t wrapped =
+            n->host.len == 0 ? 0 : ts_forward_encode(&cfg->crc, &f, cfg->frame, cfg->links[n->cfg->host_link].mtu);
+        if (wrapped == 0) {
             n->ep.stats.dropped++;
         } else {
             cfg->send(cfg->ctx, &n->host, cfg->frame, wrapped);
@@ -506,15 +499,14 @@ static void bridge(struct ts_node *n, const struct ts_addr *from, const uint8_t 
         return;
     }
     struct ts_addr to = {.link = n->cfg->radio_link};
-    if (!ts_forward_decode(&cfg->crc, frame, len, &addr, &addr_len, &inner, &inner_len) ||
-        inner_len > cfg->links[n->cfg->radio_link].mtu) {
+    if (!ts_forward_decode(&cfg->crc, frame, len, &f) || f.inner_len > cfg->links[n->cfg->radio_link].mtu) {
         n->ep.stats.dropped++;
         return;
     }
     n->host = *from;
-    to.len = addr_len;
-    memcpy(to.bytes, addr, addr_len);
-    cfg->send(cfg->ctx, &to, inner, inner_len);
+    to.len = (uint8_t)f.addr_len;
+    memcpy(to.bytes, f.addr, f.addr_len);
+    cfg->send(cfg->ctx, &to, f.inner, f.inner_len);
 }
 
 void ts_node_on_datagram(struct ts_node *n, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
@@ -530,6 +522,7 @@ void ts_node_on_datagram(struct ts_node *n, uint64_t now_us, const struct ts_add
 
 uint64_t ts_node_poll(struct ts_node *n, uint64_t now_us) {
     ts_poll(&n->ep, now_us);
+    take_waiting(n);
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
         bool live = job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING;

@@ -84,8 +84,6 @@ static void emit_session(struct ts_endpoint *ep, const struct ts_session *s, enu
     ts__emit(ep, &e);
 }
 
-/* ---- sessions ---- */
-
 static bool has_bundle(const uint8_t *bundle) {
     uint8_t any = 0;
     for (uint32_t i = 0; i < TS_BUNDLE_BYTES; i++) {
@@ -279,10 +277,13 @@ static void on_hello(struct ts_endpoint *ep, const struct ts_addr *from, const u
         nonce_a = s->pending.keys.nonce_a;
         slots = s->pending.slots;
     } else if (code == TS_OK) {
-        if (s == NULL && (s = find_free(ep)) != NULL) {
-            s->addr = *from;
-            s->initiator = false;
-            s->state = TS_S_PENDING;
+        if (s == NULL) {
+            s = find_free(ep);
+            if (s != NULL) {
+                s->addr = *from;
+                s->initiator = false;
+                s->state = TS_S_PENDING;
+            }
         }
         slots = s != NULL ? ts__free_slots(s) : 0;
         if (s != NULL && slots > 0) {
@@ -440,7 +441,7 @@ static void pump_others(struct ts_endpoint *ep) {
     }
 }
 
-void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *from, const uint8_t *in,
+void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
                     size_t len) {
     ts__set_time(ep, now_us);
     ep->stats.frames_in++;
@@ -449,12 +450,12 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
         ep->stats.dropped++;
         return;
     }
-    if (in[0] >> 4 == TS_F_HELLO) {
-        on_hello(ep, from, in, len);
+    if (frame[0] >> 4 == TS_F_HELLO) {
+        on_hello(ep, from, frame, len);
         return;
     }
-    if (in[0] >> 4 == TS_F_HELLO_ACK) {
-        on_hello_ack(ep, from, in, len);
+    if (frame[0] >> 4 == TS_F_HELLO_ACK) {
+        on_hello_ack(ep, from, frame, len);
         struct ts_session *opened = find(ep, from, true);
         if (opened != NULL) {
             ts__pump(ep, opened);
@@ -468,9 +469,9 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
         if (s->state < TS_S_PENDING || !same_addr(&s->addr, from)) {
             continue;
         }
-        bool known = s->state == TS_S_UP && ts_frame_decode(&ep->cfg->crc, s->keys.sid, s->keys.seed, in, len, &f);
+        bool known = s->state == TS_S_UP && ts_frame_decode(&ep->cfg->crc, s->keys.sid, s->keys.seed, frame, len, &f);
         if (!known && s->pending.until != 0 &&
-            ts_frame_decode(&ep->cfg->crc, s->pending.keys.sid, s->pending.keys.seed, in, len, &f)) {
+            ts_frame_decode(&ep->cfg->crc, s->pending.keys.sid, s->pending.keys.seed, frame, len, &f)) {
             if (s->state == TS_S_UP) {
                 end_session(ep, s, TS_E_REPLACED);
             }
@@ -486,10 +487,8 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
             return;
         }
     }
-    on_stranger(ep, from, in, len);
+    on_stranger(ep, from, frame, len);
 }
-
-/* ---- time ---- */
 
 /* When to ask whether the peer is still there, and what its clock says. */
 static uint32_t keepalive_at(const struct ts_session *s) {
@@ -609,8 +608,6 @@ uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us) {
     }
     return ep->raw + (ts_due(ep->now, next) ? 0 : next - ep->now);
 }
-
-/* ---- what the owner asks for ---- */
 
 int ts_endpoint_init(struct ts_endpoint *ep, const struct ts_config *cfg, ts_event_fn on_event, void *event_ctx,
                      uint64_t now_us) {

@@ -247,19 +247,18 @@ void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
 }
 
 /* Reads the envelope out of fragment 0; returns a code of SPEC.md 3.2, rows 14 to 17. */
-static int open_envelope(struct ts_rx *rx, uint32_t piece, uint32_t max_message, const struct ts_frame *data,
-                         int (*allowed)(const void *ctx, uint8_t kind), const void *ctx) {
+static int open_envelope(struct ts_rx *rx, const struct ts_rx_rules *rules, const struct ts_frame *data) {
     if (!ts_envelope_decode(data->payload, &rx->env) || rx->env.id != rx->id) {
         return TS_E_MALFORMED;
     }
-    int code = allowed(ctx, rx->env.kind);
+    int code = rules->allowed(rules->ctx, rx->env.kind);
     if (code != TS_OK) {
         return code;
     }
-    if (rx->env.len > max_message) {
+    if (rx->env.len > rules->max_message) {
         return TS_E_TOO_LARGE;
     }
-    uint32_t total = (TS_ENVELOPE + rx->env.len + piece - 1) / piece;
+    uint32_t total = (TS_ENVELOPE + rx->env.len + rules->piece - 1) / rules->piece;
     if ((rx->total != 0 && rx->total != total) || rx->top > total) {
         return TS_E_INTEGRITY;
     }
@@ -267,9 +266,9 @@ static int open_envelope(struct ts_rx *rx, uint32_t piece, uint32_t max_message,
     return TS_OK;
 }
 
-enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32_t sid, uint32_t piece,
-                              uint32_t max_message, const struct ts_frame *data,
-                              int (*allowed)(const void *ctx, uint8_t kind), const void *ctx, int *code) {
+enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_rx_rules *rules, const struct ts_frame *data,
+                              int *code) {
+    uint32_t piece = rules->piece;
     uint32_t fragment = data->fragment;
     bool last = (data->flags & TS_DATA_LAST) != 0;
     if (data->payload_len > piece || (!last && data->payload_len != piece) ||
@@ -290,7 +289,7 @@ enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32
         return TS_RX_DUP;
     }
     if (fragment == 0) {
-        *code = open_envelope(rx, piece, max_message, data, allowed, ctx);
+        *code = open_envelope(rx, rules, data);
         if (*code == TS_OK && last != (rx->total == 1)) {
             *code = TS_E_INTEGRITY;
         }
@@ -301,7 +300,7 @@ enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32
     uint32_t head = fragment == 0 ? TS_ENVELOPE : 0;
     uint32_t offset = fragment == 0 ? 0 : fragment * piece - TS_ENVELOPE;
     uint32_t len = data->payload_len - head;
-    if (offset > max_message || len > max_message - offset) {
+    if (offset > rules->max_message || len > rules->max_message - offset) {
         *code = TS_E_TOO_LARGE;
         return TS_RX_REJECT;
     }
@@ -324,7 +323,7 @@ enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32
     if (rx->total == 0 || rx->base != rx->total) {
         return gap ? TS_RX_GAP : TS_RX_STORED;
     }
-    if (rx->bytes != TS_ENVELOPE + rx->env.len || !ts_envelope_check(crc, sid, &rx->env, rx->buffer)) {
+    if (rx->bytes != TS_ENVELOPE + rx->env.len || !ts_envelope_check(rules->crc, rules->sid, &rx->env, rx->buffer)) {
         *code = TS_E_INTEGRITY;
         return TS_RX_REJECT;
     }

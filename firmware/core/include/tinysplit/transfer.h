@@ -111,11 +111,20 @@ enum ts_rx_verdict { TS_RX_DROP, TS_RX_DUP, TS_RX_STORED, TS_RX_GAP, TS_RX_COMPL
 
 void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us);
 
-/* Takes a DATA frame of this message. On TS_RX_REJECT *code says why. `allowed`
- * judges the kind once the envelope is known; it returns TS_OK or the code. */
-enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_crc *crc, uint32_t sid, uint32_t piece,
-                              uint32_t max_message, const struct ts_frame *data,
-                              int (*allowed)(const void *ctx, uint8_t kind), const void *ctx, int *code);
+/* What a session lays down for the messages it receives. */
+struct ts_rx_rules {
+    const struct ts_crc *crc;
+    uint32_t sid;
+    uint32_t piece;       /* message bytes in a full fragment */
+    uint32_t max_message; /* bytes of body the buffers hold */
+    /* Judges a message kind once the envelope is known: TS_OK or the code to reject with. */
+    int (*allowed)(const void *ctx, uint8_t kind);
+    const void *ctx;
+};
+
+/* Takes a DATA frame of this message. On TS_RX_REJECT *code says why. */
+enum ts_rx_verdict ts_rx_data(struct ts_rx *rx, const struct ts_rx_rules *rules, const struct ts_frame *data,
+                              int *code);
 
 /* Fills base and bitmap of an ACK; bitmap has TS_ACK_BITMAP_BYTES. */
 void ts_rx_ack(const struct ts_rx *rx, struct ts_frame *ack, uint8_t *bitmap);
