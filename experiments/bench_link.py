@@ -674,7 +674,8 @@ def peers(program: Path, seconds: float) -> Part:
         "receiver, one boundary at a time; CoAP: several clients at once "
         f"({', '.join(str(clients) for clients in PEER_LOSSES.values())}), since its timeouts are "
         "seconds, PUT with 1,024-byte blocks and the default transmission parameters "
-        "of RFC 7252 (ACK_TIMEOUT 2 s, 4 retransmissions), failures left out of its times; what its server resent is not counted. TCP: "
+        "of RFC 7252 (ACK_TIMEOUT 2 s, 4 retransmissions), failures left out of its "
+        "times; what its server resent is not counted. TCP: "
         "one persistent connection, a 1-byte answer from the application before the next. "
         f"At most {PEER_COUNT} boundaries and {seconds:g} s per cell.",
         "Without any delay the bound is on the mean alone: an undisturbed delivery, which is what "
