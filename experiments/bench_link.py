@@ -388,7 +388,7 @@ def loopback(program: Path, count: int) -> Part:
     part.notes += [
         f"Ratio of medians of {count:,} messages each, sent in turn in one run. From the message "
         "handed to the link to the tail's engine called with it (bare: from before sendto to after "
-        "recvfrom); the receiver has compared every byte. Head and tail are threads of one process "
+        "recvfrom); the C receiver compares every byte. Head and tail are threads of one process "
         "(C), so the clock is one.",
         "The bound is judged with a core for each end, as two boards have, and 1 ms between "
         "messages, so that the receiver sleeps as it would between inferences.",
