@@ -54,6 +54,8 @@ struct vb {
     struct sockaddr_storage next_sockaddr;
     socklen_t next_len;
     int fd; /* UDP socket, or TCP listener; -1: none */
+    bool connected; /* the UDP socket knows its only peer, which saves a look for the route per frame */
+    uint32_t connection_count; /* connections to look after: none with UDP */
     uint16_t port;
     uint64_t reconnect_at;
     uint16_t downstream_error;
@@ -170,8 +172,13 @@ static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame,
         return send_tcp(b, to, frame, len);
     }
     struct sockaddr_storage address;
-    socklen_t address_len = from_addr(to, &address);
-    if (sendto(b->fd, frame, len, 0, (struct sockaddr *)&address, address_len) >= 0) {
+    socklen_t address_len = b->connected ? 0 : from_addr(to, &address);
+    struct sockaddr *where = b->connected ? NULL : (struct sockaddr *)&address;
+    ssize_t sent = sendto(b->fd, frame, len, 0, where, address_len);
+    if (sent < 0 && errno == ECONNREFUSED) {
+        sent = sendto(b->fd, frame, len, 0, where, address_len); /* that was what an earlier frame met */
+    }
+    if (sent >= 0) {
         return TS_OK;
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
@@ -286,6 +293,9 @@ static int open_listener(vb *b) {
     if (bind(b->fd, (struct sockaddr *)&address, len) != 0 || (tcp && listen(b->fd, MAX_CONNECTIONS) != 0) ||
         getsockname(b->fd, (struct sockaddr *)&address, &len) != 0) {
         return errno;
+    }
+    if (!tcp && b->config.listen_host == NULL && b->next_len != 0) {
+        b->connected = connect(b->fd, (struct sockaddr *)&b->next_sockaddr, b->next_len) == 0;
     }
     b->port = ntohs(address.ss_family == AF_INET ? ((struct sockaddr_in *)&address)->sin_port
                                                  : ((struct sockaddr_in6 *)&address)->sin6_port);
@@ -421,7 +431,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
             owner[count] = MAX_CONNECTIONS;
             fds[count++] = (struct pollfd){.fd = b->fd, .events = POLLIN};
         }
-        for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+        for (uint32_t i = 0; i < b->connection_count; i++) {
             struct connection *c = &b->connections[i];
             flush(c);
             if (c->fd >= 0) {
@@ -470,7 +480,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
             ts_node_poll(&b->node, now);
-            for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+            for (uint32_t i = 0; i < b->connection_count; i++) {
                 flush(&b->connections[i]);
             }
             return flags | (b->first != NULL ? 2 : 0);
@@ -593,6 +603,7 @@ vb *vb_new(const struct vb_config *config, int *error) {
     }
     b->config = *config;
     b->fd = -1;
+    b->connection_count = config->transport == VB_TCP ? MAX_CONNECTIONS : 0;
     for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
         b->connections[i].fd = -1;
     }
