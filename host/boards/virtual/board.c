@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +15,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* linux/udp.h */
+#endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
 #define MAX_CONNECTIONS 64
 #define OUT_BYTES (256u * 1024u)
 #define RECONNECT_US 200000u
 #define UDP_BUFFER (4 * 1024 * 1024)
 #define FRAMES_PER_STEP 64
+#define BATCH_BYTES (48u * 1024u)
+#define BATCH_FRAMES 32u
+#define DATAGRAM_BYTES 65536u
 
 /* A TCP connection, and what could not be written to it yet. */
 struct connection {
@@ -28,6 +39,14 @@ struct connection {
     uint8_t *frame; /* mtu bytes */
     uint8_t *out;   /* OUT_BYTES */
     size_t out_len;
+};
+
+/* UDP frames for one peer that wait to be handed to the kernel together. */
+struct batch {
+    struct ts_addr to;
+    uint16_t segment; /* length of all but the last */
+    size_t len;       /* 0: empty */
+    uint8_t bytes[BATCH_BYTES];
 };
 
 struct pending {
@@ -53,8 +72,8 @@ struct vb {
     struct ts_addr next;
     struct sockaddr_storage next_sockaddr;
     socklen_t next_len;
-    int fd; /* UDP socket, or TCP listener; -1: none */
-    bool connected; /* the UDP socket knows its only peer, which saves a look for the route per frame */
+    int fd;                    /* UDP socket, or TCP listener; -1: none */
+    bool connected;            /* the UDP socket knows its only peer, which saves a look for the route per frame */
     uint32_t connection_count; /* connections to look after: none with UDP */
     uint16_t port;
     uint64_t reconnect_at;
@@ -62,7 +81,9 @@ struct vb {
     struct connection connections[MAX_CONNECTIONS]; /* 0: the one to the next stage */
     struct pending *first, *last;
     struct input *inputs;
-    uint8_t *datagram;
+    struct batch batch;
+    bool one_by_one;
+    uint8_t *datagram; /* DATAGRAM_BYTES: several frames, where the kernel joined them */
 };
 
 static uint64_t now_us(void) {
@@ -166,29 +187,80 @@ static int send_tcp(vb *b, const struct ts_addr *to, const uint8_t *frame, size_
     return TS_OK;
 }
 
+/* Sends what waits for one UDP peer. Frames of one length (the last may be shorter) go to the kernel
+ * in one call, which cuts them apart again: four calls for a boundary cost more than all the rest. */
+static void flush_batch(vb *b) {
+    struct batch *q = &b->batch;
+    if (q->len == 0) {
+        return;
+    }
+    struct sockaddr_storage address;
+    socklen_t address_len = b->connected ? 0 : from_addr(&q->to, &address);
+    struct iovec data = {.iov_base = q->bytes, .iov_len = q->len};
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr aligned;
+    } control = {{0}};
+    struct msghdr message = {
+        .msg_name = b->connected ? NULL : &address, .msg_namelen = address_len, .msg_iov = &data, .msg_iovlen = 1};
+    if (q->len > q->segment) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_UDP;
+        header->cmsg_type = UDP_SEGMENT;
+        header->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+        memcpy(CMSG_DATA(header), &q->segment, sizeof q->segment);
+    }
+    ssize_t sent = sendmsg(b->fd, &message, 0);
+    if (sent < 0 && errno == ECONNREFUSED) {
+        sent = sendmsg(b->fd, &message, 0); /* that was what an earlier frame met */
+    }
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)) {
+        return; /* stays until the socket takes it */
+    }
+    if (sent < 0 && message.msg_control != NULL && errno != ECONNREFUSED) {
+        b->one_by_one = true; /* this path cannot cut: lost now, as on any radio, and sent singly from here on */
+    }
+    q->len = 0;
+}
+
+static void flush_all(vb *b) {
+    flush_batch(b);
+    for (uint32_t i = 0; i < b->connection_count; i++) {
+        flush(&b->connections[i]);
+    }
+}
+
+static int send_udp(vb *b, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    struct batch *q = &b->batch;
+    bool joins = q->len > 0 && len <= q->segment && q->len % q->segment == 0 && q->len + len <= BATCH_BYTES &&
+                 q->len / q->segment < BATCH_FRAMES && q->to.len == to->len &&
+                 memcmp(q->to.bytes, to->bytes, to->len) == 0 && !b->one_by_one;
+    if (!joins) {
+        flush_batch(b);
+        if (q->len > 0) {
+            return TS_E_WOULD_BLOCK;
+        }
+        q->to = *to;
+        q->segment = (uint16_t)len;
+    }
+    memcpy(q->bytes + q->len, frame, len);
+    q->len += len;
+    return TS_OK;
+}
+
 static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame, size_t len) {
     vb *b = ctx;
     if (b->config.transport == VB_TCP) {
         return send_tcp(b, to, frame, len);
     }
-    struct sockaddr_storage address;
-    socklen_t address_len = b->connected ? 0 : from_addr(to, &address);
-    struct sockaddr *where = b->connected ? NULL : (struct sockaddr *)&address;
-    ssize_t sent = sendto(b->fd, frame, len, 0, where, address_len);
-    if (sent < 0 && errno == ECONNREFUSED) {
-        sent = sendto(b->fd, frame, len, 0, where, address_len); /* that was what an earlier frame met */
-    }
-    if (sent >= 0) {
-        return TS_OK;
-    }
-    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
-        return TS_E_WOULD_BLOCK;
-    }
-    return TS_E_SEND_FAILED; /* ECONNREFUSED and its like: lost, as on any radio */
+    return send_udp(b, to, frame, len);
 }
 
 static int invoke(void *ctx, struct ts_invoke *run) {
     vb *b = ctx;
+    flush_all(b); /* the acknowledgement must not wait for the engine */
     return b->config.invoke(b->config.ctx, run->input->data, run->input->bytes, run->input->count, run->output,
                             run->output_cap, run->bytes, &run->count, &run->invoke_us, &run->encode_us);
 }
@@ -289,6 +361,7 @@ static int open_listener(vb *b) {
         setsockopt(b->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     } else {
         setsockopt(b->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+        setsockopt(b->fd, SOL_UDP, UDP_GRO, &one, sizeof one); /* without it frames just come singly */
     }
     if (bind(b->fd, (struct sockaddr *)&address, len) != 0 || (tcp && listen(b->fd, MAX_CONNECTIONS) != 0) ||
         getsockname(b->fd, (struct sockaddr *)&address, &len) != 0) {
@@ -390,17 +463,38 @@ static void read_connection(vb *b, uint32_t index) {
 static void read_datagrams(vb *b) {
     for (uint32_t i = 0; i < FRAMES_PER_STEP; i++) {
         struct sockaddr_storage from;
-        socklen_t from_len = sizeof from;
-        ssize_t got = recvfrom(b->fd, b->datagram, TS_MAX_MTU, 0, (struct sockaddr *)&from, &from_len);
+        struct iovec data = {.iov_base = b->datagram, .iov_len = DATAGRAM_BYTES};
+        union {
+            char bytes[CMSG_SPACE(sizeof(int))];
+            struct cmsghdr aligned;
+        } control;
+        struct msghdr message = {.msg_name = &from,
+                                 .msg_namelen = sizeof from,
+                                 .msg_iov = &data,
+                                 .msg_iovlen = 1,
+                                 .msg_control = control.bytes,
+                                 .msg_controllen = sizeof control.bytes};
+        ssize_t got = recvmsg(b->fd, &message, 0);
         if (got < 0) {
             if (errno == ECONNREFUSED || errno == EINTR) {
                 continue; /* what an earlier datagram met */
             }
             return;
         }
+        size_t left = (size_t)got;
+        size_t segment = left;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        if (header != NULL && header->cmsg_level == SOL_UDP && header->cmsg_type == UDP_GRO) {
+            int joined = 0;
+            memcpy(&joined, CMSG_DATA(header), sizeof joined);
+            segment = joined > 0 ? (size_t)joined : left;
+        }
         struct ts_addr addr;
         to_addr(&from, &addr);
-        ts_node_on_datagram(&b->node, now_us(), &addr, b->datagram, (size_t)got);
+        for (const uint8_t *at = b->datagram; left > 0; at += segment, left -= segment) {
+            segment = segment < left ? segment : left;
+            ts_node_on_datagram(&b->node, now_us(), &addr, at, segment);
+        }
     }
 }
 
@@ -420,6 +514,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
     for (;;) {
         connect_next(b, now);
         uint64_t due = ts_node_poll(&b->node, now);
+        flush_all(b);
         struct pollfd fds[MAX_CONNECTIONS + 2];
         uint32_t owner[MAX_CONNECTIONS + 2];
         nfds_t count = 0;
@@ -429,11 +524,10 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         nfds_t own = count;
         if (b->fd >= 0) {
             owner[count] = MAX_CONNECTIONS;
-            fds[count++] = (struct pollfd){.fd = b->fd, .events = POLLIN};
+            fds[count++] = (struct pollfd){.fd = b->fd, .events = (short)(POLLIN | (b->batch.len > 0 ? POLLOUT : 0))};
         }
         for (uint32_t i = 0; i < b->connection_count; i++) {
             struct connection *c = &b->connections[i];
-            flush(c);
             if (c->fd >= 0) {
                 bool write = c->connecting || c->out_len > 0;
                 owner[count] = i;
@@ -480,9 +574,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
             ts_node_poll(&b->node, now);
-            for (uint32_t i = 0; i < b->connection_count; i++) {
-                flush(&b->connections[i]);
-            }
+            flush_all(b);
             return flags | (b->first != NULL ? 2 : 0);
         }
     }
@@ -590,7 +682,7 @@ static bool fill_config(vb *b) {
     n->invoke = invoke;
     n->result = take_result;
     n->event = on_event;
-    b->datagram = malloc(TS_MAX_MTU);
+    b->datagram = malloc(DATAGRAM_BYTES);
     return e->sessions != NULL && e->rx_memory != NULL && e->frame != NULL && n->jobs != NULL &&
            n->out_memory != NULL && b->datagram != NULL;
 }
