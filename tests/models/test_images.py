@@ -22,6 +22,15 @@ def test_the_split_is_fixed_and_disjoint() -> None:
     assert np.array_equal(digits.load("test").labels, test.labels)
 
 
+def test_the_digits_are_those_of_load_digits() -> None:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    table = digits._read()
+    assert np.array_equal(table[:, :64], bunch.data)
+    assert np.array_equal(table[:, 64], bunch.target)
+
+
 def test_enlarged_digits_keep_range_and_channels() -> None:
     large = digits.enlarge(digits.load("test").images[:3], 24, 40, 3)
     assert large.shape == (3, 24, 40, 3)
