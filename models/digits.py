@@ -75,7 +75,7 @@ def _read() -> NDArray[np.float64]:
         return np.loadtxt(path, delimiter=",")
     except OSError as error:
         raise DigitsUnavailableError(
-            f"this scikit-learn has no {path.name}: install 1.4 or newer, or give a folder of images"
+            f"this scikit-learn has no {path.name}: install 1.4 or newer, or give other images"
         ) from error
 
 
