@@ -152,7 +152,8 @@ static void print_count(const struct count *c) {
 
 enum variant { OURS_UDP, OURS_UDP_ONE, OURS_TCP, UDP_ONE, UDP_MANY, TCP_PLAIN, TCP_NO_DELAY, VARIANTS };
 
-static const char *const names[VARIANTS] = {"ours_udp", "ours_udp_one", "ours_tcp", "udp_one", "udp_many", "tcp", "tcp_nodelay"};
+static const char *const names[VARIANTS] = {"ours_udp", "ours_udp_one", "ours_tcp",   "udp_one",
+                                            "udp_many", "tcp",          "tcp_nodelay"};
 
 struct lane {
     enum variant variant;

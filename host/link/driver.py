@@ -78,6 +78,17 @@ class _Driver:
         self._again = False
         self._closed = False
 
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
     def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
         receive, now = self._endpoint.receive, now_us()
         for frame, peer in batch:
@@ -231,14 +242,6 @@ class LinkClient(_Driver):
             await self._stop()
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Say BYE and let go; inferences that wait end with `closed`."""
@@ -518,14 +521,6 @@ class LinkServer(_Driver):
         self._tasks = [loop.create_task(self._work()) for _ in range(self._workers)]
         self._pump()
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Say BYE to everybody and let go; a handler that runs in a thread is not waited for."""

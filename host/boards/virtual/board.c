@@ -1,4 +1,4 @@
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(cert-dcl51-cpp,bugprone-reserved-identifier): ppoll, accept4 */
 #include "board.h"
 
 #include <arpa/inet.h>
@@ -300,9 +300,9 @@ static void take_result(void *ctx, const struct ts_result *r) {
     p->result.fragments_resent = r->fragments_resent;
     p->result.total_us = r->total_us;
     memcpy(p->result.text, r->text_len > 0 ? r->text : "", r->text_len);
-    for (uint8_t phase = 0; phase < TS_PHASES; phase++) {
+    for (unsigned phase = 0; phase < TS_PHASES; phase++) {
         if ((r->phases->known >> phase & 1) != 0) {
-            add_phase(&p->result, b->config.stage, phase, r->phases->duration_us[phase]);
+            add_phase(&p->result, b->config.stage, (uint8_t)phase, r->phases->duration_us[phase]);
         }
     }
     if (r->tensors != NULL) {

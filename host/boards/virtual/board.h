@@ -22,12 +22,12 @@ struct vb_config {
     const char *next_host;   /* NULL: no stage after this one */
     uint16_t next_port;
 
-    uint16_t mtu;          /* 0: 1452 for UDP, 16384 for TCP */
-    uint16_t window;       /* fragments in flight, 0: the core's default */
-    uint16_t peers;        /* sessions at once */
-    uint16_t jobs;         /* inferences at once */
-    uint32_t max_message;  /* longest message received, bytes */
-    uint32_t max_output;   /* longest output of the stage, bytes */
+    uint16_t mtu;                                                     /* 0: 1452 for UDP, 16384 for TCP */
+    uint16_t window;                                                  /* fragments in flight, 0: the core's default */
+    uint16_t peers;                                                   /* sessions at once */
+    uint16_t jobs;                                                    /* inferences at once */
+    uint32_t max_message;                                             /* longest message received, bytes */
+    uint32_t max_output;                                              /* longest output of the stage, bytes */
     uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms; /* 0: the core's defaults */
 
     /* Runs the stage: inputs lie one behind the other (count lengths), outputs are to be written the
@@ -59,12 +59,12 @@ struct vb_result {
 
 struct vb_status {
     struct ts_stats link;
-    uint16_t port;          /* bound */
+    uint16_t port; /* bound */
     uint8_t sessions_up;
-    uint8_t downstream_up;  /* 1: the session to the next stage is up */
+    uint8_t downstream_up;     /* 1: the session to the next stage is up */
     uint16_t downstream_error; /* why the last one ended or failed */
-    uint16_t frame_size;    /* agreed with the next stage, 0: not up */
-    uint32_t srtt_us;       /* to the next stage, 0: not known */
+    uint16_t frame_size;       /* agreed with the next stage, 0: not up */
+    uint32_t srtt_us;          /* to the next stage, 0: not known */
     int64_t clock_offset_us;
     uint32_t clock_uncertainty_us; /* 0: not known */
 };
