@@ -52,6 +52,7 @@ BUNDLE_BYTES: Final = 32
 NO_BUNDLE: Final = bytes(BUNDLE_BYTES)
 PING_ANSWER_US: Final = 1_000_000
 CLOCK_MEMORY_US: Final = 60_000_000
+CLOCK_PING_US: Final = 50_000_000
 RESET_PAUSE_US: Final = 10_000
 
 
@@ -446,7 +447,7 @@ class Session:
 
     def _next_ping(self) -> int:
         """Keep-alive: silence for a third of the idle timeout, or a clock that grew old."""
-        due = self._last_ping_us + CLOCK_MEMORY_US
+        due = self._last_ping_us + CLOCK_PING_US
         if self._idle_us:
             silent = self._last_valid_us + self._idle_us // 3
             due = min(due, max(silent, self._last_ping_us + PING_ANSWER_US))

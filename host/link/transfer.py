@@ -29,7 +29,6 @@ from typing import Final, NamedTuple
 from host.link.errors import (
     DeadlineError,
     ErrorCode,
-    IntegrityError,
     LinkError,
     TooLargeError,
     error_for,
@@ -62,11 +61,14 @@ from host.link.messages import (
 
 RTO_INITIAL_US: Final = 250_000
 RTO_MAX_US: Final = 2_000_000
+PROBE_MAX_US: Final = 500_000
 RTO_GRANULARITY_US: Final = 1_000
 PARTIAL_TIMEOUT_US: Final = 10_000_000
 REORDER_MAX: Final = 16
 WINDOW_MIN: Final = 4
-INTEGRITY_TRIES: Final = 3
+TRIES: Final = 3
+# Rejections that a new id may cure: a damaged copy, or a receiver whose patience ended.
+_TRY_AGAIN: Final = frozenset({ErrorCode.INTEGRITY, ErrorCode.DEADLINE})
 NEVER: Final = 1 << 62
 
 
@@ -373,13 +375,12 @@ class Receiver:
             self._answer_outcome(message_id, _Outcome(total), ECHO_NONE, 0, now)
 
     def expire(self, now: int) -> int:
-        """Abandon messages that got no fragment for the partial timeout; when to look again."""
+        """Reject messages that got no fragment for the partial timeout; when to look again."""
         if not self._inbound:
             return NEVER
         for message_id, inbound in list(self._inbound.items()):
             if now >= inbound.last_us + self._partial_timeout_us:
-                self._abandon(message_id)
-                self._answer(message_id, _NOTHING, ECHO_NONE, 0, now)
+                self._reject(message_id, ErrorCode.DEADLINE)
         oldest = min((inbound.last_us for inbound in self._inbound.values()), default=NEVER)
         return oldest + self._partial_timeout_us
 
@@ -516,7 +517,7 @@ class Outgoing:
         self.submitted_us = submitted_us
         self.deadline_us = deadline_us
         self.say_ttl = say_ttl
-        self.tries = 0  # Rejections for `integrity`.
+        self.tries = 0  # Rejections that a new id may cure.
 
     def ttl_ms(self, now: int) -> int:
         if not self.say_ttl:
@@ -547,7 +548,7 @@ class _Live:
         "first_us",
         "flight",
         "frames",
-        "last_tx_us",
+        "last_us",
         "lost",
         "message",
         "message_id",
@@ -576,7 +577,7 @@ class _Live:
         self.since_ackreq = 0
         self.overtaken = False
         self.first_us = now
-        self.last_tx_us = now
+        self.last_us = now
         self.frames = 0
         self.bytes = 0
 
@@ -694,6 +695,7 @@ class Sender:
             return None
         self._heard(limit)
         live.probes = 0
+        live.last_us = now
         shown, echoed = self._echoed(ack, live, message_id, now)
         if ack.complete:
             self._forget(live)
@@ -710,15 +712,6 @@ class Sender:
             self._grow_window(len(gone))
         if echoed is not None and ack.dup and ack.attempt and not echoed.probed:
             self._reorder = min(self._reorder + 1, REORDER_MAX)
-        if ack.echo == ECHO_POLL and shown and live.acked & ~have:
-            # The answer to a question asked just now outranks what was believed before.
-            if not have:
-                self._forget(live)
-                self._queue_of(live.message).appendleft(live.message)
-                return None
-            forgotten = live.acked & ~have
-            live.acked = have
-            live.lost.extend(f for f in range(live.sent) if forgotten >> f & 1)
         if shown:
             self._detect(live, shown, now)
         return None
@@ -735,12 +728,11 @@ class Sender:
             return None
         self._forget(live)
         message = live.message
-        if reject.code == ErrorCode.INTEGRITY:
+        if reject.code in _TRY_AGAIN:
             message.tries += 1
-            if message.tries < INTEGRITY_TRIES:
+            if message.tries < TRIES:
                 self._queue_of(message).appendleft(message)
                 return None
-            return NotSent(message, IntegrityError())
         text = f"the receiver takes {reject.detail} bytes, not {len(message.body)}"
         if reject.code != ErrorCode.TOO_LARGE:
             text = ""
@@ -773,7 +765,7 @@ class Sender:
         loss_delay = self._rtt.loss_delay_us or 0
         for live in self._live.values():
             if live.flight or live.sent == live.total:
-                when = min(when, live.last_tx_us + self._wait_us(live.probes))
+                when = min(when, live.last_us + self._wait_us(live.probes))
             if live.overtaken:
                 for tx in live.flight.values():
                     if tx.overtaken:
@@ -789,7 +781,8 @@ class Sender:
 
     def _wait_us(self, probes: int) -> int:
         """How long to wait for an answer after so many probes in a row without one."""
-        return min(self._rtt.rto_us << min(max(probes - 2, 0), 16), RTO_MAX_US)
+        rto = self._rtt.rto_us
+        return min(rto << min(max(probes - 2, 0), 16), max(rto, PROBE_MAX_US))
 
     def _queue_of(self, message: Outgoing) -> deque[Outgoing]:
         return self._blobs if message.kind == MessageKind.BLOB else self._queue
@@ -978,7 +971,7 @@ class Sender:
         tx.overtaken = False
         live.flight.pop(fragment, None)
         live.flight[fragment] = tx
-        live.last_tx_us = now
+        live.last_us = now
         live.frames += 1
         live.bytes += len(frame)
         self.counters.data_frames += 1
@@ -992,7 +985,7 @@ class Sender:
         for live in self._live.values():
             if not (live.flight or live.sent == live.total):
                 continue
-            if now < live.last_tx_us + self._wait_us(live.probes):
+            if now < live.last_us + self._wait_us(live.probes):
                 continue
             live.probes += 1
             self.counters.probes += 1
@@ -1007,7 +1000,7 @@ class Sender:
                 self._transmit(live, fragment, now, True)
             else:
                 live.number += 1
-                live.last_tx_us = now
+                live.last_us = now
                 self._ask(live.message_id, live.number, now)
 
     def _ask(self, message_id: int, number: int, now: int) -> None:
@@ -1033,7 +1026,7 @@ class Sender:
             self._knock_us = now + self._rtt.rto_us
         if now < self._knock_us:
             return
-        if self._knocks >= 2:
+        if self._knocks >= 1:
             self.want_ping = True
         self._ask(self._oldest(), 0, now)
         self._knocks += 1

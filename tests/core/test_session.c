@@ -188,6 +188,7 @@ static void restarted_acceptor_is_found_out(void **state) {
 static void restarted_initiator_replaces_its_session(void **state) {
     (void)state;
     struct net *net = net_pair(11);
+    net_run(net, 10000, NULL);
     host_start(host(net, 0));
     net_run(net, 100000, NULL);
     assert_int_equal(host(net, 1)->last_down, TS_E_REPLACED);

@@ -156,18 +156,18 @@ static void sender_drops_acks_that_cannot_be(void **state) {
         ts_tx_sent(&tx, fragment, 100 + i);
     }
     struct ts_frame ack = {.kind = TS_F_ACK, .base = 5, .echo = TS_ECHO_NONE, .payload = bits};
-    assert_false(ts_tx_ack(&tx, &ack, false, 0, 0, 500).valid); /* acknowledges what was not sent */
+    assert_false(ts_tx_ack(&tx, &ack, false, 500).valid); /* acknowledges what was not sent */
     ack.base = 0;
     ack.payload_len = 1; /* bit 4: fragment 5 */
-    assert_false(ts_tx_ack(&tx, &ack, false, 0, 0, 500).valid);
+    assert_false(ts_tx_ack(&tx, &ack, false, 500).valid);
     ack.payload_len = 0;
     ack.flags = TS_ACK_COMPLETE;
-    assert_false(ts_tx_ack(&tx, &ack, false, 0, 0, 500).valid);
+    assert_false(ts_tx_ack(&tx, &ack, false, 500).valid);
     ack.base = 4;
-    assert_false(ts_tx_ack(&tx, &ack, false, 0, 0, 500).valid); /* complete needs all eleven */
+    assert_false(ts_tx_ack(&tx, &ack, false, 500).valid); /* complete needs all eleven */
     ack.flags = 0;
     ack.echo = 3;
-    struct ts_ack_outcome out = ts_tx_ack(&tx, &ack, false, 0, 0, 603);
+    struct ts_ack_outcome out = ts_tx_ack(&tx, &ack, false, 603);
     assert_true(out.valid && out.sampled);
     assert_int_equal(out.sample_us, 500);
     assert_int_equal(out.newly_acked, 4);
@@ -192,7 +192,7 @@ static void a_retransmission_gives_no_wrong_sample(void **state) {
     ts_tx_sent(&tx, 0, 1000);
     ts_tx_sent(&tx, 0, 900000);
     struct ts_frame ack = {.kind = TS_F_ACK, .base = 1, .flags = TS_ACK_COMPLETE, .echo = 0, .attempt = 0};
-    struct ts_ack_outcome out = ts_tx_ack(&tx, &ack, false, 0, 0, 900100);
+    struct ts_ack_outcome out = ts_tx_ack(&tx, &ack, false, 900100);
     assert_true(out.complete);
     assert_false(out.sampled); /* the first transmission caused it, and its time is gone */
 }

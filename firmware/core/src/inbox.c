@@ -71,7 +71,7 @@ static void release_id(struct ts_session *s, uint32_t id, uint16_t outcome) {
 }
 
 /* Frees what an unfinished message holds. */
-void ts__abandon(struct ts_session *s, uint32_t id) {
+static void abandon(struct ts_session *s, uint32_t id) {
     uint16_t outcome = *outcome_of(s, id);
     if (outcome != O_UNKNOWN && outcome != O_PARTIAL) {
         return;
@@ -88,7 +88,7 @@ static void raise_highest(struct ts_session *s, uint32_t id) {
     while (id_above(id, s->highest)) {
         uint32_t out = s->highest + 1 - TS_MAX_LIVE;
         if (id_above(out, 0)) {
-            ts__abandon(s, out);
+            abandon(s, out);
         }
         s->highest++;
         *outcome_of(s, s->highest) = O_UNKNOWN;
@@ -205,7 +205,8 @@ void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
 void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     uint32_t oldest = ts__extend(f->oldest, s->highest);
     uint32_t id = ts__extend(f->message, s->highest);
-    if (id_above(oldest, s->highest + TS_MAX_LIVE) || id_above(s->highest - TS_MAX_LIVE + 1, id)) {
+    /* A sender that gave up all it had in flight names the id after the limit. */
+    if (id_above(oldest, limit_now(s) + 1) || id_above(s->highest - TS_MAX_LIVE + 1, id)) {
         ep->stats.dropped++;
         return;
     }
@@ -215,10 +216,22 @@ void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
     for (uint32_t i = 0; i < TS_MAX_LIVE; i++) {
         uint32_t below = s->highest - i;
         if (id_above(oldest, below) && id_above(below, 0)) {
-            ts__abandon(s, below);
+            abandon(s, below);
         }
     }
     answer(ep, s, id, TS_ECHO_POLL, f->attempt, false);
+}
+
+/* Unfinished messages that got nothing for too long; their sender may begin anew. */
+void ts__expire_partial(struct ts_endpoint *ep, struct ts_session *s) {
+    for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
+        struct ts_rx *rx = &s->rx[i];
+        if (rx->state == TS_RX_PARTIAL && ts_due(ep->now, ts_after(rx->last_at, PARTIAL_US))) {
+            rx->state = TS_RX_FREE;
+            release_id(s, rx->id, TS_E_DEADLINE);
+            answer(ep, s, rx->id, TS_ECHO_NONE, 0, false);
+        }
+    }
 }
 
 uint8_t ts__free_slots(const struct ts_session *s) {

@@ -7,6 +7,7 @@
 
 #define MS 1000u
 #define RTO_MAX_US (2000u * MS)
+#define PROBE_MAX_US (500u * MS)
 #define PARTIAL_US (10000u * MS)
 #define RETRY_US (1u * MS)
 
@@ -50,7 +51,6 @@ void ts__ping(struct ts_endpoint *ep, struct ts_session *s);
 /* outbox.c */
 uint32_t ts__inflight(const struct ts_session *s);
 uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes);
-bool ts__poll_peer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, uint16_t order);
 void ts__pump(struct ts_endpoint *ep, struct ts_session *s);
 void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx);
 void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code);
@@ -61,7 +61,7 @@ void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts
 /* inbox.c */
 uint8_t ts__free_slots(const struct ts_session *s);
 void ts__pay_owed(struct ts_endpoint *ep, struct ts_session *s);
-void ts__abandon(struct ts_session *s, uint32_t id);
+void ts__expire_partial(struct ts_endpoint *ep, struct ts_session *s);
 void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
 void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
 

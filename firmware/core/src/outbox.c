@@ -3,9 +3,11 @@
 #include <string.h>
 
 #define MIN_CWND 4u
-#define FLAT_PROBES 3u
+#define FLAT_PROBES 2u
+#define HALVING_PROBE 4u
 #define MAX_REORDER 16u
 #define MAX_TRIES 3u
+#define MAX_PROBES 16u
 
 static uint32_t oldest_live(const struct ts_session *s) {
     uint32_t oldest = s->next_id;
@@ -40,12 +42,21 @@ static void finish_tx(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx
 /* Ends a message that the peer may still wait for. */
 void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code) {
     if (tx->state == TS_TX_SENDING) {
-        s->abandoned_id = tx->id;
+        s->tell = true;
+        s->knocks = 0;
+        s->knock_at = ts_after(ep->now, 0);
+        s->poll_at = 0; /* no answer to an earlier POLL counts */
     }
     finish_tx(ep, s, tx, code, 0);
 }
 
-/* How long to wait after this many probes in a row without an answer. */
+static void count_probe(uint8_t *probes) {
+    if (*probes < MAX_PROBES) {
+        (*probes)++;
+    }
+}
+
+/* How long to wait for an answer after this many probes in a row. */
 uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes) {
     const struct ts_link *link = link_of(ep, s);
     uint32_t us = or_default(link->rto_initial_us, 250u * MS);
@@ -55,21 +66,23 @@ uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint3
         us = us > or_default(link->rto_min_us, 5u * MS) ? us : or_default(link->rto_min_us, 5u * MS);
     }
     us = min32(us, RTO_MAX_US);
-    uint32_t doublings = probes > FLAT_PROBES ? probes - FLAT_PROBES : 0;
-    return doublings > 8 ? RTO_MAX_US : min32(us << doublings, RTO_MAX_US);
+    for (uint32_t i = FLAT_PROBES; i < probes && us < PROBE_MAX_US; i++) {
+        us = min32(2 * us, PROBE_MAX_US);
+    }
+    return us;
 }
 
-bool ts__poll_peer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id, uint16_t order) {
+static bool poll_peer(struct ts_endpoint *ep, struct ts_session *s, uint32_t id) {
     struct ts_frame f = {.kind = TS_F_POLL,
                          .attempt = (uint8_t)((s->poll_seq + 1u) & 3u),
                          .message = (uint16_t)id,
                          .oldest = (uint16_t)oldest_live(s)};
     if (ts__transmit_control(ep, &s->addr, &s->keys, &f) != TS_OK) {
+        s->retry_at = ts_after(ep->now, RETRY_US);
         return false;
     }
     s->poll_seq = f.attempt;
     s->poll_message = (uint16_t)id;
-    s->poll_order = order;
     s->poll_at = ep->now;
     return true;
 }
@@ -113,7 +126,7 @@ static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct t
 }
 
 /* Gives queued messages ids, in the order they were queued, as far as the peer lets it. */
-static void start_queued(struct ts_endpoint *ep, struct ts_session *s) {
+static bool start_queued(struct ts_endpoint *ep, struct ts_session *s) {
     bool blocked = false;
     for (uint32_t n = 0; n < TS_TX_SLOTS; n++) {
         struct ts_tx *tx = NULL;
@@ -133,19 +146,32 @@ static void start_queued(struct ts_endpoint *ep, struct ts_session *s) {
             blocked = true;
             break;
         }
-        uint32_t ttl = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
-        if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)(ttl > 0 ? ttl : 1),
+        uint32_t left = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
+        uint32_t ttl = tx->kind != TS_TENSOR ? 0 : left > 0 ? left : 1;
+        if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)ttl,
                          s->frame_size - TS_DATA_OVERHEAD)) {
             finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
             continue;
         }
         s->next_id++;
     }
-    if (!blocked) {
-        s->blocked_at = 0;
-        s->blocked_probes = 0;
-    } else if (s->blocked_at == 0) {
-        s->blocked_at = ts_after(ep->now, ts__rto(ep, s, s->blocked_probes));
+    return blocked;
+}
+
+/* POLLs of no message in flight: the peer has to hear what was given up, or may have more room. */
+static void knock(struct ts_endpoint *ep, struct ts_session *s, bool blocked) {
+    uint32_t oldest = oldest_live(s);
+    if (!s->tell && !(blocked && oldest == s->next_id)) {
+        s->knock_at = 0;
+        s->knocks = 0;
+    } else if (s->knock_at == 0) {
+        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
+    } else if (ts_due(ep->now, s->knock_at) && poll_peer(ep, s, oldest)) {
+        if (s->knocks > 0) {
+            ts__ping(ep, s);
+        }
+        count_probe(&s->knocks);
+        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
     }
 }
 
@@ -159,10 +185,8 @@ void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
         s->pace_at = 0;
     }
     ts__pay_owed(ep, s);
-    if (s->abandoned_id != 0 && ts__poll_peer(ep, s, s->abandoned_id, 0)) {
-        s->abandoned_id = 0;
-    }
-    start_queued(ep, s);
+    bool blocked = start_queued(ep, s);
+    knock(ep, s, blocked);
     uint32_t window = min32(s->peer_window, TS_WINDOW);
     while ((s->pace_at == 0 || ts_due(ep->now, s->pace_at)) && ts__inflight(s) < s->cwnd) {
         struct ts_tx *best = NULL;
@@ -189,20 +213,18 @@ void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
 /* Nothing was acknowledged for too long: find out what the peer has. */
 void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
     uint32_t fragment;
-    if (!ts_tx_probe(tx, &fragment)) {
-        tx->timer = 0;
-        return;
-    }
-    if (tx->probes < 16) {
-        tx->probes++;
-    }
-    if (tx->probes == 1) {
+    count_probe(&tx->probes);
+    if (tx->probes == 1 && ts_tx_probe(tx, &fragment)) {
         send_fragment(ep, s, tx, fragment, true);
     } else {
-        ts__poll_peer(ep, s, tx->id, tx->order_next);
-        ts__ping(ep, s);
+        if (poll_peer(ep, s, tx->id)) {
+            tx->poll_order = tx->order_next++;
+        }
+        if (tx->probes > 1) {
+            ts__ping(ep, s);
+        }
     }
-    if (tx->probes == FLAT_PROBES + 1) {
+    if (tx->probes == HALVING_PROBE) {
         s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
     }
     tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
@@ -217,24 +239,37 @@ static struct ts_tx *tx_of(struct ts_session *s, uint16_t message) {
     return NULL;
 }
 
-static void learn_limit(struct ts_session *s, uint16_t wire) {
+/* False if no receiver could say that: each id is released once, and beyond these it has its slots. */
+static bool learn_limit(struct ts_session *s, uint16_t wire) {
     uint32_t limit = ts__extend(wire, s->limit);
-    /* A peer cannot owe more than its slots beyond what was ever started. */
-    if (id_above(limit, s->limit) && !id_above(limit, s->next_id + TS_MAX_LIVE)) {
-        s->limit = limit;
-        s->blocked_probes = 0;
-        s->blocked_at = 0;
+    if (id_above(limit, s->next_id - 1 + s->peer_slots)) {
+        return false;
     }
+    if (id_above(limit, s->limit)) {
+        s->limit = limit;
+        s->knocks = 0;
+        s->knock_at = 0;
+    }
+    return true;
 }
 
 void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
-    learn_limit(s, f->limit);
+    if (!learn_limit(s, f->limit)) {
+        ep->stats.dropped++;
+        return;
+    }
+    bool polled = f->echo == TS_ECHO_POLL && s->poll_at != 0 && s->poll_message == f->message &&
+                  s->poll_seq == f->attempt;
     struct ts_tx *tx = tx_of(s, f->message);
+    if (polled) {
+        ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));
+        s->poll_at = 0;
+        s->tell = false;
+    }
     if (tx == NULL) {
         return;
     }
-    bool polled = s->poll_message == f->message && s->poll_at != 0 && s->poll_seq == f->attempt;
-    struct ts_ack_outcome out = ts_tx_ack(tx, f, polled, s->poll_order, s->poll_at, ep->now);
+    struct ts_ack_outcome out = ts_tx_ack(tx, f, polled, ep->now);
     if (!out.valid) {
         ep->stats.dropped++;
         return;
@@ -253,16 +288,19 @@ void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_fr
     }
     tx->probes = 0;
     ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
-    tx->timer = tx->inflight > 0 ? ts_after(ep->now, ts__rto(ep, s, 0)) : 0;
+    tx->timer = tx->inflight > 0 || tx->next == tx->fragments ? ts_after(ep->now, ts__rto(ep, s, 0)) : 0;
 }
 
 void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
-    learn_limit(s, f->limit);
+    if (!learn_limit(s, f->limit)) {
+        ep->stats.dropped++;
+        return;
+    }
     struct ts_tx *tx = tx_of(s, f->message);
     if (tx == NULL) {
         return;
     }
-    if (f->code == TS_E_INTEGRITY && ++tx->tries < MAX_TRIES) {
+    if ((f->code == TS_E_INTEGRITY || f->code == TS_E_DEADLINE) && ++tx->tries < MAX_TRIES) {
         tx->state = TS_TX_QUEUED;
         return;
     }

@@ -8,6 +8,7 @@
 #define PING_ANSWER_US (1000u * MS)
 #define RESET_GAP_US (10u * MS)
 #define CLOCK_FRESH_US (60000u * MS)
+#define CLOCK_PING_US (50000u * MS)
 
 uint32_t ts__span_us(uint32_t ms, uint32_t otherwise_ms) {
     return min32(or_default(ms, otherwise_ms), TS_MAX_SPAN_US / MS) * MS;
@@ -125,6 +126,7 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     s->inference = has_bundle(peer->bundle) && memcmp(peer->bundle, ep->cfg->bundle, TS_BUNDLE_BYTES) == 0;
     s->frame_size = (uint16_t)min32(link->mtu, peer->mtu);
     s->peer_window = peer->window;
+    s->peer_slots = peer->slots;
     s->peer_max_message = peer->max_message;
     s->peer_ack_delay_us = peer->ack_delay * 100u;
     s->idle_us = peer_idle != 0 ? min32(own_idle, peer_idle) : own_idle;
@@ -144,9 +146,9 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     s->next_id = 1;
     s->limit = peer->slots;
     s->pace_at = s->retry_at = 0;
-    s->blocked_at = s->poll_at = 0;
-    s->abandoned_id = 0;
-    s->blocked_probes = s->poll_seq = 0;
+    s->knock_at = s->poll_at = 0;
+    s->tell = false;
+    s->knocks = s->poll_seq = 0;
     s->highest = s->released = 0;
     s->slots_told = slots;
     s->limit_told = slots;
@@ -469,6 +471,7 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
         if (s->state < TS_S_PENDING || !same_addr(&s->addr, from)) {
             continue;
         }
+        bool opened = false;
         bool known = s->state == TS_S_UP && ts_frame_decode(&ep->cfg->crc, s->keys.sid, s->keys.seed, frame, len, &f);
         if (!known && s->pending.until != 0 &&
             ts_frame_decode(&ep->cfg->crc, s->pending.keys.sid, s->pending.keys.seed, frame, len, &f)) {
@@ -478,10 +481,13 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
             s->pending.until = 0;
             begin(ep, s, &s->pending.keys, &s->pending.hello, s->pending.slots);
             emit_session(ep, s, TS_EV_UP, TS_OK);
-            known = true;
+            known = opened = true;
         }
         if (known) {
             on_session_frame(ep, s, &f);
+            if (opened && s->state == TS_S_UP) {
+                ts__ping(ep, s); /* the first RESULT should know the round-trip time */
+            }
             ts__pump(ep, s);
             pump_others(ep);
             return;
@@ -495,7 +501,7 @@ static uint32_t keepalive_at(const struct ts_session *s) {
     uint32_t quiet = ts_after(s->heard_at, s->idle_us / 3);
     uint32_t asked = ts_after(s->ping_at, PING_ANSWER_US);
     uint32_t later = ts_sooner(quiet, asked) == quiet ? asked : quiet;
-    return ts_sooner(later, ts_after(s->ping_at, CLOCK_FRESH_US));
+    return ts_sooner(later, ts_after(s->ping_at, CLOCK_PING_US));
 }
 
 static void tick_up(struct ts_endpoint *ep, struct ts_session *s) {
@@ -515,19 +521,7 @@ static void tick_up(struct ts_endpoint *ep, struct ts_session *s) {
             ts__probe(ep, s, tx);
         }
     }
-    for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
-        if (s->rx[i].state == TS_RX_PARTIAL && ts_due(ep->now, ts_after(s->rx[i].last_at, PARTIAL_US))) {
-            ts__abandon(s, s->rx[i].id);
-        }
-    }
-    if (ts_due(ep->now, s->blocked_at)) {
-        ts__poll_peer(ep, s, s->next_id, 0);
-        if (s->blocked_probes > 0) {
-            ts__ping(ep, s);
-        }
-        s->blocked_probes = (uint8_t)(s->blocked_probes < 16 ? s->blocked_probes + 1 : 16);
-        s->blocked_at = ts_after(ep->now, ts__rto(ep, s, s->blocked_probes));
-    }
+    ts__expire_partial(ep, s);
     if (!s->heard && ts_due(ep->now, s->hello_at)) {
         ts__ping(ep, s);
         s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
@@ -551,7 +545,7 @@ static uint32_t next_of(const struct ts_session *s) {
     }
     next = ts_sooner(next, ts_after(s->heard_at, s->idle_us));
     next = ts_sooner(next, keepalive_at(s));
-    next = ts_sooner(next, s->blocked_at);
+    next = ts_sooner(next, s->knock_at);
     next = s->heard ? next : ts_sooner(next, s->hello_at);
     for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
         next = s->rx[i].state == TS_RX_PARTIAL ? ts_sooner(next, ts_after(s->rx[i].last_at, PARTIAL_US)) : next;

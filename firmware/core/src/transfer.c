@@ -45,6 +45,12 @@ void ts_rtt_sample(struct ts_rtt *rtt, uint32_t sample_us) {
     rtt->srtt_us = rtt->srtt_us - rtt->srtt_us / 8 + r / 8;
 }
 
+uint32_t ts_rtt_of(const struct ts_frame *ack, uint32_t sent_at, uint32_t now_us) {
+    uint32_t age = now_us - sent_at;
+    uint32_t delay = 16u * ack->delay;
+    return age > delay ? age - delay : 0;
+}
+
 bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint32_t id, uint16_t ttl_ms,
                  uint32_t piece) {
     uint32_t fragments = tx->len / piece + (tx->len % piece + TS_ENVELOPE + piece - 1) / piece;
@@ -59,7 +65,7 @@ bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint3
     tx->base = tx->next = 0;
     memset(&tx->acked, 0, sizeof tx->acked);
     memset(&tx->lost, 0, sizeof tx->lost);
-    tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->since_ackreq = 0;
+    tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->poll_order = tx->since_ackreq = 0;
     tx->probes = 0;
     tx->timer = tx->loss_at = 0;
     return true;
@@ -149,8 +155,7 @@ static uint32_t mark_acked(struct ts_tx *tx, uint32_t i) {
     return 1;
 }
 
-struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool poll_valid, uint16_t poll_order,
-                                uint32_t poll_at, uint32_t now_us) {
+struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool polled, uint32_t now_us) {
     struct ts_ack_outcome out = {0};
     bool complete = (ack->flags & TS_ACK_COMPLETE) != 0;
     if (ack->base > tx->next || (complete && (ack->base != tx->fragments || ack->payload_len != 0))) {
@@ -167,23 +172,16 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     out.valid = true;
     out.complete = complete;
 
-    uint32_t age = 0;
-    bool echoed = false;
-    uint16_t order = 0;
-    if (ack->echo == TS_ECHO_POLL && poll_valid) {
-        echoed = true;
-        order = poll_order;
-        age = now_us - poll_at;
-    } else if (ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[ack->echo % TS_WINDOW] == ack->attempt) {
-        echoed = true;
-        order = tx->order[ack->echo % TS_WINDOW];
-        age = now_us - tx->sent_at[ack->echo % TS_WINDOW];
-        out.spurious = (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
-    }
-    if (echoed) {
-        uint32_t delay = 16u * ack->delay;
-        out.sampled = true;
-        out.sample_us = age > delay ? age - delay : 0;
+    uint32_t slot = ack->echo % TS_WINDOW;
+    bool echoed = ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[slot] == ack->attempt;
+    if (echoed || polled) {
+        uint16_t order = polled ? tx->poll_order : tx->order[slot];
+        if (echoed) {
+            out.sampled = true;
+            out.sample_us = ts_rtt_of(ack, tx->sent_at[slot], now_us);
+        }
+        out.spurious = echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 &&
+                       tx->probe_order != (uint16_t)(order + 1u);
         if (tx->order_seen == 0 || order_before(tx->order_seen, (uint16_t)(order + 1u))) {
             tx->order_seen = (uint16_t)(order + 1u);
         }

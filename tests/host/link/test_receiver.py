@@ -271,6 +271,7 @@ def test_partial_timeout() -> None:
     assert bench.receiver.busy_slots == 1
     bench.receiver.expire(10_000_000)
     assert (bench.receiver.busy_slots, bench.receiver.limit) == (0, 3)
+    assert bench.answers() == [Reject(1, ErrorCode.DEADLINE, 3)]
 
 
 def test_ids_go_beyond_16_bits() -> None:

@@ -190,7 +190,7 @@ def test_asks_when_the_limit_holds_it_back() -> None:
         polls += len(bench.out())
         bench.ack(ack(0, frames.ECHO_POLL, message=2, attempt=polls & 3, limit=1))
     assert polls == 100
-    assert bench.now > 60_000_000
+    assert bench.now > 40_000_000
     bench.ack(ack(0, frames.ECHO_POLL, message=2, attempt=0, limit=2))
     assert bench.data() == [0]
 
@@ -292,15 +292,37 @@ def test_pacing_does_not_ask_for_an_ack_per_frame() -> None:
     assert asked == [7, 13]
 
 
-def test_a_receiver_that_forgot_everything_gets_it_again() -> None:
+def test_a_receiver_whose_patience_ended_gets_it_again() -> None:
     bench = Bench()
     bench.submit(3)
     bench.data()
     bench.ack(ack(2, 1))
-    bench.now = 300_000
-    bench.data()
-    bench.now = 600_000
-    assert bench.out() == [Poll(1, 1, 1)]
-    bench.ack(ack(0, frames.ECHO_POLL, attempt=1))
+    assert bench.sender.reject(Reject(1, ErrorCode.DEADLINE, 5), 0) is None
     again = [(f.message, f.fragment) for f in bench.out() if isinstance(f, Data)]
     assert again == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_what_is_acknowledged_is_never_taken_back() -> None:
+    bench = Bench()
+    bench.submit(3)
+    bench.data()
+    bench.now = 300_000
+    bench.out()
+    bench.now = 600_000
+    assert bench.out() == [Poll(1, 1, 1)]
+    bench.ack(ack(2, 1))  # What came after the answer to the POLL overtakes it.
+    bench.ack(ack(0, frames.ECHO_POLL, attempt=1))
+    assert bench.data() == []
+
+
+def test_doubling_stops_at_half_a_second() -> None:
+    bench = Bench()
+    bench.submit(1)
+    bench.data()
+    waits = []
+    for _ in range(8):
+        due = bench.sender.deadline()
+        waits.append(due - bench.now)
+        bench.now = due
+        bench.out()
+    assert waits == [250_000] * 3 + [500_000] * 5

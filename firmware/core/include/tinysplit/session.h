@@ -144,18 +144,18 @@ struct ts_session {
     bool inference; /* bundle ids agree */
     bool hello_repeated, ping_waiting;
     uint8_t peer_role, peer_stage, codec, version;
-    uint8_t reorder, blocked_probes, poll_seq;
+    uint8_t reorder, knocks, poll_seq, peer_slots;
+    bool tell; /* messages were given up, and the peer has not confirmed that it knows */
     uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
     uint8_t slots_told;
     uint16_t last_error;
     uint16_t frame_size, peer_window, cwnd;
-    uint16_t ping_seq, poll_message, poll_order;
+    uint16_t ping_seq, poll_message;
     uint16_t outcome[TS_MAX_LIVE], fragments_of[TS_MAX_LIVE]; /* by id mod 8 */
     uint32_t peer_max_message, peer_ack_delay_us, idle_us, hello_gap_us;
     uint32_t hello_at, hello_sent_at, connect_by, heard_at, ping_at;
-    uint32_t pace_at, retry_at, blocked_at, poll_at;
+    uint32_t pace_at, retry_at, knock_at, poll_at;
     uint32_t next_id, limit, queued;
-    uint32_t abandoned_id; /* given up, the peer not yet told; 0: none */
     uint32_t highest, released, limit_told;
     struct ts_rtt rtt;
     struct ts_keys keys;

@@ -28,6 +28,9 @@ struct ts_rtt {
 
 void ts_rtt_sample(struct ts_rtt *rtt, uint32_t sample_us);
 
+/* The sample that an ACK gives which answers a frame sent at sent_at. */
+uint32_t ts_rtt_of(const struct ts_frame *ack, uint32_t sent_at, uint32_t now_us);
+
 enum ts_tx_state { TS_TX_FREE = 0, TS_TX_QUEUED, TS_TX_SENDING };
 
 /* A message on its way out. */
@@ -37,6 +40,7 @@ struct ts_tx {
     uint16_t order_next;   /* transmissions so far */
     uint16_t order_seen;   /* latest transmission known to have arrived, +1 */
     uint16_t probe_order;  /* last probe's place in that order, +1 */
+    uint16_t poll_order;   /* last POLL's place in that order */
     uint16_t since_ackreq; /* fragments sent since the last that asked for an ACK */
     const uint8_t *body;   /* the caller's, unchanged until the message is over */
     uint32_t len;
@@ -78,14 +82,12 @@ struct ts_ack_outcome {
     bool complete;        /* the message is over */
     bool spurious;        /* a retransmission turned out to be needless */
     bool sampled;         /* sample_us is set */
-    uint32_t sample_us;   /* round-trip time */
+    uint32_t sample_us;   /* round-trip time of a DATA frame */
     uint32_t newly_acked; /* fragments */
 };
 
-/* Applies an ACK of this message. poll_order and poll_at belong to the last POLL
- * for it (order at that moment; poll_valid false if there was none). */
-struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool poll_valid, uint16_t poll_order,
-                                uint32_t poll_at, uint32_t now_us);
+/* Applies an ACK of this message. polled: it answers the last POLL about it. */
+struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bool polled, uint32_t now_us);
 
 /* Declares lost what must be by now; sets tx->loss_at for the rest. */
 void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, uint32_t now_us);
