@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CORE_CHECKS ?= --quick
 LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
@@ -18,6 +19,8 @@ demo: setup
 
 test: setup-dev lint
 	@$(BIN)/python -m pytest
+	@echo "== The C core: tests under ASan and UBSan (CORE_CHECKS= for clang, fuzzing and Xtensa too)"
+	@tests/core/run.sh $(CORE_CHECKS)
 
 lint: setup-dev
 	@$(BIN)/ruff check .

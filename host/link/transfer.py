@@ -782,7 +782,7 @@ class Sender:
     def _wait_us(self, probes: int) -> int:
         """How long to wait for an answer after so many probes in a row without one."""
         rto = self._rtt.rto_us
-        return min(rto << min(max(probes - 2, 0), 16), max(rto, PROBE_MAX_US))
+        return min(rto << min(max(probes - 3, 0), 16), max(rto, PROBE_MAX_US))
 
     def _queue_of(self, message: Outgoing) -> deque[Outgoing]:
         return self._blobs if message.kind == MessageKind.BLOB else self._queue

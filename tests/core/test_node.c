@@ -428,38 +428,38 @@ static void bridge_forwards_without_looking(void **state) {
     b->cfg.endpoint.links = links;
     b->cfg.endpoint.link_count = 2;
     b->cfg.endpoint.send = wire_send;
-    b->cfg.host_link = 0;
-    b->cfg.radio_link = 1;
-    assert_int_equal(ts_node_init(&b->node, &b->cfg, 0), TS_OK);
+    struct ts_bridge bridge;
+    assert_int_equal(ts_bridge_init(&bridge, &b->cfg, 0, 2, 0), TS_E_INVALID);
+    assert_int_equal(ts_bridge_init(&bridge, &b->cfg, 0, 1, 0), TS_OK);
     const struct ts_crc *crc = &b->cfg.endpoint.crc;
     const struct ts_addr usb = {.link = 0, .len = 1, .bytes = {9}};
     const struct ts_addr mac = {.link = 1, .len = 6, .bytes = {2, 0, 0, 0, 0, 5}};
     const uint8_t inner[] = {0x33, 1, 2, 3, 4};
     uint8_t frame[600];
     wire.count = 0;
-    ts_node_on_datagram(&b->node, 1, &mac, inner, sizeof inner); /* nobody to give it to yet */
+    ts_bridge_on_datagram(&bridge, 1, &mac, inner, sizeof inner); /* nobody to give it to yet */
     assert_int_equal(wire.count, 0);
     struct ts_forward f = {mac.bytes, inner, 6, sizeof inner};
     size_t len = ts_forward_encode(crc, &f, frame, sizeof frame);
-    ts_node_on_datagram(&b->node, 1, &usb, frame, len);
+    ts_bridge_on_datagram(&bridge, 1, &usb, frame, len);
     assert_int_equal(wire.count, 1);
     assert_int_equal(wire.to[0].link, 1);
     assert_memory_equal(wire.to[0].bytes, mac.bytes, 6);
     assert_int_equal(wire.len[0], sizeof inner);
     assert_memory_equal(wire.frames[0], inner, sizeof inner);
-    ts_node_on_datagram(&b->node, 2, &mac, inner, sizeof inner);
+    ts_bridge_on_datagram(&bridge, 2, &mac, inner, sizeof inner);
     assert_int_equal(wire.count, 2);
     assert_int_equal(wire.to[1].link, 0);
     assert_memory_equal(wire.frames[1], frame, len);
     frame[3] ^= 1; /* damaged on the wire */
-    ts_node_on_datagram(&b->node, 3, &usb, frame, len);
+    ts_bridge_on_datagram(&bridge, 3, &usb, frame, len);
     static uint8_t big[251];
     f.inner = big;
     f.inner_len = sizeof big;
     len = ts_forward_encode(crc, &f, frame, sizeof frame);
-    ts_node_on_datagram(&b->node, 3, &usb, frame, len); /* too long for the radio */
+    ts_bridge_on_datagram(&bridge, 3, &usb, frame, len); /* too long for the radio */
     assert_int_equal(wire.count, 2);
-    assert_int_equal(b->node.ep.stats.dropped, 3);
+    assert_int_equal(bridge.node.ep.stats.dropped, 3);
     net_free(net);
 }
 

@@ -207,28 +207,3 @@ bool ts_frame_decode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, cons
     }
     return f->sid == sid;
 }
-
-size_t ts_forward_encode(const struct ts_crc *crc, const struct ts_forward *f, uint8_t *out, size_t cap) {
-    if (f->addr_len < 1 || f->addr_len > 15 || f->inner_len < 1 || f->inner_len > TS_MAX_MTU ||
-        f->addr_len + f->inner_len + 3 > cap) {
-        return 0;
-    }
-    size_t len = 1u + f->addr_len + f->inner_len;
-    out[0] = (uint8_t)((uint32_t)TS_F_FORWARD << 4 | f->addr_len);
-    memcpy(out + 1, f->addr, f->addr_len);
-    memcpy(out + 1 + f->addr_len, f->inner, f->inner_len);
-    ts_put16(out + len, crc16_of(crc, ts_seed(crc, 0), out, len));
-    return len + 2;
-}
-
-bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, struct ts_forward *f) {
-    if (len < 5 || len > TS_MAX_MTU + 18u || in[0] >> 4 != TS_F_FORWARD || (in[0] & 15u) == 0 ||
-        len < 4u + (in[0] & 15u) || ts_get16(in + len - 2) != crc16_of(crc, ts_seed(crc, 0), in, len - 2)) {
-        return false;
-    }
-    f->addr = in + 1;
-    f->addr_len = in[0] & 15u;
-    f->inner = in + 1 + f->addr_len;
-    f->inner_len = (uint32_t)len - 3u - f->addr_len;
-    return f->inner[0] >> 4 != TS_F_FORWARD;
-}

@@ -446,10 +446,6 @@ int ts_node_init(struct ts_node *n, const struct ts_node_config *cfg, uint64_t n
         memset(&cfg->jobs[i], 0, sizeof cfg->jobs[i]);
         cfg->jobs[i].out = cfg->out_memory + i * TS_JOB_STRIDE(cfg->max_output);
     }
-    if (cfg->endpoint.role == TS_ROLE_BRIDGE &&
-        (cfg->host_link >= cfg->endpoint.link_count || cfg->radio_link >= cfg->endpoint.link_count)) {
-        return TS_E_INVALID;
-    }
     if (cfg->downstream != NULL) {
         n->downstream = ts_connect(&n->ep, now_us, cfg->downstream, true);
         return n->downstream < 0 ? -n->downstream : TS_OK;
@@ -484,39 +480,8 @@ void ts_node_invoked(struct ts_node *n, uint64_t now_us, const struct ts_invoke 
     }
 }
 
-/* Between the host's wire and the radio, without a look at what is inside. */
-static void bridge(struct ts_node *n, const struct ts_addr *from, const uint8_t *frame, size_t len) {
-    const struct ts_config *cfg = &n->cfg->endpoint;
-    struct ts_forward f = {.addr = from->bytes, .addr_len = from->len, .inner = frame, .inner_len = (uint32_t)len};
-    if (from->link != n->cfg->host_link) {
-        size_t wrapped =
-            n->host.len == 0 ? 0 : ts_forward_encode(&cfg->crc, &f, cfg->frame, cfg->links[n->cfg->host_link].mtu);
-        if (wrapped == 0) {
-            n->ep.stats.dropped++;
-        } else {
-            cfg->send(cfg->ctx, &n->host, cfg->frame, wrapped);
-        }
-        return;
-    }
-    struct ts_addr to = {.link = n->cfg->radio_link};
-    if (!ts_forward_decode(&cfg->crc, frame, len, &f) || f.inner_len > cfg->links[n->cfg->radio_link].mtu) {
-        n->ep.stats.dropped++;
-        return;
-    }
-    n->host = *from;
-    to.len = (uint8_t)f.addr_len;
-    memcpy(to.bytes, f.addr, f.addr_len);
-    cfg->send(cfg->ctx, &to, f.inner, f.inner_len);
-}
-
 void ts_node_on_datagram(struct ts_node *n, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
                          size_t len) {
-    const struct ts_node_config *cfg = n->cfg;
-    if (cfg->endpoint.role == TS_ROLE_BRIDGE && len > 0 &&
-        (from->link != cfg->host_link || frame[0] >> 4 == TS_F_FORWARD)) {
-        bridge(n, from, frame, len);
-        return;
-    }
     ts_on_datagram(&n->ep, now_us, from, frame, len);
 }
 

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #define MIN_CWND 4u
-#define FLAT_PROBES 2u
+#define FLAT_PROBES 3u
 #define HALVING_PROBE 4u
 #define MAX_REORDER 16u
 #define MAX_TRIES 3u

@@ -85,12 +85,30 @@ static void emit_session(struct ts_endpoint *ep, const struct ts_session *s, enu
     ts__emit(ep, &e);
 }
 
-static bool has_bundle(const uint8_t *bundle) {
-    uint8_t any = 0;
-    for (uint32_t i = 0; i < TS_BUNDLE_BYTES; i++) {
-        any |= bundle[i];
+/* True if the peer holds our bundle. */
+static bool same_bundle(const struct ts_endpoint *ep, const struct ts_hello *peer) {
+    static const uint8_t none[TS_BUNDLE_BYTES];
+    return memcmp(peer->bundle, none, TS_BUNDLE_BYTES) != 0 &&
+           memcmp(peer->bundle, ep->cfg->bundle, TS_BUNDLE_BYTES) == 0;
+}
+
+static uint32_t own_codecs(const struct ts_endpoint *ep) {
+    return ep->cfg->codecs | 1u;
+}
+
+/* The highest codec both speak; they have one in common. */
+static uint8_t choose_codec(const struct ts_endpoint *ep, const struct ts_hello *peer) {
+    uint8_t codec = 15;
+    while ((peer->codecs & own_codecs(ep)) >> codec == 0) {
+        codec--;
     }
-    return any != 0;
+    return codec;
+}
+
+/* SPEC.md 2.2, what row 5 asks of both ends' numbers. */
+static bool in_range(const struct ts_hello *h) {
+    return h->window >= 1 && h->window <= 256 && h->slots >= 1 && h->slots <= TS_MAX_LIVE &&
+           h->role <= TS_ROLE_BRIDGE && h->codecs != 0 && h->version_min <= h->version_max;
 }
 
 static void own_hello(const struct ts_endpoint *ep, uint8_t link, uint8_t slots, struct ts_hello *h) {
@@ -104,7 +122,7 @@ static void own_hello(const struct ts_endpoint *ep, uint8_t link, uint8_t slots,
     h->mtu = cfg->links[link].mtu;
     h->window = TS_WINDOW;
     h->max_message = cfg->max_message;
-    h->codecs = (uint16_t)(cfg->codecs | 1u);
+    h->codecs = (uint16_t)own_codecs(ep);
     h->ack_delay = (uint16_t)min32((cfg->ack_delay_us + 99u) / 100u, 0xFFFFu);
     h->idle_timeout = (uint16_t)min32(or_default(cfg->idle_timeout_ms, 15000) / 100u, 0xFFFFu);
     memcpy(h->bundle, cfg->bundle, TS_BUNDLE_BYTES);
@@ -123,18 +141,14 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     s->version = TS_PROTOCOL_VERSION;
     s->peer_role = peer->role;
     s->peer_stage = peer->stage;
-    s->inference = has_bundle(peer->bundle) && memcmp(peer->bundle, ep->cfg->bundle, TS_BUNDLE_BYTES) == 0;
+    s->inference = same_bundle(ep, peer);
     s->frame_size = (uint16_t)min32(link->mtu, peer->mtu);
     s->peer_window = peer->window;
     s->peer_slots = peer->slots;
     s->peer_max_message = peer->max_message;
     s->peer_ack_delay_us = peer->ack_delay * 100u;
     s->idle_us = peer_idle != 0 ? min32(own_idle, peer_idle) : own_idle;
-    uint32_t common = peer->codecs & (ep->cfg->codecs | 1u);
-    s->codec = 0;
-    while (common >> 1 >> s->codec != 0) {
-        s->codec++;
-    }
+    s->codec = choose_codec(ep, peer);
     s->reorder = link->reorder != 0 ? link->reorder : 3;
     s->cwnd = (uint16_t)min32(min32(or_default(link->window, 32), TS_WINDOW), peer->window);
     memset(&s->rtt, 0, sizeof s->rtt);
@@ -145,8 +159,7 @@ static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_
     s->hello_at = 0;
     s->next_id = 1;
     s->limit = peer->slots;
-    s->pace_at = s->retry_at = 0;
-    s->knock_at = s->poll_at = 0;
+    s->pace_at = s->retry_at = s->knock_at = s->poll_at = 0;
     s->tell = false;
     s->knocks = s->poll_seq = 0;
     s->highest = s->released = 0;
@@ -220,8 +233,7 @@ static int judge_hello(const struct ts_endpoint *ep, const struct ts_hello *h) {
     if (h->mtu < TS_MIN_MTU) {
         return TS_E_MTU_TOO_SMALL;
     }
-    if (h->window < 1 || h->window > 256 || h->slots < 1 || h->slots > TS_MAX_LIVE || h->role > TS_ROLE_BRIDGE ||
-        h->codecs == 0 || h->version_min > h->version_max) {
+    if (!in_range(h)) {
         return TS_E_MALFORMED;
     }
     if (cfg->refuse) {
@@ -234,10 +246,10 @@ static int judge_hello(const struct ts_endpoint *ep, const struct ts_hello *h) {
     if (cfg->role == TS_ROLE_HOST || (!host && !neighbour)) {
         return TS_E_STAGE_MISMATCH;
     }
-    if (!host && (!has_bundle(h->bundle) || memcmp(h->bundle, cfg->bundle, TS_BUNDLE_BYTES) != 0)) {
+    if (!host && !same_bundle(ep, h)) {
         return TS_E_BUNDLE_MISMATCH;
     }
-    return (h->codecs & (cfg->codecs | 1u)) != 0 ? TS_OK : TS_E_CODEC_MISMATCH;
+    return (h->codecs & own_codecs(ep)) != 0 ? TS_OK : TS_E_CODEC_MISMATCH;
 }
 
 static struct ts_session *find(const struct ts_endpoint *ep, const struct ts_addr *addr, bool initiator) {
@@ -304,11 +316,7 @@ static void on_hello(struct ts_endpoint *ep, const struct ts_addr *from, const u
     reply.nonce_i = h.nonce_i;
     reply.nonce_a = nonce_a;
     reply.status = (uint16_t)code;
-    uint32_t common = code == TS_OK ? h.codecs & reply.codecs : 0;
-    while ((common & (common - 1u)) != 0) {
-        common &= common - 1u;
-    }
-    reply.codecs = (uint16_t)common;
+    reply.codecs = (uint16_t)(code == TS_OK ? 1u << choose_codec(ep, &h) : 0);
     ts_hello_encode(&ep->cfg->crc, TS_F_HELLO_ACK, &reply, bytes);
     ts__transmit(ep, from, bytes, sizeof bytes);
 }
@@ -329,9 +337,8 @@ static void on_hello_ack(struct ts_endpoint *ep, const struct ts_addr *from, con
         end_session(ep, s, code);
         return;
     }
-    if (h.version_max != TS_PROTOCOL_VERSION || h.nonce_a == 0 || h.mtu < TS_MIN_MTU || h.window < 1 ||
-        h.window > 256 || h.slots < 1 || h.slots > TS_MAX_LIVE || h.codecs == 0 || (h.codecs & (h.codecs - 1u)) != 0 ||
-        (h.codecs & ~(ep->cfg->codecs | 1u)) != 0) {
+    if (h.version_max != TS_PROTOCOL_VERSION || h.nonce_a == 0 || h.mtu < TS_MIN_MTU || !in_range(&h) ||
+        (h.codecs & (h.codecs - 1u)) != 0 || (h.codecs & ~own_codecs(ep)) != 0) {
         ep->stats.dropped++;
         return;
     }
@@ -361,19 +368,18 @@ static void on_pong(struct ts_endpoint *ep, struct ts_session *s, const struct t
         return;
     }
     s->ping_waiting = false;
-    uint64_t held = f->t3 - f->t2;
     uint64_t rtt_us = ep->raw - f->t1;
-    if (ep->raw < f->t1 || f->t3 < f->t2 || held > rtt_us || rtt_us - held > UINT32_MAX) {
+    uint64_t held_us = f->t3 - f->t2;
+    /* A clock that went back, here or there, makes these huge. */
+    if (rtt_us > TS_MAX_SPAN_US || held_us > rtt_us) {
         return;
     }
-    ts_rtt_sample(&s->rtt, (uint32_t)(rtt_us - held));
-    uint32_t uncertainty = (uint32_t)(rtt_us - held) / 2;
-    if (!s->clock.known || uncertainty <= s->clock.uncertainty_us || ep->now - s->clock.at > CLOCK_FRESH_US) {
-        /* Differences of unsigned clocks, halved before they are added: no overflow. */
-        int64_t forth = (int64_t)(f->t2 - f->t1);
-        int64_t back = (int64_t)(f->t3 - ep->raw);
-        s->clock.offset_us = forth / 2 + back / 2;
-        s->clock.uncertainty_us = uncertainty;
+    uint32_t travel_us = (uint32_t)rtt_us - (uint32_t)held_us;
+    ts_rtt_sample(&s->rtt, travel_us);
+    if (!s->clock.known || travel_us / 2 <= s->clock.uncertainty_us || ep->now - s->clock.at > CLOCK_FRESH_US) {
+        /* ((t2 - t1) + (t3 - t4)) / 2, with t3 = t2 + held and t4 = t1 + rtt. */
+        s->clock.offset_us = (int64_t)(f->t2 - f->t1 - travel_us / 2);
+        s->clock.uncertainty_us = travel_us / 2;
         s->clock.known = true;
         s->clock.at = ep->now;
     }

@@ -186,7 +186,7 @@ def test_core_head_to_python_tail(faults: Faults) -> None:
     assert [event.code for event in results if event.token == 1000] == [0]
     for tensor in sim.of("tail", TensorReceived):
         assert bytes(tensor.tensors[0]) == plus_one(bodies[tensor.inference_id])
-    if faults in (clean,):
+    if faults == clean:
         assert all(event.code == 0 for event in results)
 
 
@@ -233,7 +233,7 @@ def test_python_head_to_core_tail(faults: Faults) -> None:
     for result in results:
         assert bytes(result.tensors[0]) == bodies[result.inference_id][::-1]
     assert [result.inference_id for result in results].count(1000) == 1
-    if faults in (clean,):
+    if faults == clean:
         assert len(results) == len(bodies)
 
 
@@ -263,8 +263,13 @@ def test_messages_both_ways_at_once(faults: Faults, core: str) -> None:
     assert all(got.count(body) <= sent[core].count(body) for body in got)
     got = [event.body for event in run.core_events(MESSAGE)]
     assert all(got.count(body) <= sent[python].count(body) for body in got)
+<<<<<<< HEAD
     quiet = not (faults.loss or faults.corrupt or run.core_events(DOWN))
     if quiet and not sim.of(python, SessionEnded):
+=======
+    harmless = not (faults.loss or faults.corrupt)
+    if harmless and not run.core_events(DOWN) and not sim.of(python, SessionEnded):
+>>>>>>> ad028ed57102f883696720647ca1ec6e65aa871b
         assert all(event.code == 0 for event in run.core_events(SENT))
     assert len(run.core_events(UP)) >= 1
 

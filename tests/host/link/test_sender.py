@@ -110,8 +110,10 @@ def test_first_probe_is_data_then_polls_with_pings() -> None:
     bench.now = 750_000
     assert bench.out() == [Poll(1, 1, 2)]
     bench.now = 1_000_000
+    assert bench.out() == [Poll(1, 1, 3)]
+    bench.now = 1_250_000
     assert bench.out() == []
-    assert bench.sender.deadline() == 1_250_000
+    assert bench.sender.deadline() == 1_500_000
 
 
 def test_karn() -> None:
@@ -325,4 +327,4 @@ def test_doubling_stops_at_half_a_second() -> None:
         waits.append(due - bench.now)
         bench.now = due
         bench.out()
-    assert waits == [250_000] * 3 + [500_000] * 5
+    assert waits == [250_000] * 4 + [500_000] * 4

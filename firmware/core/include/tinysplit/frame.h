@@ -94,20 +94,6 @@ bool ts_frame_decode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, cons
 /* Session id that a PING to BYE names; false if the bytes are too short for their kind. */
 bool ts_frame_named_sid(const uint8_t *in, size_t len, uint32_t *sid);
 
-/* A frame on a bridge's wire: the frame of the radio and whom it is to or from. */
-struct ts_forward {
-    const uint8_t *addr;
-    const uint8_t *inner;
-    uint32_t addr_len, inner_len;
-};
-
-/* Writes a FORWARD; returns its length, 0 if it does not fit in cap or the address
- * length is not 1..15. inner may not overlap out. */
-size_t ts_forward_encode(const struct ts_crc *crc, const struct ts_forward *forward, uint8_t *out, size_t cap);
-
-/* True, with the parts pointing into `in`, if the bytes are a valid FORWARD. */
-bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, struct ts_forward *forward);
-
 #ifdef __cplusplus
 }
 #endif

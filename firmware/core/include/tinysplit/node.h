@@ -135,10 +135,6 @@ struct ts_node_config {
      * BLOB and private messages (to be released with ts_release), ends of the application's own
      * ts_send (tokens below TS_NODE_TOKEN). May be NULL. */
     ts_event_fn event;
-
-    /* Bridge: frames of host_link are the host's, the others go to and come from radio_link. The
-     * host link's mtu is at least the radio's plus 19. */
-    uint8_t host_link, radio_link;
 };
 
 #define TS_NODE_TOKEN 0x80000000u
@@ -150,8 +146,7 @@ struct ts_node {
     int32_t downstream; /* session index, -1: none */
     int32_t running;    /* job in the engine, -1: none */
     uint32_t order;
-    uint32_t malformed;  /* bodies that did not decode */
-    struct ts_addr host; /* bridge: where the host was last heard */
+    uint32_t malformed; /* bodies that did not decode */
 };
 
 /* Sets up a node. Returns TS_OK, TS_E_INVALID, TS_E_NO_MEMORY. */

@@ -3,7 +3,7 @@
 #ifndef TINYSPLIT_TINYSPLIT_H
 #define TINYSPLIT_TINYSPLIT_H
 
-#include "tinysplit/node.h"
+#include "tinysplit/bridge.h"
 #include "tinysplit/stream.h"
 
 #endif

@@ -1,0 +1,76 @@
+#include "tinysplit/bridge.h"
+
+#include <string.h>
+
+static uint16_t seal(const struct ts_crc *crc, const uint8_t *data, size_t len) {
+    return crc->crc16(crc->ctx, ts_seed(crc, 0), data, len);
+}
+
+size_t ts_forward_encode(const struct ts_crc *crc, const struct ts_forward *f, uint8_t *out, size_t cap) {
+    if (f->addr_len < 1 || f->addr_len > 15 || f->inner_len < 1 || f->inner_len > TS_MAX_MTU ||
+        f->addr_len + f->inner_len + 3 > cap) {
+        return 0;
+    }
+    size_t len = 1u + f->addr_len + f->inner_len;
+    out[0] = (uint8_t)((uint32_t)TS_F_FORWARD << 4 | f->addr_len);
+    memcpy(out + 1, f->addr, f->addr_len);
+    memcpy(out + 1 + f->addr_len, f->inner, f->inner_len);
+    ts_put16(out + len, seal(crc, out, len));
+    return len + 2;
+}
+
+bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, struct ts_forward *f) {
+    if (len < 5 || len > TS_MAX_MTU + 18u || in[0] >> 4 != TS_F_FORWARD || (in[0] & 15u) == 0 ||
+        len < 4u + (in[0] & 15u) || ts_get16(in + len - 2) != seal(crc, in, len - 2)) {
+        return false;
+    }
+    f->addr = in + 1;
+    f->addr_len = in[0] & 15u;
+    f->inner = in + 1 + f->addr_len;
+    f->inner_len = (uint32_t)len - 3u - f->addr_len;
+    return f->inner[0] >> 4 != TS_F_FORWARD;
+}
+
+/* Between the host's wire and the radio, without a look at what is inside. */
+static void forward(struct ts_bridge *b, const struct ts_addr *from, const uint8_t *frame, size_t len) {
+    const struct ts_config *cfg = &b->node.cfg->endpoint;
+    struct ts_forward f = {.addr = from->bytes, .addr_len = from->len, .inner = frame, .inner_len = (uint32_t)len};
+    if (from->link != b->host_link) {
+        size_t wrapped = b->host.len == 0 ? 0 : ts_forward_encode(&cfg->crc, &f, cfg->frame, cfg->links[b->host_link].mtu);
+        if (wrapped == 0) {
+            b->node.ep.stats.dropped++;
+        } else {
+            cfg->send(cfg->ctx, &b->host, cfg->frame, wrapped);
+        }
+        return;
+    }
+    struct ts_addr to = {.link = b->radio_link};
+    if (!ts_forward_decode(&cfg->crc, frame, len, &f) || f.inner_len > cfg->links[b->radio_link].mtu) {
+        b->node.ep.stats.dropped++;
+        return;
+    }
+    b->host = *from;
+    to.len = (uint8_t)f.addr_len;
+    memcpy(to.bytes, f.addr, f.addr_len);
+    cfg->send(cfg->ctx, &to, f.inner, f.inner_len);
+}
+
+int ts_bridge_init(struct ts_bridge *b, const struct ts_node_config *cfg, uint8_t host_link, uint8_t radio_link,
+                   uint64_t now_us) {
+    memset(b, 0, sizeof *b);
+    b->host_link = host_link;
+    b->radio_link = radio_link;
+    if (host_link >= cfg->endpoint.link_count || radio_link >= cfg->endpoint.link_count) {
+        return TS_E_INVALID;
+    }
+    return ts_node_init(&b->node, cfg, now_us);
+}
+
+void ts_bridge_on_datagram(struct ts_bridge *b, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
+                           size_t len) {
+    if (len > 0 && (from->link != b->host_link || frame[0] >> 4 == TS_F_FORWARD)) {
+        forward(b, from, frame, len);
+    } else {
+        ts_node_on_datagram(&b->node, now_us, from, frame, len);
+    }
+}
