@@ -101,8 +101,7 @@ static int run_stage(void *ctx, struct ts_invoke *run) {
     for (uint32_t t = 0; t < run->count; t++) {
         uint32_t len = run->bytes[t] = run->input->bytes[t];
         for (uint32_t i = 0; i < len; i++) {
-            run->output[at + i] =
-                last ? run->input->data[at + len - 1 - i] : (uint8_t)(run->input->data[at + i] + 1u);
+            run->output[at + i] = last ? run->input->data[at + len - 1 - i] : (uint8_t)(run->input->data[at + i] + 1u);
         }
         at += len;
     }
@@ -124,8 +123,7 @@ struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t 
     struct end *e = calloc(1, sizeof *e);
     e->seed = seed;
     e->peer = (struct ts_addr){.len = 1, .bytes = {1}};
-    e->link = (struct ts_link){
-        .mtu = mtu, .reorder = stream ? 1 : 3, .rto_min_us = stream ? 1000000 : 5000};
+    e->link = (struct ts_link){.mtu = mtu, .reorder = stream ? 1 : 3, .rto_min_us = stream ? 1000000 : 5000};
     ts_crc_fast_init(&e->tables);
     e->cfg = (struct ts_node_config){.endpoint = {.ctx = e,
                                                   .crc = {&e->tables, ts_crc16_fast, ts_crc32_fast},

@@ -36,7 +36,8 @@ static void forward(struct ts_bridge *b, const struct ts_addr *from, const uint8
     const struct ts_config *cfg = &b->node.cfg->endpoint;
     struct ts_forward f = {.addr = from->bytes, .addr_len = from->len, .inner = frame, .inner_len = (uint32_t)len};
     if (from->link != b->host_link) {
-        size_t wrapped = b->host.len == 0 ? 0 : ts_forward_encode(&cfg->crc, &f, cfg->frame, cfg->links[b->host_link].mtu);
+        size_t wrapped =
+            b->host.len == 0 ? 0 : ts_forward_encode(&cfg->crc, &f, cfg->frame, cfg->links[b->host_link].mtu);
         if (wrapped == 0) {
             b->node.ep.stats.dropped++;
         } else {

@@ -148,8 +148,7 @@ static bool start_queued(struct ts_endpoint *ep, struct ts_session *s) {
         }
         uint32_t left = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
         uint32_t ttl = tx->kind != TS_TENSOR ? 0 : left > 0 ? left : 1;
-        if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)ttl,
-                         s->frame_size - TS_DATA_OVERHEAD)) {
+        if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)ttl, s->frame_size - TS_DATA_OVERHEAD)) {
             finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
             continue;
         }
@@ -258,8 +257,8 @@ void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_fr
         ep->stats.dropped++;
         return;
     }
-    bool polled = f->echo == TS_ECHO_POLL && s->poll_at != 0 && s->poll_message == f->message &&
-                  s->poll_seq == f->attempt;
+    bool polled =
+        f->echo == TS_ECHO_POLL && s->poll_at != 0 && s->poll_message == f->message && s->poll_seq == f->attempt;
     struct ts_tx *tx = tx_of(s, f->message);
     if (polled) {
         ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));

@@ -180,8 +180,8 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
             out.sampled = true;
             out.sample_us = ts_rtt_of(ack, tx->sent_at[slot], now_us);
         }
-        out.spurious = echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 &&
-                       tx->probe_order != (uint16_t)(order + 1u);
+        out.spurious =
+            echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
         if (tx->order_seen == 0 || order_before(tx->order_seen, (uint16_t)(order + 1u))) {
             tx->order_seen = (uint16_t)(order + 1u);
         }

@@ -263,13 +263,8 @@ def test_messages_both_ways_at_once(faults: Faults, core: str) -> None:
     assert all(got.count(body) <= sent[core].count(body) for body in got)
     got = [event.body for event in run.core_events(MESSAGE)]
     assert all(got.count(body) <= sent[python].count(body) for body in got)
-<<<<<<< HEAD
-    quiet = not (faults.loss or faults.corrupt or run.core_events(DOWN))
-    if quiet and not sim.of(python, SessionEnded):
-=======
     harmless = not (faults.loss or faults.corrupt)
     if harmless and not run.core_events(DOWN) and not sim.of(python, SessionEnded):
->>>>>>> ad028ed57102f883696720647ca1ec6e65aa871b
         assert all(event.code == 0 for event in run.core_events(SENT))
     assert len(run.core_events(UP)) >= 1
 

@@ -36,8 +36,8 @@ int ts_bridge_init(struct ts_bridge *bridge, const struct ts_node_config *cfg, u
                    uint64_t now_us);
 
 /* Takes a frame from either link. Any bytes are safe. */
-void ts_bridge_on_datagram(struct ts_bridge *bridge, uint64_t now_us, const struct ts_addr *from,
-                           const uint8_t *frame, size_t len);
+void ts_bridge_on_datagram(struct ts_bridge *bridge, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
+                           size_t len);
 
 #ifdef __cplusplus
 }

@@ -145,7 +145,7 @@ struct ts_session {
     bool hello_repeated, ping_waiting;
     uint8_t peer_role, peer_stage, codec, version;
     uint8_t reorder, knocks, poll_seq, peer_slots;
-    bool tell; /* messages were given up, and the peer has not confirmed that it knows */
+    bool tell;    /* messages were given up, and the peer has not confirmed that it knows */
     uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
     uint8_t slots_told;
     uint16_t last_error;
