@@ -110,14 +110,12 @@ if [ -n "$quick" ]; then
 fi
 
 clang=$(newest_clang)
-runtime=$("$clang" --print-runtime-dir 2>/dev/null || echo /usr/lib/clang)
-[ -d "$runtime" ] || runtime=/usr/lib/clang-runtime-of-$clang
-package=$clang
-[ "$clang" != clang ] || package=clang
-sanitizers=libclang-rt-${clang#clang-}-dev
-[ "$clang" != clang ] || sanitizers=libclang-rt-dev
+runtime=$("$clang" --print-runtime-dir 2>/dev/null)
+[ -d "$runtime" ] || runtime=clang-runtime
+version=${clang#clang}
+sanitizers=libclang-rt$version-dev
 # shellcheck disable=SC2086
-if have clang "$clang" "$package" "$runtime" "$sanitizers" $build_tools; then
+if have clang "$clang" "$clang" "$runtime" "$sanitizers" $build_tools; then
     build_and_test "$clang"
     begin
     seconds=${FUZZ_SECONDS:-60}
