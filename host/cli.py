@@ -113,6 +113,8 @@ def run(
         require_picture(save_figure)
     if transport == "none" and (tail != "board" or ipv6 or any(network.values())):
         raise click.UsageError("--tail, --ipv6 and what spoils the network need --transport")
+    if transport != "none" and save_figure is not None:
+        raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
     opened = bundles.read(bundle)

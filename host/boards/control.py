@@ -78,11 +78,18 @@ def _validator(name: str) -> jsonschema.Draft202012Validator:
 
 
 def _check(content: Any, name: str) -> str | None:
-    worst = jsonschema.exceptions.best_match(_validator(name).iter_errors(content))
-    if worst is None:
-        return None
-    where = "/".join(str(p) for p in worst.absolute_path)
-    return f"{where}: {worst.message[:160]}" if where else worst.message[:160]
+    try:
+        worst = jsonschema.exceptions.best_match(_validator(name).iter_errors(content))
+        if worst is None:
+            return None
+        where = "/".join(str(p) for p in worst.absolute_path)
+        return f"{where}: {worst.message[:160]}" if where else worst.message[:160]
+    except RecursionError:
+        return "nested too deeply"
+
+
+def _no_float(text: str) -> None:
+    raise ValueError(f"{text[:20]}: numbers are whole here")
 
 
 def parse_command(line: bytes) -> Command:
@@ -92,7 +99,7 @@ def parse_command(line: bytes) -> Command:
         ControlError: `bad_command` or `unknown_command`, with the command's id where it has one.
     """
     try:
-        content = json.loads(line)
+        content = json.loads(line, parse_float=_no_float, parse_constant=_no_float)
     except (ValueError, RecursionError) as error:
         raise ControlError("bad_command", f"not a line of JSON: {error}") from error
     if not isinstance(content, dict):
@@ -105,7 +112,9 @@ def parse_command(line: bytes) -> Command:
     name = content.get("cmd")
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
-        raise ControlError("unknown_command", f"no command {name!r}: one of {known}", command_id)
+        raise ControlError(
+            "unknown_command", f"no command {str(name)[:40]!r}: one of {known}", command_id
+        )
     problem = _check(content, name)
     if problem is not None:
         raise ControlError("bad_command", problem, command_id)
@@ -113,17 +122,18 @@ def parse_command(line: bytes) -> Command:
     return Command(command_id, name, fields)
 
 
-def check_settings(settings: Any) -> dict[str, Any]:
+def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as `configure` takes them.
 
     Raises:
         ControlError: `bad_setting`.
     """
+    if any(isinstance(v, float) for v in settings.values()):
+        raise ControlError("bad_setting", "numbers are whole here")
     problem = _check(settings, "settings")
     if problem is not None:
         raise ControlError("bad_setting", problem)
-    checked: dict[str, Any] = settings
-    return checked
+    return settings
 
 
 def _line(content: dict[str, Any]) -> bytes:

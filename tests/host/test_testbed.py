@@ -18,11 +18,19 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from host.background import Background
+from host.boards import control
 from host.boards.address import Address
 from host.boards.board import BoardError
+from host.boards.control import ControlError
+from host.boards.virtual.board import Board as BoardProgram
 from host.boards.virtual.process import VirtualBoard
+from host.boards.virtual.settings import Flash
 from host.cli import main
+from host.link.driver import LinkServer
 from host.link.impairment import Impairment
+from host.link.session import Node
+from host.link.udp import UdpServer
 from host.testbed import Options, Testbed
 from partitioner import kernels
 from partitioner.bundle import Bundle, build
@@ -224,11 +232,106 @@ def test_abort_ends_what_waits(pair: Bundle, tmp_path: Path) -> None:
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
     with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
         head.ask("configure", set={"name": "kitchen", "mtu": 300})
-        assert head.ask("info")["name"] == "kitchen"
+        assert head.ask("info")["name"] == "head"  # Not before the next reboot.
         head.ask("reboot")
         assert head.wait_ready()["name"] == "kitchen"
         assert head.ask("run", 30, input="pattern")["code"] == "ok"
         assert head.ask("stats")["frame_size"] == 300
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mtu": 1},
+        {"stage": 1},
+        {"next": None},
+        {"next": "tcp://127.0.0.1:4000"},
+        {"next": "udp://[::1]:4000"},
+        {"next": "udp://127.0.0.1:0"},
+        {"mtu": 1000.0},
+        {"name": [[[[[[]]]]]]},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    pair: Bundle, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    board, written_lines = _board_in_process(pair, tmp_path)
+    try:
+        with pytest.raises(ControlError):
+            board._execute(control.Command(1, "configure", {"set": settings}))
+        board.handle(control.command(1, "configure", {"set": settings}))
+        assert control.parse_answer(written_lines[-1])["ok"] is False
+        assert board.info()["problem"] is None
+    finally:
+        board.close()
+
+
+def _board_in_process(pair: Bundle, tmp_path: Path) -> tuple[BoardProgram, list[bytes]]:
+    if not (tmp_path / "pair").exists():
+        pair.write(tmp_path / "pair")
+    lines: list[bytes] = []
+    defaults = {
+        "name": "b",
+        "stage": 0,
+        "listen": "udp://127.0.0.1:0",
+        "next": "udp://127.0.0.1:9",
+    }
+    flash = Flash(tmp_path / "flash")
+    return BoardProgram(tmp_path / "pair", flash, defaults, lines.append), lines
+
+
+def test_an_address_that_is_taken_does_not_brick_a_board(pair: Bundle, tmp_path: Path) -> None:
+    """Only the reboot shows it; the board then comes up as it was started, and says so."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        listen = f"udp://127.0.0.1:{taken.getsockname()[1]}"
+        board, lines = _board_in_process(pair, tmp_path)
+        board.handle(control.command(1, "configure", {"set": {"listen": listen}}))
+        board.handle(control.command(2, "reboot", {}))
+        answers = [control.parse_answer(line) for line in lines]
+        assert [a["id"] for a in answers if "id" in a] == [1, 2]
+        assert "Address already in use" in answers[-1]["info"]["problem"]
+        board.close()
+        again, lines = _board_in_process(pair, tmp_path)
+        assert "left aside" in control.parse_answer(lines[0])["info"]["problem"]
+        again.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id":1,"cmd":"run","input":"tensors","tensors":["\u00e9"]}'.encode(),
+        b'{"id":1,"cmd":"run","input":"tensors","tensors":["\\ud800"]}',
+        b'{"id":1,"cmd":"run","input":"pattern","timeout_ms":1.0}',
+        b'{"id":1,"cmd":"configure","set":{"name":' + b"[" * 980 + b"]" * 980 + b"}}",
+    ],
+)
+def test_no_line_ends_a_board(pair: Bundle, tmp_path: Path, line: bytes) -> None:
+    board, lines = _board_in_process(pair, tmp_path)
+    board.handle(line)
+    assert control.parse_answer(lines[-1])["ok"] is False
+    board.close()
+
+
+def test_a_result_of_another_size_is_malformed(pair: Bundle, tmp_path: Path) -> None:
+    """A tail of the right bundle that answers more than the bundle's outputs leaks nothing."""
+    pair.write(tmp_path / "pair")
+    for size in (20_000, 6, 0):
+        node = Node.tail(bytes.fromhex(pair.manifest.id))
+        with Background() as background:
+            server = LinkServer(UdpServer("127.0.0.1", 0), node, _answer(size))
+            background.enter(server)
+            following = Address("udp", *server.address[:2])
+            listen = Address("udp", "127.0.0.1", 0)
+            with VirtualBoard("head", tmp_path / "pair", 0, listen, following) as head:
+                head.wait_ready(60)
+                with pytest.raises(BoardError) as refused:
+                    head.ask("run", 20, input="pattern", timeout_ms=4000)
+                assert refused.value.code in ("malformed", "deadline", "too_large"), size
+
+
+def _answer(size: int) -> Callable[[Any], list[bytes]]:
+    return lambda _: [bytes(size)]
 
 
 def test_several_inferences_may_wait_at_once(pair: Bundle, tmp_path: Path) -> None:

@@ -615,7 +615,12 @@ int vb_take_result(vb *b, struct vb_result *result, uint8_t *tensors, size_t cap
         return 0;
     }
     *result = p->result;
-    memcpy(tensors, p->tensors, p->len < cap ? p->len : cap);
+    if (p->len > cap) { /* larger than anything this bundle makes: not a result to trust */
+        result->code = TS_E_MALFORMED;
+        result->count = 0;
+    } else {
+        memcpy(tensors, p->tensors, p->len);
+    }
     b->first = p->next;
     if (b->first == NULL) {
         b->last = NULL;

@@ -84,7 +84,8 @@ int vb_step(vb *board, int64_t timeout_us, int extra_fd);
 int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes, uint8_t count,
              uint32_t timeout_ms);
 
-/* Takes the oldest result: fills in *result, copies at most cap bytes of its tensors. 0: none. */
+/* Takes the oldest result: fills in *result, copies its tensors. 0: none.
+ * Tensors of more than cap bytes are not copied: the result is TS_E_MALFORMED then. */
 int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
 
 void vb_get_status(vb *board, struct vb_status *status);

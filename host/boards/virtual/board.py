@@ -7,11 +7,10 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from host.boards.control import Command, ControlError, Lines
 from host.boards.selftest import SelfTest, golden, selftest
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.settings import Flash, FlashError
+from host.link.frames import MIN_MTU
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import kernels
@@ -63,50 +63,81 @@ class Board:
         return {**self._defaults, **self._flash.read()}
 
     def boot(self) -> None:
-        """Start from the settings: load the stage, test it, open the sockets, say `ready`.
+        """Start from the settings and say `ready`.
+
+        Settings in flash that do not work are left aside, and `ready` says why: no `configure` can
+        make a board unreachable.
 
         Raises:
-            TinysplitError: the settings or the bundle do not allow it.
+            TinysplitError: the defaults do not work either.
         """
-        chosen = self.settings()
+        stored = self._flash.read()
+        self._problem: str | None = None
+        try:
+            self._start({**self._defaults, **stored})
+        except TinysplitError as error:
+            if not stored:
+                raise
+            self._problem = f"settings in flash left aside: {describe(error)}"
+            self._start(self._defaults)
+        self._write(control.event("ready", info=self.info()))
+
+    def _check(self, chosen: dict[str, Any]) -> Settings:
+        """The settings as the core takes them.
+
+        Raises:
+            StageError, AddressError: they contradict the bundle or each other.
+        """
+        last = len(self._bundle.stages) - 1
+        number, following = chosen["stage"], chosen.get("next")
+        if number > last:
+            raise StageError(f"the bundle has no stage {number}, only 0 to {last}")
+        if (number == last) != (following is None):
+            needs = "has no next stage" if number == last else "needs the address of the next stage"
+            raise StageError(f"stage {number} of {last + 1} {needs}")
+        listen = address.parse(chosen["listen"])
+        target = None if following is None else address.parse(following)
+        if target is not None and (
+            target.transport != listen.transport
+            or (":" in target.host) != (":" in listen.host)
+            or target.port == 0
+        ):
+            raise StageError(
+                f"{listen} and {target} do not fit: both udp or both tcp, both IPv4 or both IPv6, "
+                "and the next stage has a port"
+            )
+        mtu = chosen.get("mtu", 0)
+        if mtu != 0 and mtu < MIN_MTU:
+            raise StageError(f"mtu is 0 (the transport's own) or {MIN_MTU} to 16384, not {mtu}")
+        return Settings(
+            stage=number,
+            listen=listen,
+            next=target,
+            mtu=mtu,
+            window=chosen.get("window", 0),
+            timeout_ms=chosen.get("timeout_ms", 10_000),
+        )
+
+    def _start(self, chosen: dict[str, Any]) -> None:
+        """Load the stage, test it, open the sockets."""
+        settings = self._check(chosen)
         if self._core is not None:
             self._core.close()
             self._core = None
-        manifest = self._bundle.manifest
-        number = chosen["stage"]
-        if number >= len(self._bundle.stages):
-            raise StageError(
-                f"the bundle has no stage {number}, only 0 to {len(manifest.stages) - 1}"
-            )
+        manifest, number = self._bundle.manifest, settings.stage
         self._stage = Stage(manifest, number, self._bundle.stages[number], self._kernels)
         self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
-        following = chosen.get("next")
-        last = chosen["stage"] == len(manifest.stages) - 1
-        if last != (following is None):
-            raise StageError(
-                f"stage {chosen['stage']} of {len(manifest.stages)} "
-                + ("has no next stage" if last else "needs the address of the next stage")
-            )
-        settings = Settings(
-            stage=chosen["stage"],
-            listen=address.parse(chosen["listen"]),
-            next=None if following is None else address.parse(following),
-            mtu=chosen.get("mtu", 0),
-            window=chosen.get("window", 0),
-            timeout_ms=chosen.get("timeout_ms", 10_000),
-            refuse=self._selftest.first_wrong is not None,
-        )
         self._result_specs = manifest.outputs
         self._core = Core(
-            settings,
+            replace(settings, refuse=self._selftest.first_wrong is not None),
             self._stage,
             len(manifest.stages),
             manifest.id,
             sum(tensor.bytes for tensor in manifest.outputs),
         )
         self._timeout_ms = settings.timeout_ms
+        self._active = chosen
         self._booted = time.monotonic()
-        self._write(control.event("ready", info=self.info()))
 
     def close(self) -> None:
         if self._core is not None:
@@ -114,7 +145,7 @@ class Board:
 
     def info(self) -> dict[str, Any]:
         assert self._core is not None
-        chosen, manifest = self.settings(), self._bundle.manifest
+        chosen, manifest = self._active, self._bundle.manifest
         return {
             "version": VERSION,
             "kind": "virtual",
@@ -129,6 +160,7 @@ class Board:
             "kernels": self._kernels.name,
             "selftest": asdict(self._selftest),
             "pid": os.getpid(),
+            "problem": self._problem,
             "uptime_ms": round((time.monotonic() - self._booted) * 1000),
         }
 
@@ -145,6 +177,9 @@ class Board:
             command_id = self._pending.pop(result.inference, None)
             if command_id is None:
                 continue  # Aborted.
+            wanted = [spec.bytes for spec in self._result_specs]
+            if result.code == "ok" and [len(t) for t in result.tensors] != wanted:
+                result = replace(result, code="malformed", text="not the bundle's output sizes")
             if result.code != "ok":
                 text = f": {result.text}" if result.text else ""
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
@@ -168,6 +203,8 @@ class Board:
         except TinysplitError as error:
             refused = ControlError("refused", describe(error))
             self._write(control.refusal(refused, command.id))
+        except Exception as error:  # A defect, but none that a line may end the board with.
+            self._write(control.refusal(ControlError("refused", describe(error)), command.id))
         else:
             if answer is not None:
                 self._write(control.reply(command.id, answer))
@@ -194,15 +231,10 @@ class Board:
 
     def _configure(self, changes: dict[str, Any]) -> dict[str, Any]:
         wanted = {**self._flash.read(), **control.check_settings(changes)}
-        for key in ("listen", "next"):
-            if wanted.get(key) is not None:
-                try:
-                    address.parse(wanted[key])
-                except TinysplitError as error:
-                    raise ControlError("bad_setting", str(error)) from error
-        stage = wanted.get("stage", 0)
-        if stage >= len(self._bundle.manifest.stages):
-            raise ControlError("bad_setting", f"the bundle has no stage {stage}")
+        try:
+            self._check({**self._defaults, **wanted})
+        except TinysplitError as error:
+            raise ControlError("bad_setting", str(error)) from error
         try:
             self._flash.write(wanted)
         except FlashError as error:
@@ -217,7 +249,7 @@ class Board:
             try:
                 given = command.fields.get("tensors", [])
                 tensors = [base64.b64decode(t, validate=True) for t in given]
-            except binascii.Error as error:
+            except ValueError as error:  # Not base64, or not even ASCII.
                 raise ControlError("bad_command", f"a tensor is no base64: {error}") from error
         elif command.fields["input"] == "selftest":
             tensors = [array.tobytes() for array in golden(self._bundle, self._stage)]

@@ -26,6 +26,11 @@ class FlashError(TinysplitError):
     """The file that stands for the flash cannot be used."""
 
 
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2 * SECTOR_BYTES)
+
+
 class Flash:
     """The flash file at `path`, created empty if it is missing. None: kept in memory only."""
 
@@ -37,7 +42,7 @@ class Flash:
         try:
             if not path.exists():
                 path.write_bytes(self._memory)
-            self._memory[:] = path.read_bytes()[: 2 * SECTOR_BYTES].ljust(2 * SECTOR_BYTES, b"\xff")
+            self._memory[:] = _read(path).ljust(2 * SECTOR_BYTES, b"\xff")
         except OSError as error:
             raise FlashError(f"cannot use {path} as flash: {error.strerror}") from error
 
@@ -54,7 +59,7 @@ class Flash:
                 continue
             try:
                 content = check_settings(json.loads(data[_HEADER.size : end]))
-            except (ValueError, ControlError):
+            except (ValueError, TypeError, AttributeError, RecursionError, ControlError):
                 continue
             found[sector] = number, content
         return found
@@ -73,6 +78,8 @@ class Flash:
         records = self._records()
         newest = max(records, key=lambda s: records[s][0], default=1)
         number = records[newest][0] + 1 if records else 1
+        if number > 0xFFFFFFFF:
+            raise FlashError("this flash was written four billion times; start with a new file")
         sector = 1 - newest
         content = json.dumps(settings, separators=(",", ":")).encode()
         record = _HEADER.pack(_MAGIC, number, len(content)) + content
@@ -80,14 +87,14 @@ class Flash:
         if len(record) > SECTOR_BYTES:
             raise FlashError(f"settings of {len(content)} bytes do not fit a flash sector")
         start = sector * SECTOR_BYTES
-        self._memory[start : start + SECTOR_BYTES] = record.ljust(SECTOR_BYTES, b"\xff")
-        if self._path is None:
-            return
+        sector_bytes = record.ljust(SECTOR_BYTES, b"\xff")
         try:
-            with self._path.open("r+b") as file:
-                file.seek(start)
-                file.write(self._memory[start : start + SECTOR_BYTES])
-                file.flush()
-                os.fsync(file.fileno())
+            if self._path is not None:
+                with self._path.open("r+b") as file:
+                    file.seek(start)
+                    file.write(sector_bytes)
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise FlashError(f"cannot write {self._path}: {error.strerror}") from error
+        self._memory[start : start + SECTOR_BYTES] = sector_bytes
