@@ -104,7 +104,7 @@ const struct link_port *link_port_named(const char *scheme);
 esp_err_t link_init(void);
 
 /* From any task, not from an interrupt: */
-struct link_rx *link_rx_take(void);    /* a free frame buffer; NULL if none: then the frame is dropped, as a radio would */
+struct link_rx *link_rx_take(void); /* a free frame buffer; NULL if none: then the frame is dropped, as a radio would */
 void link_rx_post(struct link_rx *rx); /* to the link task */
 void link_wake(void);                  /* writable again, a connection changed, or the engine is done */
 
