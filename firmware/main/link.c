@@ -16,6 +16,7 @@ static uint8_t inbox_storage[(LINK_RX_FRAMES + 1u) * sizeof(struct link_rx *)];
 static QueueHandle_t free_frames, inbox;
 static atomic_bool waking; /* a NULL is in the inbox */
 static esp_timer_handle_t alarm_timer;
+static link_flush_fn flushers[LINK_PORTS];
 
 static void alarm_due(void *arg) {
     (void)arg;
@@ -56,8 +57,19 @@ void link_wake(void) {
     }
 }
 
+void link_on_wait(uint8_t link, link_flush_fn flush) {
+    flushers[link] = flush;
+}
+
 struct link_rx *link_rx_wait(uint64_t until_us) {
+    bool waits = false;
+    for (size_t i = 0; i < LINK_PORTS; i++) {
+        waits |= flushers[i] != NULL && flushers[i]();
+    }
     uint64_t now = (uint64_t)esp_timer_get_time();
+    if (waits && until_us > now + LINK_RETRY_US) {
+        until_us = now + LINK_RETRY_US;
+    }
     struct link_rx *rx = NULL;
     TickType_t ticks = 0;
     bool alarm = false;

@@ -69,7 +69,7 @@ struct link_status {
     uint32_t reconnects;  /* since start */
     uint32_t rx_dropped;  /* frames in for which there was no buffer */
     uint32_t tx_failed;   /* frames the link took and reported lost */
-    char error[48];       /* why it is not up, for people; empty if nothing is wrong */
+    char error[80];       /* why it is not up, for people; empty if nothing is wrong */
 };
 
 /* One transport. All functions but the driver's own callbacks run on the link task or before it starts. */
@@ -113,6 +113,13 @@ void link_wake(void);                  /* writable again, a connection changed, 
 #define LINK_WAIT_MS 1000u
 struct link_rx *link_rx_wait(uint64_t until_us);
 void link_rx_give(struct link_rx *rx); /* a buffer back to the pool, by whoever has it */
+
+/* For ports: called on the link task before it waits, to write what could not be written yet. True if something still
+ * cannot: then it is called again in LINK_RETRY_US, and the core is polled. NULL: none. */
+#define LINK_RETRY_US 1000u
+#define LINK_PORTS 2u
+typedef bool (*link_flush_fn)(void);
+void link_on_wait(uint8_t link, link_flush_fn flush);
 
 #ifdef __cplusplus
 }

@@ -97,6 +97,14 @@ uint32_t network_scope(void) {
     return index > 0 ? (uint32_t)index : 0;
 }
 
+void network_place(struct link_status *out, const char *scheme, uint16_t port) {
+    char ip[16];
+    if (out->address[0] != 0) {
+        (void)snprintf(ip, sizeof ip, "%.15s", out->address);
+        (void)snprintf(out->address, sizeof out->address, "%s://%s:%u", scheme, ip, (unsigned)port);
+    }
+}
+
 void network_describe(struct link_status *out) {
     out->up = network_is_up();
     interface_describe(out);

@@ -22,6 +22,9 @@ bool network_is_up(void);
 /* up, phy, channel, rssi_dbm, reconnects and error of *out; address is the IP address without port. */
 void network_describe(struct link_status *out);
 
+/* Turns the IP address in out->address into "scheme://address:port". */
+void network_place(struct link_status *out, const char *scheme, uint16_t port);
+
 /* sin6_scope_id of link-local peers. */
 uint32_t network_scope(void);
 
