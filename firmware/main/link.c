@@ -17,6 +17,8 @@ static QueueHandle_t free_frames, inbox;
 static atomic_bool waking; /* a NULL is in the inbox */
 static esp_timer_handle_t alarm_timer;
 static link_flush_fn flushers[LINK_PORTS];
+static struct link_identity identity = {
+    .role = TS_ROLE_BRIDGE, .stage = TS_NO_STAGE, .stage_count = 0, .version = "0.0.0"};
 
 static void alarm_due(void *arg) {
     (void)arg;
@@ -92,14 +94,22 @@ struct link_rx *link_rx_wait(uint64_t until_us) {
     return rx;
 }
 
+void link_identify(const struct link_identity *who) {
+    identity = *who;
+}
+
+const struct link_identity *link_identity(void) {
+    return &identity;
+}
+
 const struct link_port *link_port_named(const char *scheme) {
     static const struct link_port *const ports[] = {
         &link_udp,
         &link_tcp,
-#if CONFIG_TINYSPLIT_WIFI
+#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
         &link_espnow,
 #endif
-#if CONFIG_TINYSPLIT_BLE
+#if CONFIG_BT_NIMBLE_ENABLED
         &link_ble,
 #endif
     };

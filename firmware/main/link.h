@@ -97,6 +97,17 @@ extern const struct link_port link_udp, link_tcp, link_espnow, link_ble;
 /* The host's wire of a bridge: frames between the lines of the console. It has one peer and needs no `peer`. */
 extern const struct link_port link_wire;
 
+/* Who this node is, as BLE's advertisement and status tell it (SPEC.md sections 13.2 and 13.3) and mDNS. */
+struct link_identity {
+    uint8_t role, stage, stage_count; /* as in ts_config */
+    uint8_t bundle[TS_BUNDLE_BYTES];
+    char version[32]; /* of the firmware: "0.1.0" */
+};
+
+/* Before the ports start. Until then: a bridge without a bundle, version 0.0.0. */
+void link_identify(const struct link_identity *who);
+const struct link_identity *link_identity(void);
+
 /* The port of a scheme ("udp", without "://"), NULL if this build has none. */
 const struct link_port *link_port_named(const char *scheme);
 
