@@ -22,29 +22,6 @@ extern "C" {
 #define TS_CHIP_ANY 0xFFFFu
 #define TS_IMAGE_SIGNED 1u
 
-/* Error codes, IMAGE.md section 9; they continue enum ts_error. */
-enum ts_image_error {
-    TS_E_IMAGE_MALFORMED = 100,
-    TS_E_IMAGE_FORMAT = 101,
-    TS_E_IMAGE_TOO_LARGE = 102,
-    TS_E_IMAGE_UNSIGNED = 103,
-    TS_E_IMAGE_NO_KEY = 104,
-    TS_E_IMAGE_CHIP = 105,
-    TS_E_IMAGE_FIRMWARE = 106,
-    TS_E_IMAGE_STAGE = 107,
-    TS_E_IMAGE_ARENA = 108,
-    TS_E_IMAGE_VERSION = 109,
-    TS_E_IMAGE_DIGEST = 110,
-    TS_E_IMAGE_SIGNATURE = 111,
-    TS_E_SLOT_BUSY = 112,
-    TS_E_SLOT_ORDER = 113,
-    TS_E_SLOT_NOT_READY = 114,
-    TS_E_SLOT_EMPTY = 115,
-    TS_E_SLOT_RESTARTS = 116,
-    TS_E_FLASH_FAILED = 117,
-    TS_E_SELF_TEST = 118
-};
-
 enum ts_image_kind { TS_IMAGE_STAGE = 1, TS_IMAGE_FIRMWARE = 2 };
 
 /* A part of the image: where it begins, from the image's start, and its bytes without padding. */
@@ -88,7 +65,7 @@ struct ts_crypto {
 struct ts_image_rules {
     struct ts_crypto crypto;
     struct ts_crc crc;
-    uint32_t max_bytes; /* the slot's size */
+    uint32_t max_bytes; /* size of a slot */
     uint32_t max_arena; /* 0: unlimited */
     uint32_t firmware;  /* this firmware's version: major << 16 | minor << 8 | patch */
     uint16_t chip;
@@ -100,8 +77,8 @@ struct ts_image_rules {
 /* Where an image is read from. */
 struct ts_image_source {
     void *ctx;
-    /* Reads len bytes at offset from the image's start; false if the flash failed. Never asked for more than
-     * ts_image_rules.max_bytes. */
+    /* Reads len bytes at offset from the image's start, offset + len <= ts_image_rules.max_bytes. Returns false if the
+     * flash failed. */
     bool (*read)(void *ctx, uint32_t offset, uint8_t *out, uint32_t len);
 };
 
@@ -109,10 +86,10 @@ struct ts_image_source {
  * Returns TS_OK or the error; *image then is not to be used. */
 int ts_image_header(const struct ts_image_rules *rules, const uint8_t header[TS_IMAGE_HEADER], struct ts_image *image);
 
-/* Reads and judges a whole image: checks 1 to 7, 10 and 11. `work` is memory of TS_IMAGE_MANIFEST bytes or more; larger
- * makes it faster. Returns TS_OK, the error, or TS_E_FLASH_FAILED if a callback failed. */
-int ts_image_verify(const struct ts_image_rules *rules, const struct ts_image_source *source, uint8_t *work,
-                    uint32_t work_bytes, struct ts_image *image);
+/* Reads and judges a whole image: checks 1 to 7 and 9 to 11. `digest` is what it must be, NULL: anything. `work` is
+ * memory of TS_IMAGE_MANIFEST bytes or more. Returns TS_OK, the error, or TS_E_FLASH_FAILED if a callback failed. */
+int ts_image_verify(const struct ts_image_rules *rules, const struct ts_image_source *source, const uint8_t *digest,
+                    uint8_t *work, uint32_t work_bytes, struct ts_image *image);
 
 /* A tensor of the manifest. */
 struct ts_image_tensor {

@@ -80,14 +80,11 @@ struct ts_slots_config {
      * Called by ts_slots_boot for images on trial only. */
     int (*self_test)(void *ctx, unsigned slot, const struct ts_image *image, uint32_t *detail);
 
-    /* Bytes of each slot: a multiple of TS_SECTOR. */
-    uint32_t slot_bytes;
-
     /* Working memory of TS_SECTOR bytes, used by every function here; between ts_slots_begin and ts_slots_finish it
      * holds the bytes not yet in flash. */
     uint8_t *buffer;
 
-    /* What is taken; max_bytes is overruled by slot_bytes. */
+    /* What is taken. rules.max_bytes is the size of each slot, a multiple of TS_SECTOR. */
     struct ts_image_rules rules;
 };
 
@@ -95,7 +92,7 @@ struct ts_slots_config {
 struct ts_slots {
     const struct ts_slots_config *cfg;
     struct ts_slots_state state;
-    uint32_t written;  /* bytes of the image being received that were taken */
+    uint32_t written;  /* bytes of the image being received taken so far */
     uint16_t marks;    /* in the record's sector */
     uint8_t sector;    /* of the state area that holds the record */
     uint8_t running;   /* slot, or TS_NO_SLOT */
