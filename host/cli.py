@@ -21,6 +21,7 @@ from host.boards import address, control
 from host.boards.address import TRANSPORTS
 from host.boards.virtual.settings import Flash
 from host.link.impairment import Impairment
+from host.ota import cli as ota
 from host.report import contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed
@@ -248,6 +249,10 @@ def board(
     if pty:
         read_fd = write_fd = open_pty()
     virtual.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+
+
+main.add_command(ota.pack)
+main.add_command(ota.keys)
 
 
 def open_pty() -> int:
