@@ -5,6 +5,7 @@ A board holds the public half as an uncompressed point (firmware/core/IMAGE.md s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def _algorithm() -> ec.ECDSA:
     return ec.ECDSA(utils.Prehashed(hashes.SHA256()), deterministic_signing=True)
 
 
-def _wrap(key: ec.EllipticCurvePrivateKey) -> PrivateKey:
+def from_key(key: ec.EllipticCurvePrivateKey) -> PrivateKey:
+    """A P-256 key of `cryptography` as the key that signs images."""
+
     def sign(digest: bytes) -> bytes:
         r, s = utils.decode_dss_signature(key.sign(digest, _algorithm()))
         return r.to_bytes(_HALF_BYTES, "big") + s.to_bytes(_HALF_BYTES, "big")
@@ -96,8 +99,8 @@ def new(path: Path) -> PrivateKey:
     )
     made: list[Path] = []
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         for file, content, mode in ((path, private, 0o600), (public_path(path), public, 0o644)):
-            file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
             made.append(file)
             with os.fdopen(handle, "wb") as sink:
@@ -107,13 +110,13 @@ def new(path: Path) -> PrivateKey:
     except OSError as error:
         for file in made:
             file.unlink(missing_ok=True)
-        if isinstance(error, FileExistsError):
+        if error.filename in (str(path), str(public_path(path))) and error.errno == errno.EEXIST:
             raise KeyFileError(
                 f"{error.filename} exists already, and keys are never overwritten; "
                 "give another name"
             ) from error
-        raise KeyFileError(f"cannot write {error.filename}: {error.strerror}") from error
-    return _wrap(key)
+        raise KeyFileError(f"cannot write {error.filename or path}: {error.strerror}") from error
+    return from_key(key)
 
 
 def load(path: Path) -> PrivateKey:
@@ -134,7 +137,7 @@ def load(path: Path) -> PrivateKey:
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise KeyFileError(f"{path} holds a key of another kind; images are signed with P-256")
-    return _wrap(key)
+    return from_key(key)
 
 
 def load_public(path: Path) -> PublicKey:
