@@ -395,7 +395,8 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         "round trip",
         "retransmissions",
         "bytes of frames sent",
-        "measured on this host's clock",
+        "  stage 0: a virtual board",
+        "measured",
         "all 3 results equal the uncut model's, byte for byte",
     ):
         assert wanted in result.output, wanted
@@ -406,9 +407,13 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
     [
         (("--loss", "0.1"), 2, "need --transport"),
         (("--transport", "udp", "--kernels", "fast"), 2, "the device's kernels"),
-        (("--transport", "udp", "--loss", "1.5"), 1, "--loss 1.5 is not between 0 and 1"),
-        (("--transport", "tcp", "--loss", "0.1"), 1, "cannot be done to a TCP stream"),
-        (("--transport", "udp", "--delay", "-1"), 1, "--delay"),
+        (("--transport", "udp", "--loss", "1.5"), 2, "--loss 1.5 is not between 0 and 1"),
+        (("--transport", "tcp", "--loss", "0.1"), 2, "cannot be done to a TCP stream"),
+        (("--transport", "udp", "--delay", "-1"), 2, "--delay"),
+        (("--transport", "udp", "--head", "host"), 2, "only the last stage"),
+        (("--transport", "udp", "--tail", "toaster"), 2, "'toaster' is neither board, host"),
+        (("--transport", "udp", "--relay", "board", "--relay", "board"), 2, "2 times for 1 stages"),
+        (("--tail", "host"), 2, "need --transport"),
         (("--transport", "pigeon"), 2, "pigeon"),
         (("--transport", "udp", "--loss", "1", "--timeout", "1"), 1, "inference failed at stage"),
     ],
