@@ -289,8 +289,21 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
         raise InexactError(f"results differ from the uncut model: {', '.join(wrong[:5])}")
 
 
-@main.command(cls=Command)
+class BoardCommand(Command):
+    """Its help ends with the commands that a board takes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        described = [
+            (name, control.schema()["$defs"][name]["description"].partition(". ")[0].rstrip("."))
+            for name in control.COMMANDS
+        ]
+        with formatter.section('Control commands, as {"id": 1, "cmd": "info"}'):
+            formatter.write_dl(described)
+
+
+@main.command(cls=BoardCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
 @click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
 @click.option(
     "--listen",
@@ -315,6 +328,7 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
 @verbose_option()
 def board(
     bundle: Path,
+    virtual: bool,
     stage: int,
     listen: str,
     following: str | None,
@@ -328,7 +342,7 @@ def board(
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
-    from host.boards.virtual import board as virtual  # Needs the compiled core.
+    from host.boards.virtual import board as program  # Needs the compiled core.
 
     address.parse(listen)
     if following is not None:
@@ -341,7 +355,7 @@ def board(
     read_fd, write_fd = 0, 1
     if pty:
         read_fd = write_fd = open_pty()
-    virtual.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
 
 
 def open_pty() -> int:

@@ -425,3 +425,16 @@ def test_bad_requests(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_help_of_a_board_lists_its_commands(invoke: Invoke) -> None:
+    shown = invoke(main, "board", "-h").output
+    for name in control.COMMANDS:
+        assert f"\n  {name} " in shown, name
+
+
+@pytest.mark.parametrize("mtu", ["1", "127", "16385", "many", "-1"])
+def test_frame_sizes_that_the_core_does_not_take(invoke: Invoke, folder: Path, mtu: str) -> None:
+    result = invoke(main, "board", folder, "--virtual", "--stage", 2, f"--mtu={mtu}")
+    assert result.exit_code == 2
+    assert f"{mtu} is not 0 (the usual) or 128 to 16384" in result.stderr
