@@ -18,8 +18,10 @@ from rich.text import Text
 from host import link_run
 from host import run as split_run
 from host.boards import address, control
-from host.boards.address import TRANSPORTS
+from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.virtual.espnow import read_key
 from host.boards.virtual.settings import Flash
+from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.impairment import Impairment
 from host.report import contact_sheet, link_table
 from host.run import Inference
@@ -31,6 +33,25 @@ from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
 
 _SEED = 0
+
+
+def _espnow_options(command: Any) -> Any:
+    """The options of `run` and `board` that an ESP-NOW radio has."""
+    for option in (
+        click.option("--channel", type=click.IntRange(1, 14), help="ESP-NOW's Wi-Fi channel."),
+        click.option(
+            "--espnow-rate",
+            type=click.Choice(list(RATES)),
+            help=f"ESP-NOW's PHY rate.  [default: {DEFAULT_RATE}]",
+        ),
+        click.option(
+            "--espnow-version",
+            type=click.Choice(["1", "2"]),
+            help="ESP-NOW: frames of 250 or of 1,470 bytes.  [default: 1]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,6 +106,13 @@ def main() -> None:
 @click.option("--duplicate", type=float, default=0.0, help="Share of datagrams that come twice.")
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
+@_espnow_options
+@click.option("--pmk-file", type=click.Path(path_type=Path), help="ESP-NOW's primary master key.")
+@click.option(
+    "--lmk-file",
+    type=click.Path(path_type=Path),
+    help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001, 600),
@@ -105,6 +133,11 @@ def run(
     tail: str,
     ipv6: bool,
     timeout: float,
+    espnow_version: str | None,
+    espnow_rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -117,6 +150,9 @@ def run(
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
+    radio = _espnow_chosen(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
+    if ipv6 and transport in RADIOS:
+        raise click.UsageError(f"--ipv6 is for udp and tcp, not for {transport}")
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(
         image_source, opened.manifest, resize=resize, count=count, seed=_SEED
@@ -138,6 +174,7 @@ def run(
                 seed=network["seed"],
             ),
             timeout_ms=round(timeout * 1000),
+            radio=radio,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -172,6 +209,31 @@ def run(
             f"{differing} values differ from the uncut model on the same kernels; "
             "make the bundle again on this machine, and report it if that does not help"
         )
+
+
+def _espnow_chosen(
+    transport: str,
+    version: str | None,
+    rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+) -> dict[str, Any]:
+    """What the command line says of ESP-NOW, as its air takes it."""
+    given = {
+        "espnow_version": None if version is None else int(version),
+        "espnow_rate": rate,
+        "channel": channel,
+        "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
+        "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
+    }
+    found = {name: value for name, value in given.items() if value is not None}
+    if found and transport != "espnow":
+        raise click.UsageError(
+            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
+            "--transport espnow"
+        )
+    return found
 
 
 def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
@@ -212,6 +274,10 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
 )
 @click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
 @click.option("--air", help="With a radio: where the air is, as its host says.")
+@_espnow_options
+@click.option(
+    "--espnow-peers", metavar="ADDRESS,...", help="Who may call, where packets are encrypted."
+)
 @click.option("--name", default="board", show_default=True)
 @click.option("--mtu", type=click.IntRange(0, 16384), default=0, help="Longest frame; 0: usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
@@ -244,6 +310,10 @@ def board(
     if following is not None:
         address.parse(following)
     given = {name: value for name, value in settings.items() if value is not None}
+    if "espnow_version" in given:
+        given["espnow_version"] = int(given["espnow_version"])
+    if "espnow_peers" in given:
+        given["espnow_peers"] = given["espnow_peers"].split(",")
     defaults = {"stage": stage, "listen": listen, **given}
     if following is not None:
         defaults["next"] = following

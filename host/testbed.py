@@ -107,9 +107,11 @@ class Testbed:
 
     def _start(self) -> None:
         options = self._options
-        self._background = self._stack.enter_context(Background())
-        if options.transport in RADIOS:
-            air = create_air(options.transport, options.impairment, options.radio)
+        radio = options.transport in RADIOS
+        self._background = self._stack.enter_context(Background(precise=radio))
+        if radio:
+            chosen = {**options.radio, "stages": len(self._bundle.stages)}
+            air = create_air(options.transport, options.impairment, chosen)
             self._air = self._background.enter(air)
         following: Address | None = None
         for stage in reversed(range(len(self._bundle.stages))):
