@@ -67,7 +67,7 @@ def main() -> None:
     type=click.Choice(["none", *TRANSPORTS]),
     default="none",
     show_default=True,
-    help="none: in this process. udp, tcp: on virtual boards, each a process of its own.",
+    help="none: in this process. Others: on virtual boards, each a process of its own.",
 )
 @click.option(
     "--tail",
@@ -191,7 +191,8 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
             )
         )
         stats, tallies = testbed.stats(), testbed.tallies()
-    for line in link_table.lines(opened, inferences, options, stats, tallies):
+        air = testbed.air_report(stats)
+    for line in link_table.lines(opened, inferences, options, stats, tallies, air):
         console.print(line)
     wrong = [i.name for i in inferences if not i.exact]
     if wrong:
@@ -206,9 +207,11 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
     default="udp://127.0.0.1:0",
     show_default=True,
     metavar="ADDRESS",
-    help="Where the stage before it connects: udp:// or tcp://, port 0 for any.",
+    help="Where the stage before it connects: udp:// or tcp://, port 0 for any; or its radio's "
+    "address, espnow:// or ble://, with --air.",
 )
 @click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
+@click.option("--air", help="With a radio: where the air is, as its host says.")
 @click.option("--name", default="board", show_default=True)
 @click.option("--mtu", type=click.IntRange(0, 16384), default=0, help="Longest frame; 0: usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
@@ -240,7 +243,8 @@ def board(
     address.parse(listen)
     if following is not None:
         address.parse(following)
-    defaults = {"stage": stage, "listen": listen, **settings}
+    given = {name: value for name, value in settings.items() if value is not None}
+    defaults = {"stage": stage, "listen": listen, **given}
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)

@@ -3,14 +3,15 @@
     head -- relay -- (stage 1) ... -- relay -- tail
 
 Each node listens on a free port of this machine; a relay that impairs the link stands before
-it if any impairment is asked for. The tail may be this process, with the Python end of the
+it if any impairment is asked for. Nodes with radios share an air instead, which this process
+hosts and which does the impairing. The tail may be this process, with the Python end of the
 protocol.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from host.background import Background
-from host.boards.address import Address
+from host.boards.address import RADIOS, Address
 from host.boards.board import Board, BoardError
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
+from host.boards.virtual.radio import Air, create_air
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import Phase, PhaseRecord
@@ -39,7 +41,11 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 @dataclass(frozen=True)
 class Options:
-    """What the chain is made of. `tail` is `board` or `host`; `family` 4 or 6."""
+    """What the chain is made of.
+
+    `tail` is `board` or `host`; `family` 4 or 6. `radio` has the options that belong to a
+    radio's transport, as its air takes them.
+    """
 
     transport: str = "udp"
     tail: str = "board"
@@ -47,6 +53,7 @@ class Options:
     impairment: Impairment = field(default_factory=Impairment)
     timeout_ms: int = 10_000
     mtu: int = 0
+    radio: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Testbed:
         self._options = options
         self._stack = ExitStack()
         self._relays: list[UdpRelay | TcpRelay] = []
+        self._air: Air | None = None
         self.boards: list[VirtualBoard] = []
 
     def __enter__(self) -> Testbed:
@@ -100,6 +108,9 @@ class Testbed:
     def _start(self) -> None:
         options = self._options
         self._background = self._stack.enter_context(Background())
+        if options.transport in RADIOS:
+            air = create_air(options.transport, options.impairment, options.radio)
+            self._air = self._background.enter(air)
         following: Address | None = None
         for stage in reversed(range(len(self._bundle.stages))):
             if stage == len(self._bundle.stages) - 1 and options.tail == "host":
@@ -108,20 +119,26 @@ class Testbed:
                 address = self._start_board(stage, following)
             following = self._impaired(address) if stage else None
 
-    def _any_port(self) -> Address:
+    def _place(self, stage: int) -> Address:
+        """Where the node of a stage is to be: any port, or its radio's address."""
+        if self._air is not None:
+            return self._air.address(stage)
         return Address(self._options.transport, LOOPBACK[self._options.family], 0)
 
     def _start_board(self, stage: int, following: Address | None) -> Address:
         from host.boards import address
 
+        air = self._air
         board = VirtualBoard(
             f"stage{stage}",
             self._folder,
             stage,
-            self._any_port(),
+            self._place(stage),
             following,
             mtu=self._options.mtu,
             timeout_ms=self._options.timeout_ms,
+            settings={} if air is None else {"air": air.place, **air.settings()},
+            environment={} if air is None else air.environment(),
         )
         self._stack.enter_context(board)
         self.boards.insert(0, board)
@@ -137,16 +154,20 @@ class Testbed:
             tensors = [tensor.tobytes() for tensor in done.tensors]
             return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
 
-        listen = self._any_port()
-        kind = UdpServer if options.transport == "udp" else TcpServer
+        listen = self._place(stage)
         node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
+        if self._air is not None:
+            self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
+            return listen
+        kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)
         self._background.enter(server)
         return Address(options.transport, *server.address[:2])
 
     def _impaired(self, target: Address) -> Address:
         options = self._options
-        if options.impairment == Impairment(seed=options.impairment.seed):
+        unspoilt = Impairment(seed=options.impairment.seed)
+        if self._air is not None or options.impairment == unspoilt:
             return target
         kind = UdpRelay if options.transport == "udp" else TcpRelay
         relay: UdpRelay | TcpRelay = kind(
@@ -188,6 +209,15 @@ class Testbed:
     def stats(self) -> list[dict[str, Any]]:
         """Every board's link counters, head first."""
         return [board.ask("stats") for board in self.boards]
+
+    def air_report(self, stats: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
+        """How times over the air come about, and what it did; empty without an air.
+
+        `stats` is what `stats()` returned.
+        """
+        if self._air is None:
+            return "", []
+        return self._air.provenance(), self._air.report([s["radio"] for s in stats])
 
     def tallies(self) -> list[dict[str, dict[str, int]]]:
         """What each relay did, towards the tail and back, nearest to the tail first."""

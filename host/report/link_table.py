@@ -43,6 +43,13 @@ def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[tuple[s
     return rows
 
 
+def _provenance(phase: str) -> str:
+    """How the times of a phase come about where the air is a model."""
+    if phase.startswith("link") or phase == "return":
+        return "modelled"
+    return "measured and modelled" if phase == "round trip" else "measured"
+
+
 def percentile(values: Sequence[int], share: float) -> float:
     """Linear interpolation between closest ranks (numpy's default)."""
     ordered = sorted(values)
@@ -58,24 +65,33 @@ def lines(
     options: Options,
     stats: Sequence[dict[str, Any]],
     tallies: Sequence[dict[str, dict[str, int]]],
+    air: tuple[str, Sequence[str]] = ("", ()),
 ) -> list[RenderableType]:
-    """What `tinysplit run --transport` prints."""
+    """What `tinysplit run --transport` prints; `air` as Testbed.air_report gives it."""
     manifest = bundle.manifest
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("phase")
     for heading in ("median ms", "p95 ms", "max ms"):
         table.add_column(heading, justify="right")
+    provenance, report = air
+    if provenance:
+        table.add_column("how")
     for name, values in phase_rows(inferences, len(manifest.stages)):
         figures = (statistics.median(values), percentile(values, 0.95), max(values))
         style = "bold" if name == "round trip" else ""
-        table.add_row(name, *(f"{v / 1000:.2f}" for v in figures), style=style)
+        cells = [f"{v / 1000:.2f}" for v in figures]
+        table.add_row(name, *cells, *([_provenance(name)] if provenance else []), style=style)
 
     nodes = "virtual boards" + (", tail on the host" if options.tail == "host" else "")
     sent = sum(i.round.fragments_sent for i in inferences)
     resent = sum(i.round.fragments_resent for i in inferences)
     payload = sum(b.payload_bytes for b in manifest.boundaries) * len(inferences)
     out: list[RenderableType] = [table]
-    out.append(f"measured on this host's clock: {nodes}, {options.transport} over loopback")
+    over = f"{options.transport}, the air {provenance}" if provenance else options.transport
+    out.append(
+        f"measured on this host's clock: {nodes}, {over}" + ("" if provenance else " over loopback")
+    )
+    out += report
     out.append(
         f"first link: {sent} data frames for {len(inferences)} boundaries, {resent} of them "
         "retransmissions"

@@ -7,6 +7,7 @@ import os
 import selectors
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from host.boards.address import Address
@@ -32,7 +33,15 @@ class VirtualBoard(Board):
         window: int = 0,
         timeout_ms: int = 10_000,
         flash: Path | None = None,
+        settings: Mapping[str, str | int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Start the process.
+
+        Args:
+            settings: further options of `tinysplit board`, by their names without the dashes.
+            environment: what it gets beside this process's environment, such as keys.
+        """
         super().__init__(name)
         command = [*child.command("host.cli", "main"), "board", str(folder), "--stage", str(stage)]
         command += ["--listen", str(listen), "--name", name, "--timeout-ms", str(timeout_ms)]
@@ -41,6 +50,8 @@ class VirtualBoard(Board):
             command += ["--next", str(following)]
         if flash is not None:
             command += ["--flash", str(flash)]
+        for option, value in (settings or {}).items():
+            command += [f"--{option}", str(value)]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # Closed by close().
         self._process = subprocess.Popen(  # noqa: S603
             command,
@@ -48,6 +59,7 @@ class VirtualBoard(Board):
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the host; it ends its boards itself.
         )
         assert self._process.stdout is not None
