@@ -85,6 +85,7 @@ def main() -> None:
 @click.option("--duplicate", type=float, default=0.0, help="Share of datagrams that come twice.")
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001, 600),
@@ -105,6 +106,7 @@ def run(
     tail: str,
     ipv6: bool,
     timeout: float,
+    att_mtu: int | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -117,6 +119,8 @@ def run(
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
+    if att_mtu is not None and transport != "ble":
+        raise click.UsageError("--att-mtu needs --transport ble")
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(
         image_source, opened.manifest, resize=resize, count=count, seed=_SEED
@@ -138,6 +142,7 @@ def run(
                 seed=network["seed"],
             ),
             timeout_ms=round(timeout * 1000),
+            radio={} if att_mtu is None else {"att_mtu": att_mtu},
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -212,6 +217,7 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
 )
 @click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
 @click.option("--air", help="With a radio: where the air is, as its host says.")
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option("--name", default="board", show_default=True)
 @click.option("--mtu", type=click.IntRange(0, 16384), default=0, help="Longest frame; 0: usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")

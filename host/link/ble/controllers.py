@@ -18,21 +18,24 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import random
 from typing import Any, Final
 
 from bumble import controller as bumble_controller
 from bumble import hci, ll
-from bumble.core import PhysicalTransport
+from bumble.core import BaseBumbleError
+from bumble.device import Device
 from bumble.link import LocalLink
 from bumble.transport import open_transport
 from bumble.transport.common import PacketParser
+from bumble.transport.common import Transport as HciTransport
 
 from host.link.ble import link_layer
 from host.link.ble.link_layer import LE_1M, LE_2M, TO_CENTRAL, TO_PERIPHERAL, LinkLayer
+from host.link.transport import TransportError
 
 _log = logging.getLogger(__name__)
 
+HCI_TIMEOUT_S: Final = 5.0
 ACL_PACKETS: Final = 12  # Buffers for ACL data; an ESP32-S3's controller has 10 to 24 by its Kconfig.
 _PHYS: Final = 0b11  # LE 1M and LE 2M.
 _START, _CONTINUE = 2, 1  # Packet boundary flags of ACL data, controller to host.
@@ -542,8 +545,18 @@ class HciPort:
                 await writer.wait_closed()
 
 
-def random_address(rng: random.Random | None = None) -> str:
-    """A static random device address, `C0:..:FF` (Vol 6 Part B 1.3.2.1)."""
-    octets = list((rng or random.SystemRandom()).randbytes(6))
-    octets[0] |= 0xC0
-    return ":".join(f"{octet:02X}" for octet in octets)
+async def open_hci(air: str) -> HciTransport:
+    """The HCI at a Bumble transport name. Raises TransportError."""
+    try:
+        return await asyncio.wait_for(open_transport(air), HCI_TIMEOUT_S)
+    except (BaseBumbleError, OSError, asyncio.TimeoutError, ValueError, ImportError) as error:
+        raise TransportError(f"no Bluetooth controller at {air}: {error or 'no answer'}") from error
+
+
+async def power_on(device: Device, air: str) -> None:
+    """Reset the controller and set the address. Raises TransportError."""
+    try:
+        await asyncio.wait_for(device.power_on(), HCI_TIMEOUT_S)
+    except (BaseBumbleError, hci.HCI_Error, OSError, asyncio.TimeoutError) as error:
+        why = error or "it does not answer"
+        raise TransportError(f"the Bluetooth controller at {air} does not start: {why}") from error

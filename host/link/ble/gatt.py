@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from host.link.errors import MalformedError
-from host.link.frames import Role
-from host.link.session import Profile
+
+from host.link.session import Profile, Role
 from host.link.streams import CobsDecoder, cobs_encode
+from host.link.transport import TransportError
 
 _BASE: Final = "952b{:04x}-efd6-4248-b390-fbf75d0dc1c3"
 SERVICE: Final = _BASE.format(1)
@@ -39,6 +40,16 @@ _LAYOUT: Final = 1
 _SERVICE_DATA: Final = struct.Struct("<BBBB4s3B")
 _STATUS: Final = struct.Struct("<BBBB32sHHHHBBHH")
 _LONGEST_TEXT: Final = 31
+
+
+class WrongServiceError(TransportError):
+    """The device is no tinysplit board, or speaks another layout."""
+
+
+def uuid_text(little_endian: bytes) -> str:
+    """A 128-bit UUID as it stands in advertisements, as text."""
+    text = little_endian[::-1].hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 @dataclass(frozen=True)
