@@ -173,6 +173,7 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
 )
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001, 600),
@@ -201,6 +202,7 @@ def run(
     channel: int | None,
     pmk_file: Path | None,
     lmk_file: Path | None,
+    att_mtu: int | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -219,6 +221,10 @@ def run(
     radio = _espnow_chosen(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
     if ipv6 and transport in RADIOS:
         raise click.UsageError(f"--ipv6 is for udp and tcp, not for {transport}")
+    if att_mtu is not None:
+        if transport != "ble":
+            raise click.UsageError("--att-mtu needs --transport ble")
+        radio["att_mtu"] = att_mtu
     impairment = _impairment(transport, network)
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(
@@ -381,6 +387,7 @@ class BoardCommand(Command):
 @click.option(
     "--espnow-peers", metavar="ADDRESS,...", help="Who may call, where packets are encrypted."
 )
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option("--name", default="board", show_default=True)
 @click.option("--mtu", type=FrameSize(), default=0, help="Longest frame in bytes; 0: the usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")

@@ -262,11 +262,11 @@ class Testbed:
             tensors = [tensor.tobytes() for tensor in done.tensors]
             return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
 
-        listen = self._place(stage)
         node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
-            return listen
+            return self._place(stage)
+        listen = self._place(stage)
         kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)
         self._background.enter(server)

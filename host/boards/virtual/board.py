@@ -22,6 +22,7 @@ from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link.frames import MIN_MTU
+from host.link.session import Node, Role
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import kernels
@@ -133,7 +134,9 @@ class Board:
         self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
         self._result_specs = manifest.outputs
         if settings.listen.transport in RADIOS:
-            self._radio = self._start_radio(settings, chosen)
+            role = Role[role_of(number, len(manifest.stages)).upper()]
+            node = Node(role, number, len(manifest.stages), bytes.fromhex(manifest.id))
+            self._radio = self._start_radio(settings, chosen, node)
         self._core = Core(
             replace(settings, refuse=self._selftest.first_wrong is not None),
             self._stage,
@@ -147,10 +150,9 @@ class Board:
         self._booted = time.monotonic()
 
     @staticmethod
-    def _start_radio(settings: Settings, chosen: dict[str, Any]) -> Radio:
-        setup = RadioSetup(
-            settings.listen, settings.next, chosen["air"], chosen.get("name", "board"), chosen
-        )
+    def _start_radio(settings: Settings, chosen: dict[str, Any], node: Node) -> Radio:
+        name = chosen.get("name", "board")
+        setup = RadioSetup(settings.listen, settings.next, chosen["air"], name, chosen, node)
         radio = create_radio(settings.listen.transport, setup)
         if settings.mtu > radio.profile.mtu:
             radio.close()
