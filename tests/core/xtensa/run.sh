@@ -57,7 +57,7 @@ for source in "$core"/src/*.c; do
     module=$(basename "$source" .c)
     case $module in
     crc_fast) ;; # hosts only
-    bridge | error_name) optional="$optional $module" ;;
+    bridge | error_name | image | slots) optional="$optional $module" ;;
     *) modules="$modules $module" ;;
     esac
     s3 $common $warnings "$source" "s3_$module.o"
