@@ -198,11 +198,7 @@ typedef enum {
     WIFI_PHY_RATE_6M = 0x0B,
     WIFI_PHY_RATE_54M = 0x0C,
     WIFI_PHY_RATE_MCS0_LGI = 0x10,
-#if TEST_IDF_MINOR >= 5
-    WIFI_PHY_RATE_MCS7_SGI = 0x21
-#else
     WIFI_PHY_RATE_MCS7_SGI = 0x1F
-#endif
 } wifi_phy_rate_t;
 typedef enum {
     WIFI_REASON_4WAY_HANDSHAKE_TIMEOUT = 15,
@@ -547,11 +543,7 @@ struct ble_gatt_access_ctxt {
 };
 typedef int ble_gatt_access_fn(uint16_t conn_handle, uint16_t attr_handle, struct ble_gatt_access_ctxt *access,
                                void *arg);
-#if TEST_IDF_MINOR >= 4
-typedef uint32_t ble_gatt_chr_flags;
-#else
 typedef uint16_t ble_gatt_chr_flags;
-#endif
 struct ble_gatt_chr_def {
     const ble_uuid_t *uuid;
     ble_gatt_access_fn *access_cb;
