@@ -2,7 +2,7 @@
  * or count, nothing else. All calls into the driver come from the link task. */
 #include "sdkconfig.h"
 
-#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_WIFI
 
 #include <stdatomic.h>
 #include <stdio.h>
