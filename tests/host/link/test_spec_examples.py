@@ -45,6 +45,7 @@ MESSAGES = {
 }
 OTHERS = {
     "hello", "hello_ack", "hello_ack_refused", "forward", "stream_length_prefix", "stream_cobs",
+    "wire_frame", "wire_sync",
 }  # fmt: skip
 
 
@@ -127,3 +128,5 @@ def test_streams() -> None:
     assert streams.length_prefixed(EXAMPLES["poll"]) == EXAMPLES["stream_length_prefix"]
     assert streams.cobs_encode(EXAMPLES["poll"]) == EXAMPLES["stream_cobs"]
     assert streams.CobsDecoder(128).feed(EXAMPLES["stream_cobs"]) == [EXAMPLES["poll"]]
+    assert streams.wire_encode(EXAMPLES["poll"]) == EXAMPLES["wire_frame"]
+    assert streams.wire_encode(b"") == streams.WIRE_SYNC == EXAMPLES["wire_sync"]
