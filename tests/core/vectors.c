@@ -201,6 +201,20 @@ static void run_forward(const struct vector *v, const uint8_t *in, uint32_t len,
     }
 }
 
+static void run_credit(const struct vector *v, const uint8_t *in, uint32_t len, bool ok) {
+    uint8_t bytes[TS_CREDIT_BYTES];
+    uint8_t window = 0;
+    uint16_t count = 0;
+    bool decoded = ts_credit_decode(&crc, in, len, &window, &count);
+    expect(decoded == ok, "verdict");
+    if (decoded) {
+        expect(window == number(v, "window"), "window");
+        expect(count == number(v, "count"), "count");
+        ts_credit_encode(&crc, window, count, bytes);
+        expect_bytes(v, "hex", bytes, sizeof bytes);
+    }
+}
+
 static void run_message(const struct vector *v, const uint8_t *in, uint32_t len, bool ok) {
     static uint8_t bytes[BYTES];
     struct ts_envelope env;
@@ -465,6 +479,8 @@ static void run_vector(const struct vector *v) {
         run_frame(v, in, len, ok);
     } else if (is(v, "type", "forward")) {
         run_forward(v, in, len, ok);
+    } else if (is(v, "type", "credit")) {
+        run_credit(v, in, len, ok);
     } else if (is(v, "type", "message")) {
         run_message(v, in, len, ok);
     } else if (is(v, "type", "tensor")) {

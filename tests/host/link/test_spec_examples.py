@@ -45,7 +45,7 @@ MESSAGES = {
 }
 OTHERS = {
     "hello", "hello_ack", "hello_ack_refused", "forward", "stream_length_prefix", "stream_cobs",
-    "wire_frame", "wire_sync",
+    "wire_frame", "wire_sync", "credit",
 }  # fmt: skip
 
 
@@ -115,6 +115,11 @@ def test_bodies_decode() -> None:
     )  # fmt: skip
     assert messages.decode_control(EXAMPLES["control_message"][16:]) == {"cmd": "info"}
     assert messages.decode_failure(EXAMPLES["error_message"][16:]) == (7, 19, 1, "arena")
+
+
+def test_credit() -> None:
+    assert frames.encode_credit(8, 5) == EXAMPLES["credit"]
+    assert frames.decode_credit(EXAMPLES["credit"]) == (8, 5)
 
 
 def test_forward() -> None:

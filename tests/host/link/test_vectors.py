@@ -48,7 +48,7 @@ def test_the_specification_has_the_same_examples() -> None:
 
 def test_every_type_is_covered() -> None:
     known = {
-        "crc", "sid", "hello", "frame", "forward", "message", "tensor", "result", "error",
+        "crc", "sid", "hello", "frame", "forward", "credit", "message", "tensor", "result", "error",
         "blob", "prefix", "cobs", "wire", "judge",
     }  # fmt: skip
     assert {v["type"] for v in VECTORS} <= known
@@ -124,6 +124,16 @@ def test_forward(v: dict[str, str]) -> None:
     else:
         assert decoded == (bytes.fromhex(v["addr"]), bytes.fromhex(v["inner"]))
         check(v, frames.encode_forward(*decoded))
+
+
+@pytest.mark.parametrize("v", of("credit"))
+def test_credit(v: dict[str, str]) -> None:
+    decoded = frames.decode_credit(bytes.fromhex(v["hex"]))
+    if v["verdict"] == "drop":
+        assert decoded is None
+    else:
+        assert decoded == (number(v, "window"), number(v, "count"))
+        check(v, frames.encode_credit(*decoded))
 
 
 @pytest.mark.parametrize("v", of("message"))
