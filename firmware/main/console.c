@@ -65,6 +65,7 @@ static void put(unsigned console, const void *bytes, size_t len, TickType_t tick
         return;
     }
 #endif
+    (void)console;
     (void)ticks; /* a UART always goes on sending: this waits for the wire's speed, not for a reader */
     (void)uart_write_bytes(UART_NUM_0, bytes, len);
 }

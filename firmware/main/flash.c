@@ -224,7 +224,6 @@ void flash_boot(void) {
                                       .program = program_flash,
                                       .erase = erase_flash,
                                       .self_test = self_test,
-                                      .slot_bytes = areas[0]->size,
                                       .buffer = sector,
                                       .rules = {.crypto = {.sha256_start = sha_start,
                                                            .sha256_update = sha_update,

@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "sdkconfig.h"
+
 #include "app.h"
 #if CONFIG_TINYSPLIT_TEMPERATURE
 #include "driver/temperature_sensor.h"
@@ -17,7 +19,6 @@
 #include "meter.h"
 #include "mqtt.h"
 #include "node.h"
-#include "sdkconfig.h"
 
 #define PERIOD_US 5000000
 
