@@ -618,7 +618,7 @@ static bool configure(const struct settings *settings, const struct flash_stage 
                   (!head || (inputs[0] != NULL && inputs[1] != NULL));
     struct link_identity who = {.role = e->role, .stage = e->stage, .stage_count = e->stage_count};
     memcpy(who.bundle, e->bundle, sizeof who.bundle);
-    (void)strncpy(who.version, esp_app_get_description()->version, sizeof who.version - 1);
+    memcpy(who.version, esp_app_get_description()->version, sizeof who.version - 1);
     link_identify(&who);
     return enough;
 }
