@@ -123,6 +123,11 @@ static void ask(const struct ts_image *image) {
             abort();
         }
     }
+    for (uint32_t i = 0; i < image->results; i++) {
+        if (!ts_image_result(m, len, i, &t)) {
+            abort();
+        }
+    }
     if (input != image->input.bytes || output != image->output.bytes ||
         ts_image_received(m, len, image->received, &t) || ts_image_operator(m, len, image->operators, &op)) {
         abort();

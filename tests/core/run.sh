@@ -109,6 +109,16 @@ if [ -n "$quick" ]; then
     exit "$failed"
 fi
 
+# shellcheck disable=SC2086
+if have mutants gcc gcc python3 python3 $build_tools; then
+    begin
+    if quietly "$work/mutants.log" python3 "$here/mutants.py" "$work/mutants"; then
+        report mutants passed "$(tail -n 1 "$work/mutants.log") by the power cuts, $(took)"
+    else
+        report mutants FAILED "see $work/mutants.log"
+    fi
+fi
+
 clang=$(newest_clang)
 runtime=$("$clang" --print-runtime-dir 2>/dev/null)
 [ -d "$runtime" ] || runtime=clang-runtime

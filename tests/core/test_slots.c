@@ -174,7 +174,7 @@ static void attacks_leave_the_running_image_alone(void **state) {
         refused(&bad, TS_E_IMAGE_SIGNATURE);
     }
     struct draft d = image_draft(2, 9000);
-    d.manifest[d.manifest_bytes - 8] = 5; /* five operators, not one */
+    d.manifest[d.manifest_bytes - 16] = 0x85; /* five operators, not one */
     bad = pack_draft(&d, ours);
     refused(&bad, TS_E_IMAGE_MALFORMED);
     d = image_draft(2, 9000);
@@ -429,7 +429,7 @@ static int make(void **state) {
     theirs = signer_new();
     v1 = made(1, 9000, ours);
     v2 = made(2, 17000, ours);
-    v3 = made(3, 4096 * 5 - 64 - 80 - 16 - 16 - 64, ours); /* whole sectors */
+    v3 = made(3, 4096 * 5 - 64 - 96 - 16 - 16 - 64, ours); /* whole sectors */
     assert_int_equal(v3.len, 5 * TS_SECTOR);
     return 0;
 }

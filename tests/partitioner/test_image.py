@@ -44,6 +44,7 @@ SMALL = Image(
         inputs=(0,),
         sent=(0,),
         operators=(Operator(3, (0x11223344,)),),
+        result=(Tensor("uint8", (10,), 0.0, 0),),
     ),
     model=bytes(range(50)),
     input=b"abcd",
@@ -70,7 +71,7 @@ def test_vectors(vector: dict[str, str]) -> None:
     for field in ("model", "input", "output"):
         assert len(getattr(found, field)) == int(vector[f"{field}_bytes"])
     if found.manifest is not None:
-        for field in ("received", "outputs", "inputs", "sent", "operators"):
+        for field in ("received", "outputs", "inputs", "sent", "operators", "result"):
             assert len(getattr(found.manifest, field)) == int(vector[field])
     assert image.encode(found, lambda _: data[-64:]) == data or verify is None
     if verify is None:
@@ -189,13 +190,14 @@ def with_manifest(content: Any) -> bytes:
 
 
 def good() -> dict[int, Any]:
-    tensors = [[9, [1, 4], 0x3F000000, -3]], [[9, [1, 3], 0, 0]]
-    return {1: bytes(32), 2: "tiny", 3: tensors[0], 4: tensors[1], 5: [0], 6: [0], 7: [[3, 1]]}
+    received, outputs = [[9, [1, 4], 0x3F000000, -3]], [[9, [1, 3], 0, 0]]
+    wiring = {3: received, 4: outputs, 5: [0], 6: [0]}
+    return {1: bytes(32), 2: "tiny", **wiring, 7: [[3, 1]], 8: [[3, [10], 0, 0]]}
 
 
 def test_the_good_manifest_is_taken() -> None:
     assert image.decode(with_manifest(good()), KEY.public.verify).manifest is not None
-    later = {**good(), 8: [1, {2: "for later readers"}]}
+    later = {**good(), 9: [1, {2: "for later readers"}]}
     assert image.decode(with_manifest(later), KEY.public.verify).manifest is not None
 
 
@@ -232,6 +234,9 @@ LIES: list[Callable[[dict[int, Any]], Any]] = [
     lambda m: {**m, 7: [[3, *range(9)]]},
     lambda m: {**m, 7: [[3]] * 1025},
     lambda m: {**m, 7: [[3]] * 4000},
+    lambda m: {k: v for k, v in m.items() if k != 8},
+    lambda m: {**m, 8: []},
+    lambda m: {**m, 8: [[3, [0], 0, 0]]},
 ]
 
 
