@@ -189,8 +189,7 @@ def model_options(command: Any) -> Any:
                 default="digits",
                 show_default=True,
                 metavar="digits|DIR|NPZ",
-                help="What the int8 ranges are taken from: digits, a folder of images, or an .npz of "
-                "arrays.",
+                help="What int8 ranges are taken from: digits, a folder of images, an .npz.",
             ),
             click.option(
                 "--calibration-images",

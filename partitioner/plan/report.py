@@ -143,8 +143,8 @@ def plot_cuts(
     axes.annotate(
         f"best: {names[model.positions[chosen]]}\n{bottom[chosen - 1]:,.0f} ms",
         (chosen, bottom[chosen - 1]),
-        xytext=(0, 36),
-        textcoords="offset points",
+        xytext=(0.5, 0.82),
+        textcoords="axes fraction",
         ha="center",
         arrowprops={"arrowstyle": "->"},
     )
