@@ -26,6 +26,7 @@ from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.report import contact_sheet, link_table
 from host.run import Inference
+from host.sim.cli import main as sim_command
 from host.testbed import Options, Testbed
 from models.images import ImageSet
 from partitioner import bundle as bundles
@@ -509,6 +510,7 @@ def _summary(
 
 
 main.add_command(plan_command, "plan")
+main.add_command(sim_command, "sim")
 
 
 if __name__ == "__main__":
