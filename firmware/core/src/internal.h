@@ -7,7 +7,8 @@
 
 #define MS 1000u
 #define RTO_MAX_US (2000u * MS)
-#define PROBE_MAX_US (500u * MS)
+#define PROBE_MAX_US (100u * MS)
+#define KNOCK_MAX_US (500u * MS)
 #define PARTIAL_US (10000u * MS)
 #define RETRY_US (1u * MS)
 
@@ -50,7 +51,7 @@ void ts__ping(struct ts_endpoint *ep, struct ts_session *s);
 
 /* outbox.c */
 uint32_t ts__inflight(const struct ts_session *s);
-uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes);
+uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes, uint32_t most_us);
 void ts__pump(struct ts_endpoint *ep, struct ts_session *s);
 void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx);
 void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code);

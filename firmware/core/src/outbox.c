@@ -5,9 +5,11 @@
 #define MIN_CWND 4u
 #define FLAT_PROBES 3u
 #define HALVING_PROBE 4u
+#define PROBE_CYCLE 8u
+#define MAX_CLEAR 4u
 #define MAX_REORDER 16u
 #define MAX_TRIES 3u
-#define MAX_PROBES 16u
+#define MAX_PROBES (3 * PROBE_CYCLE)
 
 static uint32_t oldest_live(const struct ts_session *s) {
     uint32_t oldest = s->next_id;
@@ -50,14 +52,15 @@ void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx,
     finish_tx(ep, s, tx, code, 0);
 }
 
-static void count_probe(uint8_t *probes) {
-    if (*probes < MAX_PROBES) {
-        (*probes)++;
-    }
+/* One more in a row; at the end of the count it starts over where the waits have their full length.
+ * True if a PING goes with it: the 2nd, 10th, 18th ... */
+static bool count_probe(uint8_t *probes) {
+    *probes = (uint8_t)(*probes < MAX_PROBES ? *probes + 1u : MAX_PROBES - PROBE_CYCLE + 1u);
+    return *probes % PROBE_CYCLE == 2;
 }
 
-/* How long to wait for an answer after this many probes in a row. */
-uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes) {
+/* How long to wait for an answer after this many probes in a row; the doubling ends at most_us. */
+uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes, uint32_t most_us) {
     const struct ts_link *link = link_of(ep, s);
     uint32_t us = or_default(link->rto_initial_us, 250u * MS);
     if (s->rtt.known) {
@@ -66,8 +69,8 @@ uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint3
         us = us > or_default(link->rto_min_us, 5u * MS) ? us : or_default(link->rto_min_us, 5u * MS);
     }
     us = min32(us, RTO_MAX_US);
-    for (uint32_t i = FLAT_PROBES; i < probes && us < PROBE_MAX_US; i++) {
-        us = min32(2 * us, PROBE_MAX_US);
+    for (uint32_t i = FLAT_PROBES; i < probes && us < most_us; i++) {
+        us = min32(2 * us, most_us);
     }
     return us;
 }
@@ -116,7 +119,7 @@ static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct t
     ep->stats.data_resent += fresh ? 0 : 1;
     tx->since_ackreq = (f.flags & TS_DATA_ACKREQ) != 0 ? 0 : (uint16_t)(tx->since_ackreq + 1u);
     ts_tx_sent(tx, fragment, ep->now);
-    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
+    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes, PROBE_MAX_US));
     if (link->pace_ns_per_byte != 0) {
         uint32_t earliest = ep->now - link->pace_burst_us;
         uint32_t from = s->pace_at == 0 || ts_due(earliest, s->pace_at) ? earliest : s->pace_at;
@@ -164,13 +167,12 @@ static void knock(struct ts_endpoint *ep, struct ts_session *s, bool blocked) {
         s->knock_at = 0;
         s->knocks = 0;
     } else if (s->knock_at == 0) {
-        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
+        s->knock_at = ts_after(ep->now, ts__rto(ep, s, 0, 0));
     } else if (ts_due(ep->now, s->knock_at) && poll_peer(ep, s, oldest)) {
-        if (s->knocks > 0) {
+        if (count_probe(&s->knocks)) {
             ts__ping(ep, s);
         }
-        count_probe(&s->knocks);
-        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
+        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks, PROBE_MAX_US));
     }
 }
 
@@ -212,21 +214,19 @@ void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
 /* Nothing was acknowledged for too long: find out what the peer has. */
 void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
     uint32_t fragment;
-    count_probe(&tx->probes);
-    if (tx->probes == 1 && ts_tx_probe(tx, &fragment)) {
+    if (count_probe(&tx->probes)) {
+        ts__ping(ep, s);
+    }
+    bool first = tx->probes == 1;
+    if ((first || tx->probes % PROBE_CYCLE == 0) && ts_tx_probe(tx, !first, &fragment)) {
         send_fragment(ep, s, tx, fragment, true);
-    } else {
-        if (poll_peer(ep, s, tx->id)) {
-            tx->poll_order = tx->order_next++;
-        }
-        if (tx->probes > 1) {
-            ts__ping(ep, s);
-        }
+    } else if (poll_peer(ep, s, tx->id)) {
+        tx->poll_order = tx->order_next++;
     }
     if (tx->probes == HALVING_PROBE) {
         s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
     }
-    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
+    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes, PROBE_MAX_US));
 }
 
 static struct ts_tx *tx_of(struct ts_session *s, uint16_t message) {
@@ -260,10 +260,17 @@ void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_fr
     bool polled =
         f->echo == TS_ECHO_POLL && s->poll_at != 0 && s->poll_message == f->message && s->poll_seq == f->attempt;
     struct ts_tx *tx = tx_of(s, f->message);
+    /* In a longer row seq and attempt have come round: nobody knows which one was answered. */
+    bool clear = (tx != NULL ? tx->probes : s->knocks) <= MAX_CLEAR;
     if (polled) {
-        ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));
+        if (clear) {
+            ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));
+        }
         s->poll_at = 0;
         s->tell = false;
+        if (s->knock_at != 0) { /* heard, but no more room: not so soon again */
+            s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks, KNOCK_MAX_US));
+        }
     }
     if (tx == NULL) {
         return;
@@ -273,7 +280,7 @@ void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_fr
         ep->stats.dropped++;
         return;
     }
-    if (out.sampled) {
+    if (out.sampled && clear) {
         ts_rtt_sample(&s->rtt, out.sample_us);
     }
     if (out.spurious && s->reorder < MAX_REORDER) {
@@ -287,7 +294,7 @@ void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_fr
     }
     tx->probes = 0;
     ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
-    tx->timer = tx->inflight > 0 || tx->next == tx->fragments ? ts_after(ep->now, ts__rto(ep, s, 0)) : 0;
+    tx->timer = tx->inflight > 0 || tx->next == tx->fragments ? ts_after(ep->now, ts__rto(ep, s, 0, 0)) : 0;
 }
 
 void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {

@@ -4,6 +4,10 @@
 
 _Static_assert(TS_WINDOW % 32 == 0 && TS_WINDOW >= 32 && TS_WINDOW <= 256, "TS_WINDOW");
 
+/* In ts_tx.attempt: the number, and whether that transmission was a probe. */
+#define ATTEMPT 3u
+#define ATTEMPT_PROBE 4u
+
 static bool bit_get(const struct ts_bits *b, uint32_t i) {
     return i < TS_WINDOW && (b->w[i / 32] >> (i % 32) & 1u) != 0;
 }
@@ -65,7 +69,7 @@ bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint3
     tx->base = tx->next = 0;
     memset(&tx->acked, 0, sizeof tx->acked);
     memset(&tx->lost, 0, sizeof tx->lost);
-    tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->poll_order = tx->since_ackreq = 0;
+    tx->inflight = tx->order_next = tx->order_seen = tx->poll_order = tx->since_ackreq = 0;
     tx->probes = 0;
     tx->timer = tx->loss_at = 0;
     return true;
@@ -99,11 +103,11 @@ bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment) {
     return next < tx->fragments && next - tx->base < window;
 }
 
-bool ts_tx_probe(const struct ts_tx *tx, uint32_t *fragment) {
-    for (uint32_t f = tx->next; f > tx->base; f--) {
-        uint32_t i = f - 1 - tx->base;
+bool ts_tx_probe(const struct ts_tx *tx, bool oldest, uint32_t *fragment) {
+    for (uint32_t n = tx->next - tx->base; n > 0; n--) {
+        uint32_t i = oldest ? tx->next - tx->base - n : n - 1;
         if (!bit_get(&tx->acked, i) && !bit_get(&tx->lost, i)) {
-            *fragment = f - 1;
+            *fragment = tx->base + i;
             return true;
         }
     }
@@ -128,13 +132,13 @@ void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us) {
         tx->attempt[slot] = 0;
         tx->inflight++;
     } else {
-        tx->attempt[slot] = (tx->attempt[slot] + 1u) & 3u;
+        tx->attempt[slot] = (tx->attempt[slot] + 1u) & ATTEMPT;
         tx->fragments_resent++;
         if (bit_get(&tx->lost, fragment - tx->base)) {
             bit_clear(&tx->lost, fragment - tx->base);
             tx->inflight++;
         } else {
-            tx->probe_order = (uint16_t)(tx->order_next + 1u);
+            tx->attempt[slot] |= ATTEMPT_PROBE;
         }
     }
     tx->fragments_sent++;
@@ -173,7 +177,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     out.complete = complete;
 
     uint32_t slot = ack->echo % TS_WINDOW;
-    bool echoed = ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[slot] == ack->attempt;
+    bool echoed = ack->echo >= tx->base && ack->echo < tx->next && (tx->attempt[slot] & ATTEMPT) == ack->attempt;
     if (echoed || polled) {
         uint16_t order = polled ? tx->poll_order : tx->order[slot];
         if (echoed) {
@@ -181,7 +185,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
             out.sample_us = ts_rtt_of(ack, tx->sent_at[slot], now_us);
         }
         out.spurious =
-            echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
+            echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->attempt[slot] < ATTEMPT_PROBE;
         if (tx->order_seen == 0 || order_before(tx->order_seen, (uint16_t)(order + 1u))) {
             tx->order_seen = (uint16_t)(order + 1u);
         }
@@ -225,10 +229,10 @@ void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, 
             continue;
         }
         uint32_t age = now_us - tx->sent_at[f % TS_WINDOW];
-        if ((uint16_t)(seen - order) >= reorder || age >= wait_us) {
+        if ((uint16_t)(seen - order) >= reorder || (rtt->known && age >= wait_us)) {
             bit_set(&tx->lost, i);
             tx->inflight--;
-        } else {
+        } else if (rtt->known) {
             tx->loss_at = ts_sooner(tx->loss_at, ts_after(now_us, wait_us - age));
         }
     }

@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 core=$root/firmware/core
 work=${1:-$root/build/core-xtensa}
-limit=${LIMIT:-19000}
+limit=${LIMIT:-19300}
 
 missing=
 for tool in clang-22 llvm-mc-22 gcc xtensa-lx106-elf-gcc xtensa-lx106-elf-ld qemu-system-xtensa; do
