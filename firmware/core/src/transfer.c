@@ -75,32 +75,20 @@ bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint3
     return true;
 }
 
-bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t *fragment) {
+bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t but, uint32_t *fragment) {
+    struct ts_bits lost = tx->lost;
+    bit_clear(&lost, but - tx->base);
     for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
-        uint32_t w = tx->lost.w[i];
-        if (w != 0) {
-            uint32_t bit = 0;
-            while ((w >> bit & 1u) == 0) {
-                bit++;
+        if (lost.w[i] != 0) {
+            *fragment = tx->base + 32 * i;
+            while (!bit_get(&lost, *fragment - tx->base)) {
+                (*fragment)++;
             }
-            *fragment = tx->base + 32 * i + bit;
             return true;
         }
     }
-    *fragment = tx->next;
-    return tx->next < tx->fragments && tx->next - tx->base < window;
-}
-
-bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment) {
-    struct ts_bits rest = tx->lost;
-    bit_clear(&rest, fragment - tx->base);
-    for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
-        if (rest.w[i] != 0) {
-            return true;
-        }
-    }
-    uint32_t next = fragment == tx->next ? fragment + 1 : tx->next;
-    return next < tx->fragments && next - tx->base < window;
+    *fragment = tx->next + (but == tx->next);
+    return *fragment < tx->fragments && *fragment - tx->base < window;
 }
 
 bool ts_tx_probe(const struct ts_tx *tx, bool oldest, uint32_t *fragment) {
@@ -194,11 +182,8 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
         return out;
     }
 
-    while (tx->base < ack->base) {
-        out.newly_acked += mark_acked(tx, 0);
-        bits_shift(&tx->acked);
-        bits_shift(&tx->lost);
-        tx->base++;
+    for (uint32_t fragment = tx->base; fragment < ack->base; fragment++) {
+        out.newly_acked += mark_acked(tx, fragment - tx->base);
     }
     for (uint32_t j = 0; j < 8u * ack->payload_len; j++) {
         uint32_t fragment = ack->base + 1u + j;
@@ -239,12 +224,11 @@ void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, 
 }
 
 void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
+    uint8_t *buffer = rx->buffer;
+    memset(rx, 0, sizeof *rx);
+    rx->buffer = buffer;
     rx->state = TS_RX_PARTIAL;
-    rx->waiting = false;
     rx->id = id;
-    rx->total = rx->base = rx->top = rx->bytes = 0;
-    memset(&rx->have, 0, sizeof rx->have);
-    memset(&rx->env, 0, sizeof rx->env);
     rx->first_at = rx->last_at = now_us;
 }
 

@@ -61,11 +61,10 @@ struct ts_tx {
 bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint32_t id, uint16_t ttl_ms,
                  uint32_t piece);
 
-/* The fragment to send next (lost ones first), if there is one within `window`. */
-bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t *fragment);
+#define TS_NO_FRAGMENT UINT32_MAX
 
-/* True if, this fragment sent, another one could be. */
-bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment);
+/* The fragment to send next (lost ones first), if there is one within `window`; as if `but` had been sent. */
+bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t but, uint32_t *fragment);
 
 /* The highest fragment in flight, or the oldest, for a probe. */
 bool ts_tx_probe(const struct ts_tx *tx, bool oldest, uint32_t *fragment);
