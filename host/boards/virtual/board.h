@@ -8,7 +8,7 @@
 
 #include "tinysplit/tinysplit.h"
 
-enum vb_transport { VB_UDP = 0, VB_TCP = 1 };
+enum vb_transport { VB_UDP = 0, VB_TCP = 1, VB_PACKET = 2 };
 
 struct vb_config {
     uint8_t transport; /* enum vb_transport */
@@ -22,8 +22,20 @@ struct vb_config {
     const char *next_host;   /* NULL: no stage after this one */
     uint16_t next_port;
 
-    uint16_t mtu;                                                     /* 0: 1452 for UDP, 16384 for TCP */
-    uint16_t window;                                                  /* fragments in flight, 0: the core's default */
+    /* VB_PACKET: one end of an AF_UNIX SOCK_SEQPACKET pair, non-blocking, whose other end is a radio; it
+     * stays the caller's. A packet is u8 n, n bytes of the radio's address (1..TS_ADDR_BYTES: to whom or from
+     * whom), the frame. A radio that is full does not read, and the core waits. */
+    int packet_fd;
+    uint8_t next_addr[TS_ADDR_BYTES];
+    uint8_t next_addr_len; /* 0: no stage after this one */
+
+    /* What the core must know of the link: see struct ts_link. 0: the transport's or the core's default;
+     * VB_PACKET has no default mtu. */
+    uint16_t mtu;
+    uint16_t window;
+    uint8_t reorder;
+    uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
+
     uint16_t peers;                                                   /* sessions at once */
     uint16_t jobs;                                                    /* inferences at once */
     uint32_t max_message;                                             /* longest message received, bytes */

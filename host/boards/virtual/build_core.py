@@ -31,7 +31,13 @@ ffibuilder.cdef(
         uint16_t listen_port;
         const char *next_host;
         uint16_t next_port;
-        uint16_t mtu, window, peers, jobs;
+        int packet_fd;
+        uint8_t next_addr[18];
+        uint8_t next_addr_len;
+        uint16_t mtu, window;
+        uint8_t reorder;
+        uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
+        uint16_t peers, jobs;
         uint32_t max_message, max_output;
         uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms;
         int (*invoke)(void *ctx, const uint8_t *input, const uint32_t *bytes, uint8_t count,
