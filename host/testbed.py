@@ -199,7 +199,9 @@ class Testbed:
         name = f"stage {stage} on {kind.port}"
         board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
         self._stack.enter_context(board)
-        return AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached = AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached.join(self._options.transport, self._options.family)
+        return attached
 
     def _configure(self, stage: int, following: Address | None) -> tuple[Address, StageNode]:
         options, attached = self._options, self._attached[stage]
@@ -209,6 +211,7 @@ class Testbed:
             family=options.family,
             mtu=options.mtu,
             timeout_ms=options.timeout_ms,
+            needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
         return place, StageNode(attached.what, attached.board.provenance)

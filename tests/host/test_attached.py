@@ -1,4 +1,4 @@
-"""Chains with boards on serial ports: real virtual boards behind pseudo-terminals stand for them."""
+"""Chains with boards on serial ports: virtual boards behind pseudo-terminals."""
 
 from __future__ import annotations
 
