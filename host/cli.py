@@ -19,7 +19,7 @@ from rich.text import Text
 from host import link_run
 from host import run as split_run
 from host.boards import address, control, kinds
-from host.boards.address import TRANSPORTS
+from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
@@ -304,6 +304,14 @@ class BoardCommand(Command):
 @main.command(cls=BoardCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
+@click.option(
+    "--qemu",
+    "build",
+    type=click.Path(path_type=Path),
+    metavar="BUILD_DIR",
+    help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
+)
+@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
 @click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
 @click.option(
     "--listen",
@@ -329,6 +337,8 @@ class BoardCommand(Command):
 def board(
     bundle: Path,
     virtual: bool,
+    build: Path | None,
+    qemu_bin: Path | None,
     stage: int,
     listen: str,
     following: str | None,
@@ -338,24 +348,54 @@ def board(
     **settings: Any,
 ) -> None:
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
+    Or, with --qemu, an emulated one: the firmware itself.
 
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
-    from host.boards.virtual import board as program  # Needs the compiled core.
-
-    address.parse(listen)
-    if following is not None:
-        address.parse(following)
+    if virtual and build is not None:
+        raise click.UsageError("a board is either --virtual or --qemu")
+    if build is None and qemu_bin is not None:
+        raise click.UsageError("--qemu-bin goes with --qemu")
+    place = address.parse(listen)
+    target = None if following is None else address.parse(following)
     given = {name: value for name, value in settings.items() if value is not None}
     defaults = {"stage": stage, "listen": listen, **given}
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)
     read_fd, write_fd = 0, 1
+    if build is None:
+        from host.boards.virtual import board as program  # Needs the compiled core.
+
+        if pty:
+            read_fd = write_fd = open_pty()
+        program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+        return
+    from host.boards.emulated import console
+    from host.boards.emulated.process import LOOPBACK, free_port
+
+    if flash is not None or settings["air"] is not None or settings["window"]:
+        raise click.UsageError("--flash, --air and --window go with virtual boards")
+    if place.transport in RADIOS or place.host != LOOPBACK:
+        raise click.UsageError(f"an emulated board listens on udp or tcp at {LOOPBACK}")
+    if place.port == 0:
+        place = replace(place, port=free_port())
     if pty:
         read_fd = write_fd = open_pty()
-    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    console.serve(
+        bundle,
+        stage,
+        build,
+        qemu_bin,
+        name=settings["name"],
+        listen=place,
+        following=target,
+        mtu=settings["mtu"],
+        timeout_ms=settings["timeout_ms"],
+        read_fd=read_fd,
+        write_fd=write_fd,
+    )
 
 
 def open_pty() -> int:

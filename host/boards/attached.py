@@ -12,7 +12,7 @@ from typing import Any
 
 from host.boards import address
 from host.boards.address import RADIOS, Address
-from host.boards.board import BoardError
+from host.boards.board import ANSWER_TIMEOUT_S, BoardError
 from host.boards.serial import facing
 from host.boards.wired import WiredBoard
 
@@ -32,11 +32,13 @@ class AttachedBoard:
         BoardError: `no_answer`, `bundle_mismatch` and whatever else goes wrong, by name.
     """
 
-    def __init__(self, board: WiredBoard, stage: int, bundle: str) -> None:
+    def __init__(
+        self, board: WiredBoard, stage: int, bundle: str, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.board = board
         self._stage = stage
         self._bundle = bundle
-        self.info = board.greet()
+        self.info = board.greet(timeout_s)
         self._check_bundle()
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -57,13 +56,10 @@ class ProcessBoard(Board):
             self._process.wait(_END_TIMEOUT_S)
         self._errors.seek(0)
         printed = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        code = self._process.returncode
         if printed:
             why = printed[-1].split("error: ")[-1]
-        elif code is not None and code < 0:
-            why = f"killed by {signal.Signals(-code).name}"
         else:
-            why = f"exit {code}"
+            why = child.how_ended(self._process.returncode)
         return BoardError("gone", f"{self.name} ended: {why}")
 
     def _send(self, line: bytes) -> None:
