@@ -20,7 +20,9 @@ from host import link_run
 from host import run as split_run
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.virtual.espnow import read_key
 from host.boards.virtual.settings import Flash
+from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.report import contact_sheet, link_table
@@ -74,6 +76,25 @@ class FrameSize(click.ParamType):  # type: ignore[type-arg]
         if size != 0 and not MIN_MTU <= size <= MAX_MTU:
             self.fail(f"{value} is not 0 (the usual) or {MIN_MTU} to {MAX_MTU}", param, ctx)
         return size
+
+
+def _espnow_options(command: Any) -> Any:
+    """The options of `run` and `board` that an ESP-NOW radio has."""
+    for option in (
+        click.option("--channel", type=click.IntRange(1, 14), help="ESP-NOW's Wi-Fi channel."),
+        click.option(
+            "--espnow-rate",
+            type=click.Choice(list(RATES)),
+            help=f"ESP-NOW's PHY rate.  [default: {DEFAULT_RATE}]",
+        ),
+        click.option(
+            "--espnow-version",
+            type=click.Choice(["1", "2"]),
+            help="ESP-NOW: frames of 250 or of 1,470 bytes.  [default: 1]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,6 +166,14 @@ def main() -> None:
 @click.option("--duplicate", type=float, default=0.0, help="Share of datagrams that come twice.")
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
+@_espnow_options
+@click.option("--pmk-file", type=click.Path(path_type=Path), help="ESP-NOW's primary master key.")
+@click.option(
+    "--lmk-file",
+    type=click.Path(path_type=Path),
+    help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
+)
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001, 600),
@@ -168,6 +197,12 @@ def run(
     qemu_bin: Path | None,
     ipv6: bool,
     timeout: float,
+    espnow_version: str | None,
+    espnow_rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+    att_mtu: int | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -183,6 +218,13 @@ def run(
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("boards run the device's kernels: leave out --kernels fast")
+    radio = _espnow_chosen(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
+    if ipv6 and transport in RADIOS:
+        raise click.UsageError(f"--ipv6 is for udp and tcp, not for {transport}")
+    if att_mtu is not None:
+        if transport != "ble":
+            raise click.UsageError("--att-mtu needs --transport ble")
+        radio["att_mtu"] = att_mtu
     impairment = _impairment(transport, network)
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(
@@ -206,6 +248,7 @@ def run(
                 if isinstance(kind, kinds.OnSerial | kinds.Emulated)
             },
             on_text=_print_text if verbose else None,
+            radio=radio,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -266,6 +309,31 @@ def _print_text(board: str, line: str) -> None:
     click.echo(f"{board}: {line}", err=True)
 
 
+def _espnow_chosen(
+    transport: str,
+    version: str | None,
+    rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+) -> dict[str, Any]:
+    """What the command line says of ESP-NOW, as its air takes it."""
+    given = {
+        "espnow_version": None if version is None else int(version),
+        "espnow_rate": rate,
+        "channel": channel,
+        "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
+        "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
+    }
+    found = {name: value for name, value in given.items() if value is not None}
+    if found and transport != "espnow":
+        raise click.UsageError(
+            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
+            "--transport espnow"
+        )
+    return found
+
+
 def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
     console = wide_console()
     progress = Console(stderr=True)
@@ -323,6 +391,11 @@ class BoardCommand(Command):
 )
 @click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
 @click.option("--air", help="With a radio: where the air is, as its host says.")
+@_espnow_options
+@click.option(
+    "--espnow-peers", metavar="ADDRESS,...", help="Who may call, where packets are encrypted."
+)
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option("--name", default="board", show_default=True)
 @click.option("--mtu", type=FrameSize(), default=0, help="Longest frame in bytes; 0: the usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
@@ -360,6 +433,10 @@ def board(
     place = address.parse(listen)
     target = None if following is None else address.parse(following)
     given = {name: value for name, value in settings.items() if value is not None}
+    if "espnow_version" in given:
+        given["espnow_version"] = int(given["espnow_version"])
+    if "espnow_peers" in given:
+        given["espnow_peers"] = given["espnow_peers"].split(",")
     defaults = {"stage": stage, "listen": listen, **given}
     if following is not None:
         defaults["next"] = following

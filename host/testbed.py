@@ -153,14 +153,16 @@ class Testbed:
 
     def _start(self) -> None:
         options = self._options
-        self._background = self._stack.enter_context(Background())
+        radio = options.transport in RADIOS
+        self._background = self._stack.enter_context(Background(precise=radio))
         last = len(self._bundle.stages) - 1
         options.check(last + 1)
         for stage, board in options.boards.items():
             if isinstance(board, OnSerial):
                 self._attached[stage] = self._attach(stage, board)
-        if options.transport in RADIOS and not self._attached:
-            air = create_air(options.transport, options.impairment, options.radio)
+        if radio and not self._attached:
+            chosen = {**options.radio, "stages": last + 1}
+            air = create_air(options.transport, options.impairment, chosen)
             self._air = self._background.enter(air)
         following: Address | None = None
         for stage in reversed(range(last + 1)):
@@ -263,11 +265,11 @@ class Testbed:
             tensors = [tensor.tobytes() for tensor in done.tensors]
             return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
 
-        listen = self._place(stage)
         node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
-            return listen
+            return self._place(stage)
+        listen = self._place(stage)
         kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)
         self._background.enter(server)

@@ -229,6 +229,28 @@ def test_abort_ends_what_waits(pair: Bundle, tmp_path: Path) -> None:
         assert head.ask("run", 30, input="pattern")["code"] == "ok"
 
 
+def test_abort_makes_room_at_once(pair: Bundle, tmp_path: Path) -> None:
+    """Not only the control plane forgets what was aborted: the core's jobs are free again."""
+    with two_boards(pair, tmp_path / "pair") as (head, tail):
+        jobs = 4
+        os.kill(tail.pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                commands = [head.begin("run", input="pattern") for _ in range(jobs)]
+                with pytest.raises(BoardError, match="no_slot"):
+                    head.ask("run", input="pattern")
+                assert head.ask("abort") == {"aborted": jobs}
+                for command in commands:
+                    with pytest.raises(BoardError) as ended:
+                        head.finish(command)
+                    assert ended.value.code == "cancelled"
+            commands = [head.begin("run", input="pattern") for _ in range(jobs)]
+        finally:
+            os.kill(tail.pid, signal.SIGCONT)
+        assert [head.finish(command, 30)["code"] for command in commands] == ["ok"] * jobs
+        assert head.ask("abort") == {"aborted": 0}
+
+
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
     with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
         head.ask("configure", set={"name": "kitchen", "mtu": 300})

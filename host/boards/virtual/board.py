@@ -22,6 +22,7 @@ from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link.frames import MIN_MTU
+from host.link.session import Node, Role
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import kernels
@@ -133,7 +134,9 @@ class Board:
         self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
         self._result_specs = manifest.outputs
         if settings.listen.transport in RADIOS:
-            self._radio = self._start_radio(settings, chosen)
+            role = Role[role_of(number, len(manifest.stages)).upper()]
+            node = Node(role, number, len(manifest.stages), bytes.fromhex(manifest.id))
+            self._radio = self._start_radio(settings, chosen, node)
         self._core = Core(
             replace(settings, refuse=self._selftest.first_wrong is not None),
             self._stage,
@@ -147,10 +150,9 @@ class Board:
         self._booted = time.monotonic()
 
     @staticmethod
-    def _start_radio(settings: Settings, chosen: dict[str, Any]) -> Radio:
-        setup = RadioSetup(
-            settings.listen, settings.next, chosen["air"], chosen.get("name", "board"), chosen
-        )
+    def _start_radio(settings: Settings, chosen: dict[str, Any], node: Node) -> Radio:
+        name = chosen.get("name", "board")
+        setup = RadioSetup(settings.listen, settings.next, chosen["air"], name, chosen, node)
         radio = create_radio(settings.listen.transport, setup)
         if settings.mtu > radio.profile.mtu:
             radio.close()
@@ -201,15 +203,15 @@ class Board:
     def _report_results(self) -> None:
         assert self._core is not None
         while (result := self._core.take_result()) is not None:
-            command_id = self._pending.pop(result.inference, None)
-            if command_id is None:
-                continue  # Aborted.
+            command_id = self._pending.pop(result.inference)
             wanted = [spec.bytes for spec in self._result_specs]
             if result.code == "ok" and [len(t) for t in result.tensors] != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
             if result.code != "ok":
                 text = f": {result.text}" if result.text else ""
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
+                if result.code == "cancelled" and result.stage == self._stage.number:
+                    why = "given up on command"
                 self._write(control.refusal(ControlError(result.code, why), command_id))
                 continue
             answer = asdict(result)
@@ -298,11 +300,9 @@ class Board:
         self._pending[inference] = command.id
 
     def _abort(self) -> int:
-        for command_id in self._pending.values():
-            cancelled = ControlError("cancelled", "given up on command")
-            self._write(control.refusal(cancelled, command_id))
-        count = len(self._pending)
-        self._pending.clear()
+        assert self._core is not None
+        count = self._core.abort()
+        self._report_results()
         return count
 
 

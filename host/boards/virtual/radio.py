@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from host.background import Background
 from host.boards.address import Address
 from host.link.impairment import Impairment
-from host.link.session import Profile
+from host.link.session import Node, Profile
 from host.link.transport import ServerTransport, TransportError
 
 MAX_ADDRESS_BYTES = 18  # TS_ADDR_BYTES of firmware/core.
@@ -36,7 +36,7 @@ class RadioSetup:
 
     `own` is the radio's address (the setting `listen`), `next` the next stage's or None, `air`
     where the air is (its `place`), `settings` the board's settings, of which a radio takes those
-    that are its own.
+    that are its own, `node` who the board says it is.
     """
 
     own: Address
@@ -44,6 +44,7 @@ class RadioSetup:
     air: str
     name: str = "board"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    node: Node = field(default_factory=Node.host)
 
 
 class Radio(ABC):
@@ -199,11 +200,44 @@ class Air(ABC):
         return []
 
 
+def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> TransportError:
+    """What to install when an optional package is missing."""
+    lacks = f"{what} needs a package that is not installed ({error.name})"
+    return TransportError(f"{lacks}: pip install 'tinysplit[{extra}]'")
+
+
 def create_radio(transport: str, setup: RadioSetup) -> Radio:
-    """The radio for a transport. Raises TransportError if what it needs is not installed."""
+    """The radio for a transport, not yet started.
+
+    Raises:
+        TinysplitError: settings or keys it cannot use.
+    """
+    if transport == "espnow":
+        from host.boards.virtual.espnow import EspNowRadio
+
+        return EspNowRadio(setup)
+    if transport == "ble":
+        try:
+            from host.boards.virtual.ble import BleRadio
+        except ModuleNotFoundError as error:
+            raise not_installed("virtual boards on BLE", "air", error) from error
+        return BleRadio(setup)
     raise TransportError(f"no radio for {transport}")
 
 
 def create_air(transport: str, impairment: Impairment, options: Mapping[str, Any]) -> Air:
-    """The air for a transport; `options` are the command line's that belong to it."""
+    """The air for a transport; `options` are the command line's that belong to it.
+
+    `options["stages"]` is the number of nodes. Raises TinysplitError for what it cannot do.
+    """
+    if transport == "espnow":
+        from host.boards.virtual.espnow import EspNowAir
+
+        return EspNowAir(impairment, options)
+    if transport == "ble":
+        try:
+            from host.boards.virtual.ble import BleAir
+        except ModuleNotFoundError as error:
+            raise not_installed("virtual boards on BLE", "air", error) from error
+        return BleAir(impairment, options)
     raise TransportError(f"no air for {transport}")
