@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from host.boards.virtual.settings import Flash
 from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
-from host.report import contact_sheet, link_table
+from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed
 from models.images import ImageSet
@@ -405,6 +406,7 @@ class BoardCommand(Command):
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that stands for the flash; keeps what `configure` sets.",
 )
+@click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
 @click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
 @verbose_option()
 def board(
@@ -416,6 +418,7 @@ def board(
     listen: str,
     following: str | None,
     flash: Path | None,
+    announce: bool,
     pty: bool,
     verbose: bool,
     **settings: Any,
@@ -447,13 +450,13 @@ def board(
 
         if pty:
             read_fd = write_fd = open_pty()
-        program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+        program.serve(bundle, Flash(flash), defaults, read_fd, write_fd, announce=announce)
         return
     from host.boards.emulated import console
     from host.boards.emulated.process import LOOPBACK, free_port
 
-    if flash is not None or settings["air"] is not None or settings["window"]:
-        raise click.UsageError("--flash, --air and --window go with virtual boards")
+    if flash is not None or settings["air"] is not None or settings["window"] or announce:
+        raise click.UsageError("--flash, --air, --window and --announce go with virtual boards")
     if place.transport in RADIOS or place.host != LOOPBACK:
         raise click.UsageError(f"an emulated board listens on udp or tcp at {LOOPBACK}")
     if place.port == 0:
@@ -473,6 +476,45 @@ def board(
         read_fd=read_fd,
         write_fd=write_fd,
     )
+
+
+@main.command(cls=Command)
+@click.option("--port", "ports", multiple=True, help="A serial port to ask besides; repeat it.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 60),
+    default=3.0,
+    show_default=True,
+    help="How long to listen on the network and by Bluetooth.",
+)
+@click.option(
+    "--udp-port",
+    type=click.IntRange(1, 65535),
+    default=4000,
+    show_default=True,
+    help="Where boards listen that no name service tells of.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@verbose_option()
+def boards(
+    ports: tuple[str, ...], seconds: float, udp_port: int, as_json: bool, verbose: bool
+) -> None:
+    """List boards on serial ports, on the network and in reach of Bluetooth."""
+    from host.boards.discovery import bluetooth, network, usb
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(usb.search, ports)
+        heard = pool.submit(network.search, seconds, udp_port)
+        advertised = bluetooth.search(seconds)  # macOS wants the main thread for it.
+        searches = [asked.result(), heard.result(), advertised]
+    if as_json:
+        click.echo(boards_table.as_json(searches))
+        return
+    rows = boards_table.table(searches)
+    console = wide_console(*([] if rows is None else [rows]))
+    console.print("no board found" if rows is None else rows)
+    for note in boards_table.notes(searches):
+        console.print(note)
 
 
 def open_pty() -> int:
