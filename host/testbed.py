@@ -216,7 +216,7 @@ class Testbed:
             needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.board.provenance)
+        return place, StageNode(attached.what, attached.provenance)
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())

@@ -44,8 +44,13 @@ class AttachedBoard:
     @property
     def what(self) -> str:
         """The board, for people."""
-        kind = "a virtual board" if self._virtual else f"a board ({self.info['kind']})"
-        return f"{kind} on {self.board.port}"
+        kinds = {"virtual": "a virtual board", "emulated": "an emulated board"}
+        return f"{kinds.get(self.info['kind'], 'a board')} on {self.board.port}"
+
+    @property
+    def provenance(self) -> str:
+        """How times by the board's clock come about."""
+        return "emulated" if self.info["kind"] == "emulated" else self.board.provenance
 
     @property
     def _virtual(self) -> bool:

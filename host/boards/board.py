@@ -126,7 +126,7 @@ class Board(ABC):
         """
         self._take(self._receive(0))
         if self._ready is not None:
-            reason = self._ready.get("reset_reason")
+            reason = self._ready.get("reset")
             self._ready = None
             why = f" ({reason})" if reason else ""
             raise BoardError("restarted", f"{self.name} restarted by itself{why}")

@@ -189,7 +189,7 @@ def test_a_board_that_restarts_in_mid_run_is_named(stranger_bundle: Bundle, fold
             os.kill(relay, signal.SIGSTOP)
             with contextlib.ExitStack() as stack:
                 stack.callback(os.kill, relay, signal.SIGCONT)
-                cable.say(b'{"event":"ready","info":{"reset_reason":"panic"}}\n')
+                cable.say(b'{"event":"ready","info":{"reset":"panic"}}\n')
                 with pytest.raises(BoardError, match=r"stage 2 .* restarted by itself \(panic\)"):
                     testbed.infer([value()])
 

@@ -97,7 +97,7 @@ def main() -> None:
     ]
     outward = [
         (rb"://127\.0\.0\.1:" + port.encode(), b"://10.0.2.15:4000"),
-        (rb'"kind":"virtual"', b'"kind":"esp32s3"'),
+        (rb'"kind":"virtual"', b'"kind":"emulated"'),
     ]
     held = {"in": b"", "out": b""}
     while True:

@@ -179,7 +179,7 @@ def emulated(folder: Path, build: Path, qemu: Path | None, stage: int = 2) -> Em
 def test_the_emulator_ends_with_its_board(folder: Path, build: Path, qemu: Path) -> None:
     with emulated(folder, build, qemu) as board:
         board.wait_ready(60)
-        assert board.ask("info")["kind"] == "esp32s3"
+        assert board.ask("info")["kind"] == "emulated"
         first = report(qemu)["pid"]
     with emulated(folder, build, qemu) as board:
         board.wait_ready(60)
