@@ -14,8 +14,8 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from host.boards.address import Address
@@ -187,46 +187,34 @@ def merged(
     boards: dict[tuple[Any, ...], FoundBoard] = {}
     for (transport, (host, port)), said in sorted(known.items(), key=lambda item: str(item[0])):
         found = described("network", str(Address(transport, host, port)), said)
-        local = host in own
-        key = (transport, port, found.stage, found.bundle) if local else (transport, host, port)
-        boards.setdefault(key, found)
+        who = (found.stage, found.bundle) if host in own else host
+        boards.setdefault((transport, port, who), found)
     return tuple(boards.values())
 
 
-class Announcement:
-    """mDNS tells of a board while this is entered; the board answers on `place`."""
+@contextmanager
+def announced(place: Address, said: Mapping[str, Any]) -> Iterator[None]:
+    """mDNS tells of a board meanwhile. It answers on `place`; `said` is as in its `info`."""
+    import zeroconf
 
-    def __init__(self, place: Address, said: Mapping[str, Any]) -> None:
-        import zeroconf
-
-        service = SERVICES[place.transport == "tcp"]
-        wanted = ("name", "role", "stage", "stages", "bundle", "firmware")
-        text = {name: str(said[name]) for name in wanted if said.get(name) is not None}
-        anywhere = ipaddress.ip_address(place.host).is_unspecified
-        self._mdns = zeroconf.Zeroconf(
-            interfaces=zeroconf.InterfaceChoice.All if anywhere else [place.host]
-        )
-        hosts = _own_hosts() if anywhere else [place.host]
-        self._service = zeroconf.ServiceInfo(
-            service,
-            f"{said['name']}.{service}",
-            port=place.port,
-            properties=text,
-            server=f"{said['name']}.local.",
-            parsed_addresses=hosts,
-        )
-
-    def __enter__(self) -> Announcement:
-        self._mdns.register_service(self._service, allow_name_change=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._mdns.close()
+    service = SERVICES[place.transport == "tcp"]
+    wanted = ("name", "role", "stage", "stages", "bundle", "firmware")
+    anywhere = ipaddress.ip_address(place.host).is_unspecified
+    about = zeroconf.ServiceInfo(
+        service,
+        f"{said['name']}.{service}",
+        port=place.port,
+        properties={name: str(said[name]) for name in wanted if said.get(name) is not None},
+        server=f"{said['name']}.local.",
+        parsed_addresses=_own_hosts() if anywhere else [place.host],
+    )
+    everywhere = zeroconf.InterfaceChoice.All
+    mdns = zeroconf.Zeroconf(interfaces=everywhere if anywhere else [place.host])
+    try:
+        mdns.register_service(about, allow_name_change=True)
+        yield
+    finally:
+        mdns.close()
 
 
 def _own_hosts() -> list[str]:

@@ -320,13 +320,14 @@ class Board:
 def _announced(info: dict[str, Any]) -> AbstractContextManager[object]:
     """Be found by mDNS."""
     try:
-        from host.boards.discovery.network import Announcement
-
-        return Announcement(address.parse(info["listen"]), info)
+        import zeroconf  # noqa: F401
     except ModuleNotFoundError as error:
         raise StageError(
             f"--announce needs {error.name}: pip install 'tinysplit[boards]'"
         ) from error
+    from host.boards.discovery.network import announced
+
+    return announced(address.parse(info["listen"]), info)
 
 
 def serve(

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from serial.tools.list_ports_common import ListPortInfo
 
 from host.boards.address import Address
 from host.boards.discovery import network, usb
+from host.boards.discovery.bluetooth import from_advertisement
 from host.boards.discovery.found import FoundBoard, Search, described
 from host.boards.discovery.network import broadcasts, merged, read_refusal, refused_hello
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
+from host.link.ble.transport import Found
 from host.link.errors import ErrorCode
 from host.link.frames import Hello, Kind
 from host.report import boards_table
@@ -152,6 +155,15 @@ def test_without_the_packages_it_says_what_to_install(
     output = invoke(main, "boards", "--seconds", 0.5).output
     assert "network: not looked for: ifaddr is missing (pip install 'tinysplit[boards]')" in output
     assert "Bluetooth: not looked for: bleak is missing (pip install 'tinysplit[ble]')" in output
+
+
+def test_an_advertisement_says_who() -> None:
+    seen = Found("AA:BB:CC:DD:EE:FF", "attic", -61, "tail", 1, 2, "0a0b0c0d", "0.1.0")
+    assert from_advertisement(seen) == FoundBoard(
+        "bluetooth", "ble://attic", "attic", "tail", 1, 2, "0a0b0c0d", "0.1.0", "-61 dBm"
+    )
+    strange = replace(seen, name="my board!")
+    assert from_advertisement(strange).address == "ble://aa:bb:cc:dd:ee:ff"
 
 
 def test_garbage_on_the_network_is_no_board() -> None:
