@@ -307,6 +307,14 @@ class Testbed:
         except BoardError:
             self._watch()  # A stage that ended says more than what the head saw of it.
             raise
+        try:
+            return self._round(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{self.head.name} answers `run` with something else: {error!r}"
+            raise BoardError("malformed", text) from error
+
+    def _round(self, answer: Mapping[str, Any]) -> Round:
+        """What the head answered; raises BoardError, KeyError, TypeError or ValueError."""
         specs = self._bundle.manifest.outputs
         data = [base64.b64decode(t) for t in answer["tensors"]]
         if [len(d) for d in data] != [spec.bytes for spec in specs]:

@@ -38,8 +38,7 @@ class AttachedBoard:
         self.board = board
         self._stage = stage
         self._bundle = bundle
-        self.info = board.greet(timeout_s)
-        self._check_bundle()
+        self._learn(board.greet(timeout_s))
 
     @property
     def what(self) -> str:
@@ -72,8 +71,7 @@ class AttachedBoard:
         changes = {name: value for name, value in wanted.items() if now.get(name) != value}
         if changes:
             self.board.ask("configure", set=changes)
-            self.info = self.board.reboot(BOOT_TIMEOUT_S)
-            self._check_bundle()
+            self._learn(self.board.reboot(BOOT_TIMEOUT_S))
         if self.info.get("problem"):
             raise BoardError("bad_setting", f"{self.board.name}: {self.info['problem']}")
 
@@ -101,7 +99,7 @@ class AttachedBoard:
                     "network configured and in range?",
                 )
             time.sleep(_ASK_AGAIN_S)
-            self.info = self.board.ask("info")
+            self._learn(self.board.ask("info"))
 
     def configure(
         self,
@@ -128,10 +126,10 @@ class AttachedBoard:
         }
         if self._virtual:
             wanted["stage"] = self._stage  # A real board has the stage of its image.
-        elif self.info["stage"] != self._stage:
+        elif self.info.get("stage") != self._stage:
             self._wrong_stage()
         self._set(wanted)
-        if self.info["stage"] != self._stage:
+        if self.info.get("stage") != self._stage:
             self._wrong_stage()
         return self._wait_for_address() if needs_address else address.parse(self.info["listen"])
 
@@ -147,10 +145,24 @@ class AttachedBoard:
             return {"listen": f"{transport}://{_LOOPBACK[family]}:0"}
         return {"listen": f"{transport}://{_ANY[family]}:{PORT}"}
 
-    def _check_bundle(self) -> None:
+    def _learn(self, info: dict[str, Any]) -> None:
+        """What the board says of itself, looked at: what answers may be anything."""
+        text = ("kind", "name", "listen")
+        whole = all(isinstance(info.get(name), str) for name in text) and isinstance(
+            info.get("bundle"), str | None
+        )
+        if not whole:
+            raise BoardError(
+                "malformed",
+                f"{self.board.name} answers `info` with something else; other firmware?",
+            )
+        address.parse(info["listen"])
+        self.info = info
         found = self.info.get("bundle")
         if found != self._bundle:
             holds = f"bundle {found[:BUNDLE_SHOWN]}" if found else "no bundle"
+            if not found and self.info.get("problem"):
+                holds += f" ({self.info['problem']})"
             raise BoardError(
                 "bundle_mismatch",
                 f"{self.board.name} holds {holds}, not {self._bundle[:BUNDLE_SHOWN]}: put this "
@@ -160,6 +172,6 @@ class AttachedBoard:
     def _wrong_stage(self) -> None:
         raise BoardError(
             "stage_mismatch",
-            f"{self.board.name} holds stage {self.info['stage']}, not {self._stage}: name the "
+            f"{self.board.name} holds stage {self.info.get('stage')}, not {self._stage}: name the "
             "boards in stage order, or put that stage's image on it",
         )

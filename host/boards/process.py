@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from host.boards.board import Board, BoardError
 from partitioner import child
 
 _END_TIMEOUT_S = 10.0
+_SEND_TIMEOUT_S = 10.0  # Without a byte taken.
 
 
 class ProcessBoard(Board):
@@ -43,7 +45,9 @@ class ProcessBoard(Board):
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the host; it ends its boards itself.
         )
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
@@ -67,7 +71,9 @@ class ProcessBoard(Board):
         view = memoryview(line)
         try:
             while view:
-                view = view[self._process.stdin.write(view) :]
+                if not select.select([], [self._process.stdin], [], _SEND_TIMEOUT_S)[1]:
+                    raise BoardError("no_answer", f"{self.name} takes no commands")
+                view = view[self._process.stdin.write(view) or 0 :]
         except (BrokenPipeError, ValueError) as error:
             raise self._gone() from error
 
