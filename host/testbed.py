@@ -201,7 +201,9 @@ class Testbed:
         name = f"stage {stage} on {kind.port}"
         board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
         self._stack.enter_context(board)
-        return AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached = AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached.join(self._options.transport, self._options.family)
+        return attached
 
     def _configure(self, stage: int, following: Address | None) -> tuple[Address, StageNode]:
         options, attached = self._options, self._attached[stage]
@@ -211,9 +213,10 @@ class Testbed:
             family=options.family,
             mtu=options.mtu,
             timeout_ms=options.timeout_ms,
+            needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.board.provenance)
+        return place, StageNode(attached.what, attached.provenance)
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
@@ -304,6 +307,14 @@ class Testbed:
         except BoardError:
             self._watch()  # A stage that ended says more than what the head saw of it.
             raise
+        try:
+            return self._round(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{self.head.name} answers `run` with something else: {error!r}"
+            raise BoardError("malformed", text) from error
+
+    def _round(self, answer: Mapping[str, Any]) -> Round:
+        """What the head answered; raises BoardError, KeyError, TypeError or ValueError."""
         specs = self._bundle.manifest.outputs
         data = [base64.b64decode(t) for t in answer["tensors"]]
         if [len(d) for d in data] != [spec.bytes for spec in specs]:
