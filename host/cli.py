@@ -156,6 +156,12 @@ def main() -> None:
     metavar="NODE",
     help="The same for the last stage, which may also be: host (this process).",
 )
+@click.option(
+    "--bridge",
+    type=NodeKind(),
+    metavar="serial:PORT",
+    help="The bridge whose ESP-NOW radio --tail host uses; not needed with virtual boards.",
+)
 @click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
@@ -194,6 +200,7 @@ def run(
     head: kinds.Kind,
     relays: tuple[kinds.Kind, ...],
     tail: kinds.Kind,
+    bridge: kinds.Kind | None,
     qemu_bin: Path | None,
     ipv6: bool,
     timeout: float,
@@ -235,6 +242,8 @@ def run(
         between = len(opened.stages) - 2
         if relays and len(relays) != between:
             raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+        if bridge is not None and not isinstance(bridge, kinds.OnSerial):
+            raise click.UsageError("a bridge is on a serial port: --bridge serial:PORT")
         nodes = [head, *(relays or [kinds.Virtual()] * between), tail]
         options = Options(
             transport=transport,
@@ -249,6 +258,7 @@ def run(
             },
             on_text=_print_text if verbose else None,
             radio=radio,
+            bridge=bridge,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -370,9 +380,16 @@ class BoardCommand(Command):
 
 
 @main.command(cls=BoardCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
-@click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
+@click.option(
+    "--role",
+    type=click.Choice(["stage", "bridge"]),
+    default="stage",
+    show_default=True,
+    help="bridge: no stage, but a radio for a host, on a pseudo-terminal.",
+)
+@click.option("--stage", type=click.IntRange(0, 253), help="Which stage it runs.")
 @click.option(
     "--listen",
     default="udp://127.0.0.1:0",
@@ -400,9 +417,10 @@ class BoardCommand(Command):
 @click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
 @verbose_option()
 def board(
-    bundle: Path,
+    bundle: Path | None,
     virtual: bool,
-    stage: int,
+    role: str,
+    stage: int | None,
     listen: str,
     following: str | None,
     flash: Path | None,
@@ -415,8 +433,6 @@ def board(
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
-    from host.boards.virtual import board as program  # Needs the compiled core.
-
     address.parse(listen)
     if following is not None:
         address.parse(following)
@@ -425,10 +441,23 @@ def board(
         given["espnow_version"] = int(given["espnow_version"])
     if "espnow_peers" in given:
         given["espnow_peers"] = given["espnow_peers"].split(",")
-    defaults = {"stage": stage, "listen": listen, **given}
+    defaults = {"listen": listen, **given}
+    if role == "bridge":
+        if bundle is not None or stage is not None or following is not None:
+            raise click.UsageError("a bridge has no bundle, no stage and no next stage")
+        from host.boards.virtual import bridge
+
+        control.check_settings(defaults)
+        bridge.serve(defaults, open_pty())
+        return
+    if bundle is None or stage is None:
+        raise click.UsageError("a stage needs a BUNDLE and --stage; a bridge --role bridge")
+    defaults["stage"] = stage
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)
+    from host.boards.virtual import board as program  # Needs the compiled core.
+
     read_fd, write_fd = 0, 1
     if pty:
         read_fd = write_fd = open_pty()
