@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from rich.text import Text
 
 from host import link_run
 from host import run as split_run
+from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import read_key
+from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
@@ -462,6 +466,27 @@ def board(
     if pty:
         read_fd = write_fd = open_pty()
     program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+
+
+@main.command(cls=Command)
+@click.argument("transport", type=click.Choice(RADIOS))
+@click.option("--loss", type=float, default=0.0, help="Share of receptions lost.")
+@click.option("--corrupt", type=float, default=0.0, help="ESP-NOW: share with bits flipped.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@verbose_option()
+def air(transport: str, loss: float, corrupt: float, seed: int, verbose: bool) -> None:
+    """Be the air for virtual boards that are started by hand, until interrupted.
+
+    Prints its place, which boards get as --air.
+    """
+    try:
+        spoilt = Impairment(loss=loss, corrupt=corrupt, seed=seed)
+    except ImpairmentError as error:
+        raise click.UsageError(str(error)) from error
+    with Background(precise=True) as background, contextlib.suppress(KeyboardInterrupt):
+        hosted = background.enter(create_air(transport, spoilt, {"stages": 0}))
+        click.echo(hosted.place)
+        threading.Event().wait()
 
 
 def open_pty() -> int:
