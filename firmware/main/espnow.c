@@ -25,7 +25,7 @@
  * that is overdue by this never comes, e.g. because the radio was stopped. */
 #define REPORT_US 500000u
 
-/* The MAC keeps the order and repeats for up to 100 ms what the protocol must not repeat meanwhile:
+/* The MAC keeps the order and repeats for some 100 ms what the protocol must not repeat meanwhile:
  * firmware/core/DESIGN.md. */
 #define RTO_MIN_US 100000u
 

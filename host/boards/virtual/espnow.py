@@ -38,7 +38,10 @@ class KeyFileError(TinysplitError):
 
 
 def profile(version: int) -> Profile:
-    """What the protocol needs to know of ESP-NOW; DESIGN.md of firmware/core says why."""
+    """What the protocol needs to know of ESP-NOW.
+
+    firmware/core/DESIGN.md says why; firmware/main/espnow.c has the same.
+    """
     return Profile(mtu=MAX_DATA[version], window=32, reorder=1, rto_min_us=100_000)
 
 
