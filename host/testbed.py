@@ -25,6 +25,7 @@ from host.boards import address
 from host.boards.address import RADIOS, Address
 from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
+from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
@@ -51,6 +52,7 @@ class Options:
 
     `tail` is `board` or `host`; `boards` has the stages whose boards are not virtual ones. `family`
     is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
+    `bridge` lends the host's tail its ESP-NOW radio where the boards are real.
     `on_text` gets the name of a board and a line it printed beside its answers.
 
     Raises:
@@ -66,6 +68,7 @@ class Options:
     radio: Mapping[str, Any] = field(default_factory=dict)
     boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
     on_text: Callable[[str, str], None] | None = None
+    bridge: OnSerial | None = None
 
     def check(self, stages: int) -> None:
         """Raises TestbedError for what cannot be a chain of so many stages."""
@@ -79,7 +82,15 @@ class Options:
         ):
             raise TestbedError("emulated boards have udp and tcp over IPv4 only")
         attached = sum(isinstance(kind, OnSerial) for kind in kinds)
-        if self.transport in RADIOS and 0 < attached < stages:
+        real_host = attached > 0 and self.tail == "host" and self.transport == "espnow"
+        if real_host != (self.bridge is not None):
+            raise TestbedError(
+                "a tail on the host over ESP-NOW from real boards needs --bridge serial:PORT"
+                if real_host
+                else "--bridge is for --tail host over ESP-NOW from real boards"
+            )
+        on_boards = stages - (self.tail == "host")
+        if self.transport in RADIOS and 0 < attached < on_boards:
             raise TestbedError(
                 f"over {self.transport} either every stage is a real board or none: radios made "
                 "of software and real ones do not hear each other"
@@ -269,6 +280,10 @@ class Testbed:
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
             return self._place(stage)
+        if options.bridge is not None:
+            place, bridge = open_bridge(options.bridge.port, options.bridge.baud)
+            self._background.enter(LinkServer(bridge, node, handle))
+            return place
         listen = self._place(stage)
         kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)

@@ -97,7 +97,7 @@ def lines(
         figures = (statistics.median(row.values), percentile(row.values, 0.95), max(row.values))
         style = "bold" if row.name == "round trip" else ""
         cells = [f"{v / 1000:.2f}" for v in figures]
-        table.add_row(row.name, *cells, how(row, nodes, provenance), style=style)
+        table.add_row(row.name, *cells, how(row, nodes, provenance.split(" ")[0]), style=style)
     sent = sum(i.round.fragments_sent for i in inferences)
     resent = sum(i.round.fragments_resent for i in inferences)
     payload = sum(b.payload_bytes for b in manifest.boundaries) * len(inferences)
