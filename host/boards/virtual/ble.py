@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bumble import gatt as bumble_gatt
 from bumble import hci
-from bumble.core import AdvertisingData, BaseBumbleError, ProtocolError
+from bumble.core import UUID, AdvertisingData, BaseBumbleError, ProtocolError
 from bumble.device import Connection, ConnectionParametersPreferences, Device, Peer
 from bumble.gatt_client import CharacteristicProxy
 from bumble.transport.common import Transport as HciTransport
@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 HOST_ADDRESS: Final = "c0:54:53:00:ff:ff"  # Of this process on an air that it hosts.
 CENTRAL: Final = "central"  # The next stage is a central that connects here.
 SILENT_S: Final = 0.3
+CENTRAL_FIRST_S: Final = 0.1
 MAX_CENTRALS: Final = 3  # As NimBLE's default.
 CONNECT_TIMEOUT_S: Final = 5.0
 SETUP_TIMEOUT_S: Final = 5.0
@@ -61,7 +62,7 @@ _FAILURES: Final = (BaseBumbleError, ProtocolError, asyncio.TimeoutError, OSErro
 
 @dataclass(eq=False)
 class _Link:
-    """A connection that carries frames. `up` is the peer's characteristic if this end is central."""
+    """A connection that carries frames; `up` is the peer's characteristic, for a central."""
 
     key: bytes
     connection: Connection
@@ -198,13 +199,13 @@ class BleRadio(Radio):
     def _add_service(self, device: Device) -> bumble_gatt.Characteristic[bytes]:
         char, properties = bumble_gatt.Characteristic, bumble_gatt.Characteristic.Properties
         down = char(gatt.DOWN, properties.NOTIFY, char.Permissions(0), b"")
-        up = char(
+        up: bumble_gatt.Characteristic[bytes] = char(
             gatt.UP,
             properties.WRITE_WITHOUT_RESPONSE,
             char.Permissions.WRITEABLE,
             bumble_gatt.CharacteristicValue(write=self._on_value),
         )
-        status = char(
+        status: bumble_gatt.Characteristic[bytes] = char(
             gatt.STATUS,
             properties.READ,
             char.Permissions.READABLE,
@@ -218,15 +219,13 @@ class BleRadio(Radio):
         """Advertise as long as a connection is free."""
         assert self._device is not None
         async with self._advertising:
-            count = sum(
-                c.role == hci.Role.PERIPHERAL for c in self._device.connections.values()
-            )
+            count = sum(c.role == hci.Role.PERIPHERAL for c in self._device.connections.values())
             if count >= MAX_CENTRALS:
                 return
             name = gatt.shortened(self.setup.name, gatt.NAME_BYTES)
             whole = name == self.setup.name.encode()
             kinds = AdvertisingData.Type
-            uuid = bytes(bumble_gatt.UUID(gatt.SERVICE))
+            uuid = bytes(UUID(gatt.SERVICE))
             flags = AdvertisingData.Flags
             await self._device.start_advertising(
                 advertising_data=bytes(
@@ -234,7 +233,12 @@ class BleRadio(Radio):
                         [
                             (
                                 kinds.FLAGS,
-                                bytes([flags.LE_GENERAL_DISCOVERABLE_MODE | flags.BR_EDR_NOT_SUPPORTED]),
+                                bytes(
+                                    [
+                                        flags.LE_GENERAL_DISCOVERABLE_MODE
+                                        | flags.BR_EDR_NOT_SUPPORTED
+                                    ]
+                                ),
                             ),
                             (kinds.COMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS, uuid),
                             (
@@ -285,6 +289,7 @@ class BleRadio(Radio):
         connection.on(connection.EVENT_DISCONNECTION, lambda _: self._on_disconnection(connection))
         if connection.role == hci.Role.PERIPHERAL:
             self._advertise_again()
+            self._spawn(self._ask_for_speed(connection))
 
     def _on_disconnection(self, connection: Connection) -> None:
         self._phys.pop(connection, None)
@@ -323,6 +328,16 @@ class BleRadio(Radio):
         self._add_link(bytes(connection.peer_address)[::-1], connection, None)
         if connection.parameters.connection_interval > gatt.INTERVAL_MS[1]:
             self._spawn(self._ask_for_interval(connection))
+
+    async def _ask_for_speed(self, connection: Connection) -> None:
+        """What the central did not ask for itself (13.5). A refusal shows in the status."""
+        await asyncio.sleep(CENTRAL_FIRST_S)
+        with contextlib.suppress(*_FAILURES, hci.HCI_Error):
+            if connection.data_length.max_tx_octets < gatt.DATA_BYTES:
+                await connection.set_data_length(gatt.DATA_BYTES, gatt.DATA_TIME_US)
+        with contextlib.suppress(*_FAILURES, hci.HCI_Error):
+            if self._phys.get(connection, (2, 2)) != (2, 2):
+                await connection.set_phy([hci.Phy.LE_2M], [hci.Phy.LE_2M])
 
     async def _ask_for_interval(self, connection: Connection) -> None:
         with contextlib.suppress(*_FAILURES, hci.HCI_Error):  # What is granted is in the status.
@@ -442,6 +457,7 @@ class BleRadio(Radio):
         if link is None:
             raise TransportError(self.problem or "the peer is not connected")
         assert self._device is not None
+        self.problem = None
         queue = link.connection.data_packet_queue
         link.frames_out += 1
         for value in link.values.outgoing(frame):

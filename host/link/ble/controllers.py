@@ -1,7 +1,7 @@
 """Bluetooth controllers without hardware: Bumble's, on a link that takes its time.
 
-Theory of operation. `TimedLink` is Bumble's link between controllers with the packets of connections
-handed to `link_layer`, which says when each arrives; a timer of the running loop then delivers it.
+Theory of operation. `TimedLink` is Bumble's link between controllers, with the packets of
+connections handed to `link_layer`, which says when each arrives; a timer of the loop delivers it.
 `TimedController` is Bumble's controller with what that needs and Bumble 0.0.236 leaves out: data
 length and PHY updates, the granted interval at both ends, buffers that are free only when the peer
 has acknowledged, scan responses, cancelled connects, and a supervision timeout when a peer's
@@ -34,9 +34,13 @@ from host.link.ble.link_layer import LE_1M, LE_2M, TO_CENTRAL, TO_PERIPHERAL, Li
 from host.link.transport import TransportError
 
 _log = logging.getLogger(__name__)
+# What Bumble has to say is for those who set up logging, not for whoever reads standard error.
+logging.getLogger("bumble").addHandler(logging.NullHandler())
 
 HCI_TIMEOUT_S: Final = 5.0
-ACL_PACKETS: Final = 12  # Buffers for ACL data; an ESP32-S3's controller has 10 to 24 by its Kconfig.
+ACL_PACKETS: Final = (
+    12  # Buffers for ACL data; an ESP32-S3's controller has 10 to 24 by its Kconfig.
+)
 _PHYS: Final = 0b11  # LE 1M and LE 2M.
 _START, _CONTINUE = 2, 1  # Packet boundary flags of ACL data, controller to host.
 _MAX_TIME_US: Final = {LE_1M: 2120, LE_2M: 1064}  # Of 251 bytes with a MIC: Vol 6 Part B 4.5.10.
@@ -84,7 +88,7 @@ class TimedLink(LocalLink):
     """The air between `TimedController`s."""
 
     def __init__(self, loss: float = 0.0, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layer = LinkLayer(loss, seed)
         self.late_us = 0
         self.ended: list[_Wire] = []
@@ -183,11 +187,12 @@ class TimedLink(LocalLink):
         key = self._key(model)
         if key is None:
             return None
-        found = []
-        for end in (piece.sender, piece.receiver):
-            for c in end.le_connections.values():
-                if frozenset((c.self_address, c.peer_address)) == key:
-                    found.append(c)
+        found = [
+            c
+            for end in (piece.sender, piece.receiver)
+            for c in end.le_connections.values()
+            if frozenset((c.self_address, c.peer_address)) == key
+        ]
         return (found[0], found[1]) if len(found) == 2 else None
 
     def _deliver(self, model: link_layer.Connection, piece: _Piece) -> None:
@@ -206,7 +211,7 @@ class TimedLink(LocalLink):
     def send_advertising_pdu(
         self, sender_controller: bumble_controller.Controller, packet: ll.AdvertisingPdu
     ) -> None:
-        """To everybody; an advertisement may be lost, a CONNECT_IND may not (it would be repeated)."""
+        """To everybody; advertisements may be lost, a CONNECT_IND not: it would be repeated."""
         loop = asyncio.get_running_loop()
         for other in list(self.controllers):
             if other is sender_controller:
@@ -381,16 +386,12 @@ class TimedController(bumble_controller.Controller):
             connection, wire, peer, direction = found
             # LL_LENGTH_REQ and LL_LENGTH_RSP: each end says what it will send and can receive.
             theirs = peer.suggested_max_tx_octets
-            wire.model.data_bytes[direction] = min(
-                command.tx_octets, peer.supported_max_rx_octets
-            )
+            wire.model.data_bytes[direction] = min(command.tx_octets, peer.supported_max_rx_octets)
             wire.model.data_bytes[1 - direction] = min(theirs, self.supported_max_rx_octets)
             self._tell_length(connection, wire, direction)
             back = peer.le_connections[connection.self_address]
             peer._tell_length(back, wire, 1 - direction)
-        return hci.HCI_StatusAndConnectionHandleReturnParameters(
-            status, command.connection_handle
-        )
+        return hci.HCI_StatusAndConnectionHandleReturnParameters(status, command.connection_handle)
 
     def _tell_length(
         self, connection: bumble_controller.Connection, wire: _Wire, direction: int
@@ -412,14 +413,14 @@ class TimedController(bumble_controller.Controller):
         if found is None:
             status = hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR
             return hci.HCI_LE_Read_PHY_ReturnParameters(
-                status, command.connection_handle, LE_1M, LE_1M
+                status, command.connection_handle, hci.Phy.LE_1M, hci.Phy.LE_1M
             )
         _, wire, _, direction = found
         return hci.HCI_LE_Read_PHY_ReturnParameters(
             hci.HCI_ErrorCode.SUCCESS,
             command.connection_handle,
-            wire.model.phy[direction],
-            wire.model.phy[1 - direction],
+            hci.Phy(wire.model.phy[direction]),
+            hci.Phy(wire.model.phy[1 - direction]),
         )
 
     def on_hci_le_set_phy_command(self, command: hci.HCI_LE_Set_PHY_Command) -> None:

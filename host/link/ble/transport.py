@@ -20,7 +20,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.characteristic import BleakGATTCharacteristic
@@ -59,7 +59,9 @@ CONNECT_TIMEOUT_S: Final = 10.0
 REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
 RETRY_PAUSE_S: Final = 1.0
-ADDRESS: Final = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){5}|[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", re.I)
+ADDRESS: Final = re.compile(
+    r"[0-9A-F]{2}(:[0-9A-F]{2}){5}|[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", re.I
+)
 BLE_PROFILE: Final = Profile(
     mtu=gatt.PROFILE.mtu,
     window=gatt.PROFILE.window,
@@ -200,15 +202,7 @@ class _Central:
         await self.close()
         self._closing = False
         try:
-            scanner = {} if self._backend.scanner is None else {"backend": self._backend.scanner}
-            device = await BleakScanner.find_device_by_filter(
-                self._matches, FIND_TIMEOUT_S, **scanner
-            )
-            if device is None:
-                raise UnreachableError(
-                    f"{self.place} is not in range; is it on, and not connected to another central?"
-                )
-            await self._connect(device)
+            await self._connect(await self._find())
         except BaseException as failed:
             await self.close()
             if isinstance(failed, TransportError | asyncio.CancelledError):
@@ -217,12 +211,26 @@ class _Central:
                 raise ble_error(failed, self.place) from failed
             raise
 
+    async def _find(self) -> BLEDevice:
+        async with BleakScanner(backend=self._backend.scanner) as scanner:
+            try:
+                return await asyncio.wait_for(self._first(scanner), FIND_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                hint = "is it on, and not connected to another central?"
+                raise UnreachableError(f"{self.place} is not in range; {hint}") from None
+
+    async def _first(self, scanner: BleakScanner) -> BLEDevice:
+        async for device, adv in scanner.advertisement_data():
+            if self._matches(device, adv):
+                return device
+        raise UnreachableError(f"the scan for {self.place} ended by itself")
+
     async def _connect(self, device: BLEDevice) -> None:
         client = BleakClient(
             device,
             disconnected_callback=self._disconnected,
             timeout=CONNECT_TIMEOUT_S,
-            **({} if self._backend.client is None else {"backend": self._backend.client}),
+            backend=self._backend.client,
         )
         self._client = client
         self.address = device.address
@@ -482,11 +490,9 @@ async def scan(seconds: float = 4.0, *, backend: Backend | None = None) -> list[
     Raises:
         TransportError: NoBluetoothError, BluetoothOffError, NotAllowedError: it cannot be known.
     """
-    chosen: dict[str, Any] = {}
-    if backend is not None and backend.scanner is not None:
-        chosen["backend"] = backend.scanner
+    scanner_type = None if backend is None else backend.scanner
     try:
-        async with BleakScanner(service_uuids=[gatt.SERVICE], **chosen) as scanner:
+        async with BleakScanner(service_uuids=[gatt.SERVICE], backend=scanner_type) as scanner:
             await asyncio.sleep(seconds)
             seen = scanner.discovered_devices_and_advertisement_data
     except _CAUGHT as failed:
