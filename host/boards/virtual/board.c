@@ -647,6 +647,15 @@ int vb_infer(vb *b, uint32_t inference, const uint8_t *input, const uint32_t *by
     return TS_OK;
 }
 
+uint32_t vb_abort(vb *b) {
+    uint32_t count = 0;
+    /* The core reports each before it returns, and take_result takes the input off the list. */
+    while (b->inputs != NULL && ts_node_cancel(&b->node, now_us(), b->inputs->inference) == TS_OK) {
+        count++;
+    }
+    return count;
+}
+
 int vb_take_result(vb *b, struct vb_result *result, uint8_t *tensors, size_t cap) {
     struct pending *p = b->first;
     if (p == NULL) {

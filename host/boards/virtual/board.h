@@ -96,6 +96,10 @@ int vb_step(vb *board, int64_t timeout_us, int extra_fd);
 int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes, uint8_t count,
              uint32_t timeout_ms);
 
+/* Cancels every inference of vb_infer that is under way; each gives a result, TS_E_CANCELLED, and its
+ * place is free at once. Returns how many. */
+uint32_t vb_abort(vb *board);
+
 /* Takes the oldest result: fills in *result, copies its tensors. 0: none.
  * Tensors of more than cap bytes are not copied: the result is TS_E_MALFORMED then. */
 int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);

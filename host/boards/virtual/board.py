@@ -203,15 +203,15 @@ class Board:
     def _report_results(self) -> None:
         assert self._core is not None
         while (result := self._core.take_result()) is not None:
-            command_id = self._pending.pop(result.inference, None)
-            if command_id is None:
-                continue  # Aborted.
+            command_id = self._pending.pop(result.inference)
             wanted = [spec.bytes for spec in self._result_specs]
             if result.code == "ok" and [len(t) for t in result.tensors] != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
             if result.code != "ok":
                 text = f": {result.text}" if result.text else ""
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
+                if result.code == "cancelled" and result.stage == self._stage.number:
+                    why = "given up on command"
                 self._write(control.refusal(ControlError(result.code, why), command_id))
                 continue
             answer = asdict(result)
@@ -300,11 +300,9 @@ class Board:
         self._pending[inference] = command.id
 
     def _abort(self) -> int:
-        for command_id in self._pending.values():
-            cancelled = ControlError("cancelled", "given up on command")
-            self._write(control.refusal(cancelled, command_id))
-        count = len(self._pending)
-        self._pending.clear()
+        assert self._core is not None
+        count = self._core.abort()
+        self._report_results()
         return count
 
 

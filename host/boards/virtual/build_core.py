@@ -72,6 +72,7 @@ ffibuilder.cdef(
     int vb_step(vb *board, int64_t timeout_us, int extra_fd);
     int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes,
                  uint8_t count, uint32_t timeout_ms);
+    uint32_t vb_abort(vb *board);
     int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
     void vb_get_status(vb *board, struct vb_status *status);
 

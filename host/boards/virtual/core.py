@@ -203,6 +203,11 @@ class Core:
         code = _board.lib.vb_infer(self._board, inference, data, lengths, len(tensors), timeout_ms)
         return error_name(code)
 
+    def abort(self) -> int:
+        """Cancel every inference under way; each gives a result `cancelled`. Returns how many."""
+        count: int = _board.lib.vb_abort(self._board)
+        return count
+
     def take_result(self) -> Result | None:
         """The oldest result that waits."""
         found = self._ffi.new("struct vb_result *")

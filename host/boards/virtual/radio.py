@@ -207,7 +207,15 @@ def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> Transpor
 
 
 def create_radio(transport: str, setup: RadioSetup) -> Radio:
-    """The radio for a transport. Raises TransportError if what it needs is not installed."""
+    """The radio for a transport, not yet started.
+
+    Raises:
+        TinysplitError: settings or keys it cannot use.
+    """
+    if transport == "espnow":
+        from host.boards.virtual.espnow import EspNowRadio
+
+        return EspNowRadio(setup)
     if transport == "ble":
         try:
             from host.boards.virtual.ble import BleRadio
@@ -218,7 +226,14 @@ def create_radio(transport: str, setup: RadioSetup) -> Radio:
 
 
 def create_air(transport: str, impairment: Impairment, options: Mapping[str, Any]) -> Air:
-    """The air for a transport; `options` are the command line's that belong to it."""
+    """The air for a transport; `options` are the command line's that belong to it.
+
+    `options["stages"]` is the number of nodes. Raises TinysplitError for what it cannot do.
+    """
+    if transport == "espnow":
+        from host.boards.virtual.espnow import EspNowAir
+
+        return EspNowAir(impairment, options)
     if transport == "ble":
         try:
             from host.boards.virtual.ble import BleAir
