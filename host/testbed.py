@@ -22,19 +22,20 @@ import numpy as np
 
 from host.background import Background
 from host.boards import address
-from host.boards.address import RADIOS, Address
+from host.boards.address import CENTRAL, RADIOS, Address
 from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, create_air
+from host.boards.virtual.radio import Air, create_air, not_installed
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
+from host.link.transport import ServerTransport
 from host.link.udp import UdpServer
 from models.errors import TinysplitError
 from partitioner import kernels
@@ -79,7 +80,8 @@ class Options:
         ):
             raise TestbedError("emulated boards have udp and tcp over IPv4 only")
         attached = sum(isinstance(kind, OnSerial) for kind in kinds)
-        if self.transport in RADIOS and 0 < attached < stages:
+        by_bleak = self.transport == "ble" and self.tail == "host"  # This machine's Bluetooth.
+        if self.transport in RADIOS and 0 < attached < stages - by_bleak:
             raise TestbedError(
                 f"over {self.transport} either every stage is a real board or none: radios made "
                 "of software and real ones do not hear each other"
@@ -90,6 +92,15 @@ class TestbedError(TinysplitError):
     """Options of a chain that do not go together."""
 
     __test__ = False
+
+
+def ble_server(board: str) -> ServerTransport:
+    """The last stage here, by this machine's Bluetooth; `board` is the name of the one before."""
+    try:
+        from host.link.ble.transport import BleServer
+    except ModuleNotFoundError as error:
+        raise not_installed("this machine's Bluetooth", "ble", error) from error
+    return BleServer(board)
 
 
 @dataclass(frozen=True)
@@ -266,6 +277,10 @@ class Testbed:
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
             return self._place(stage)
+        if options.transport == "ble":
+            before = self._attached[stage - 1].info["name"]
+            self._background.enter(LinkServer(ble_server(before), node, handle))
+            return Address("ble", CENTRAL)
         listen = self._place(stage)
         kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)

@@ -287,7 +287,8 @@ class LinkClient(_Driver):
         except asyncio.TimeoutError:
             self._spent.add(inference_id)
             known = "delivered, but no result came" if pending.sent else "not delivered"
-            raise DeadlineError(f"{known} within {deadline_s:g} s") from None
+            why = "" if self._hint is None else f": {self._hint}"
+            raise DeadlineError(f"{known} within {deadline_s:g} s{why}") from None
         except asyncio.CancelledError:
             self._spent.add(inference_id)
             raise
@@ -335,6 +336,8 @@ class LinkClient(_Driver):
                     await asyncio.wait_for(self._transport.open(self), deadline_s)
                 except (TransportError, asyncio.TimeoutError) as failed:
                     _log.debug("not back yet: %s", failed)
+                    if isinstance(failed, TransportError):
+                        self._hint = failed
                     await asyncio.sleep(pause_s)
                     continue
                 self.endpoint.connect(now_us())

@@ -32,7 +32,7 @@ from bumble.device import Connection, ConnectionParametersPreferences, Device, P
 from bumble.gatt_client import CharacteristicProxy
 from bumble.transport.common import Transport as HciTransport
 
-from host.boards.address import Address
+from host.boards.address import CENTRAL, Address
 from host.boards.virtual.radio import Air, Radio, RadioSetup, not_installed
 from host.link.ble import gatt
 from host.link.ble.controllers import HciPort, TimedLink, open_hci, power_on
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HOST_ADDRESS: Final = "c0:54:53:00:ff:ff"  # Of this process on an air that it hosts.
-CENTRAL: Final = "central"  # The next stage is a central that connects here.
 SILENT_S: Final = 0.3
 CENTRAL_FIRST_S: Final = 0.1
 MAX_CENTRALS: Final = 3  # As NimBLE's default.
@@ -562,7 +561,7 @@ class BleAir(Air):
         return BleServer(self.address(stage - 1).host, backend=self._adapter.backend())
 
     def provenance(self) -> str:
-        return "modelled as Bluetooth 5.4's link layer (connection events, PHY, packet lengths)"
+        return "modelled: connection events, packet times and repetitions of Bluetooth 5.4"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         assert self._port is not None
