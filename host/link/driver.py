@@ -289,6 +289,11 @@ class LinkClient(_Driver):
             known = "delivered, but no result came" if pending.sent else "not delivered"
             why = "" if self._hint is None else f": {self._hint}"
             raise DeadlineError(f"{known} within {deadline_s:g} s{why}") from None
+        except LinkError as failed:
+            if self._mending is None or self._hint is None:
+                raise
+            text = str(failed).removeprefix(f"{failed.name}: ")
+            raise type(failed)(f"{text}; now: {self._hint}", code=failed.code) from failed
         except asyncio.CancelledError:
             self._spent.add(inference_id)
             raise

@@ -54,6 +54,14 @@ class _AdvInd(ll.AdvInd):
 
 
 class _Advertiser(bumble_controller.LegacyAdvertiser):
+    def _on_timer_fired(self) -> None:
+        self.send_advertising_data()
+        interval_us = self.advertising_interval_min * 625
+        assert isinstance(self.controller, TimedController)
+        interval_us += self.controller.link.layer.advertising_delay_us()
+        loop = asyncio.get_running_loop()
+        self.timer_handle = loop.call_later(interval_us / 1e6, self._on_timer_fired)
+
     def send_advertising_data(self) -> None:
         if not self.enabled:
             return
@@ -219,6 +227,13 @@ class TimedLink(LocalLink):
             if isinstance(packet, ll.AdvInd) and self.layer.lost():
                 continue
             loop.call_soon(other.on_ll_advertising_pdu, packet)
+
+    def send_ll_control_pdu(
+        self, sender_address: hci.Address, receiver_address: hci.Address, packet: ll.ControlPdu
+    ) -> None:
+        """A receiver that is gone hears nothing."""
+        if self.find_le_controller(receiver_address) is not None:
+            super().send_ll_control_pdu(sender_address, receiver_address, packet)
 
     def close(self) -> None:
         if self._timer is not None:

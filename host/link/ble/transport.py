@@ -176,7 +176,6 @@ class _Central:
         self._lost_call = lost
         self._writable = writable
         self._client: BleakClient | None = None
-        self._up: BleakGATTCharacteristic | None = None
         self._status: BleakGATTCharacteristic | None = None
         self._values: Values | None = None
         self._queue: deque[bytes] = deque()
@@ -244,7 +243,7 @@ class _Central:
         if up is None or down is None or status is None:
             lacks = "the service" if service is None else "a characteristic of the service"
             raise WrongServiceError(f"{self.place} is no tinysplit board: it lacks {lacks}")
-        self._up, self._status = up, status
+        self._status = status
         await self._read_status()
         assert self.status is not None
         att_mtu = self.status.granted.att_mtu or (
@@ -253,7 +252,7 @@ class _Central:
         self._values = Values(att_mtu)
         await asyncio.wait_for(client.start_notify(down, self._received), REQUEST_TIMEOUT_S)
         self._queue.clear()
-        self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._writer = asyncio.get_running_loop().create_task(self._write(client, up))
 
     async def _read_status(self) -> None:
         assert self._client is not None
@@ -274,16 +273,14 @@ class _Central:
         self._wake.set()
         return True
 
-    async def _write(self) -> None:
+    async def _write(self, client: BleakClient, up: BleakGATTCharacteristic) -> None:
         """Hand values to the stack, one after the other."""
-        assert self._client is not None
-        assert self._up is not None
         try:
             while True:
                 while self._queue:
                     was_blocked = self.blocked
                     value = self._queue.popleft()
-                    await self._client.write_gatt_char(self._up, value, response=False)
+                    await client.write_gatt_char(up, value, response=False)
                     if was_blocked and not self.blocked:
                         self._writable()
                 self._wake.clear()
