@@ -77,6 +77,7 @@ def test_three_stages_are_exact(
     assert re.search(r"link layer: \d+ data packets in \d+ connection events, 0 lost", lines[2])
 
 
+@pytest.mark.slow
 def test_a_thousand_boundaries_at_ten_percent_loss_are_exact(
     pair: Bundle, pair_folder: Path
 ) -> None:

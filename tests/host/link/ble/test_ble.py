@@ -21,6 +21,7 @@ from host.link.ble import gatt, transport
 from host.link.ble.bumble_backend import Adapter
 from host.link.ble.controllers import open_hci, power_on
 from host.link.ble.gatt import WrongServiceError
+from host.link.ble.link_layer import LE_2M, T_IFS_US, air_time_us
 from host.link.ble.transport import BLE_PROFILE, BleClient, BleServer, scan
 from host.link.driver import LinkClient, LinkServer, Reply, Request
 from host.link.errors import SendFailedError
@@ -309,14 +310,19 @@ class Frames:
         self.room.set()
 
 
-def test_a_full_stack_blocks_and_loses_nothing(air: Air, node: MakeNode) -> None:
+def test_a_full_stack_blocks_loses_nothing_and_is_no_faster_than_the_air(
+    air: Air, node: MakeNode
+) -> None:
     tail = node(1)
+    # 480 bytes and 7 of ATT and L2CAP are packets of 251 and 236, each answered by an empty one.
+    packets_us = sum(air_time_us(n, LE_2M) + air_time_us(0, LE_2M) for n in (251, 236))
+    frame_us = packets_us + 4 * T_IFS_US
 
     async def work() -> int:
         carrier = BleClient("stage1", backend=air.adapter().backend())
         user = Frames()
         await carrier.open(user)
-        waits = 0
+        waits, started = 0, time.monotonic()
         for number in range(120):
             if carrier.blocked:
                 waits += 1
@@ -324,6 +330,7 @@ def test_a_full_stack_blocks_and_loses_nothing(air: Air, node: MakeNode) -> None
                 await asyncio.wait_for(user.room.wait(), 5)
             assert carrier.send(bytes([0xF0, number]) * 240, carrier.peer)
         await carrier.close()
+        assert time.monotonic() - started >= 120 * frame_us / 1e6
         return waits
 
     assert air.background.run(work(), 20) > 5

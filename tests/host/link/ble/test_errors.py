@@ -6,6 +6,7 @@ import asyncio
 import errno
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bleak.exc import (
@@ -125,11 +126,10 @@ def test_what_to_install_is_said(make: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delitem(sys.modules, "host.boards.virtual.ble")
     for name in [n for n in sys.modules if n.startswith("host.link.ble.")]:
         monkeypatch.delitem(sys.modules, name)
+    arguments: dict[str, tuple[Any, ...]] = {"air": (Impairment(), {}), "radio": (SETUP,)}
+    create = {"air": create_air, "radio": create_radio}[make]
     with pytest.raises(TransportError, match=r"pip install 'tinysplit\[air\]'"):
-        if make == "air":
-            create_air("ble", Impairment(), {})
-        else:
-            create_radio("ble", SETUP)
+        create("ble", *arguments[make])
 
 
 @pytest.mark.parametrize(
