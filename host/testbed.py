@@ -11,6 +11,7 @@ protocol. Any stage may be a board that is there already, on a serial port, or a
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,8 @@ from partitioner.bundle import Bundle
 from partitioner.chain import Stage
 from partitioner.kernels import Array
 
+SESSIONS_TIMEOUT_S = 8.0
+SESSIONS_LOOK_S = 0.05
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -191,6 +194,19 @@ class Testbed:
                 node = StageNode("a virtual board", "measured")
             self.nodes.insert(0, node)
             following = self._impaired(place, stage) if stage else None
+        if self._air is not None:
+            self._wait_for_sessions()
+
+    def _wait_for_sessions(self) -> None:
+        """Until every board has the next stage, so that no inference counts the time for it.
+
+        Radios take their time to connect. A stage that is never found is the first inference's to
+        report.
+        """
+        deadline = time.monotonic() + SESSIONS_TIMEOUT_S
+        for board in self.boards[: len(self.nodes) - 1]:
+            while not board.ask("stats")["next_up"] and time.monotonic() < deadline:
+                time.sleep(SESSIONS_LOOK_S)
 
     def _place(self, stage: int) -> Address:
         """Where a node of this process or machine is to be: any port that the stage before it

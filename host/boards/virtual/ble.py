@@ -576,11 +576,12 @@ class BleAir(Air):
                 lines.append(f"stage {stage}: {radio['problem']}")
         link = self._port.link
         tallies = [wire.model.tally for wire in link.wires()]
+        mean_ms = link.late_sum_us / max(link.deliveries, 1) / 1000
         sent, lost = sum(sum(t.sent) for t in tallies), sum(sum(t.lost) for t in tallies)
         lines.append(
             f"link layer: {sent} data packets in {sum(t.events for t in tallies)} connection "
-            f"events, {lost} lost and repeated; delivered at most {link.late_us / 1000:.1f} ms "
-            "later than modelled"
+            f"events, {lost} lost and repeated; this machine delivered them {mean_ms:.1f} ms later "
+            f"than modelled on average, {link.late_us / 1000:.1f} ms at most"
         )
         return lines
 

@@ -9,7 +9,8 @@ host vanishes. Control PDUs and advertisements take no time. A host connects ove
 (`HciPort`), or over any transport that Bumble has a name for (`attach`).
 
 Times are modelled in microseconds and kept by the loop's clock: what arrives late because
-the machine was busy counts in `late_us`.
+the machine was busy counts in `late_us`. The seed fixes the random numbers, but not which packet
+meets which, for the hosts above run in real time.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class TimedLink(LocalLink):
     def __init__(self, loss: float = 0.0, seed: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layer = LinkLayer(loss, seed)
-        self.late_us = 0
+        self.late_us = 0  # The worst.
+        self.late_sum_us = self.deliveries = 0
         self.ended: list[_Wire] = []
         self._wires: dict[frozenset[hci.Address], _Wire] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -172,8 +174,7 @@ class TimedLink(LocalLink):
             piece = happening.token
             assert isinstance(piece, _Piece)
             if isinstance(happening, link_layer.Delivered):
-                self.late_us = max(self.late_us, now_us - happening.at_us)
-                self._after(happening.at_us, self._deliver, happening.link, piece)
+                self._after(happening.at_us, self._deliver, happening.link, piece, happening.at_us)
             elif piece.last:
                 self._after(happening.at_us, self._free, happening.link, piece)
         next_us = self.layer.next_us()
@@ -203,7 +204,11 @@ class TimedLink(LocalLink):
         ]
         return (found[0], found[1]) if len(found) == 2 else None
 
-    def _deliver(self, model: link_layer.Connection, piece: _Piece) -> None:
+    def _deliver(self, model: link_layer.Connection, piece: _Piece, at_us: int) -> None:
+        late_us = max(self.now_us() - at_us, 0)
+        self.late_us = max(self.late_us, late_us)
+        self.late_sum_us += late_us
+        self.deliveries += 1
         ends = self._ends(model, piece)
         if ends is not None:
             flag = _START if piece.start else _CONTINUE

@@ -13,6 +13,7 @@ from bumble import gatt as bumble_gatt
 from bumble.core import AdvertisingData
 from bumble.device import Device, Peer
 from bumble.gatt import Characteristic
+from bumble.hci import HCI_ErrorCode
 
 from host.boards.address import CENTRAL, Address
 from host.boards.virtual.ble import BleRadio, device_address
@@ -379,6 +380,38 @@ def test_a_client_meets_its_board_again(air: Air, node: MakeNode, pair: Bundle) 
     air.background.run(infer(link, pair, 2), 15)
     assert link.sessions == 2
     air.background.run(link.close())
+
+
+def test_connections_that_break_lose_no_inference(air: Air, node: MakeNode, pair: Bundle) -> None:
+    node(1)
+    head = node(0, following=place(1))
+
+    async def jam() -> int:
+        """Every connection ends as if its packets no longer came through."""
+        ended = 0
+        for controller in list(air.port.link.controllers):
+            for connection in list(controller.le_connections.values()):
+                controller.on_le_disconnected(connection, HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR)
+                ended += 1
+        return ended
+
+    ended = 0
+    for number in range(1, 13):
+        given = first_input(pair, head.core.stage, number % 3)
+        head.begin(number, given, timeout_ms=15_000)
+        if number % 4 == 2:
+            time.sleep(0.02)
+            ended += air.background.run(jam())
+        result = head.result(number, 16)
+        assert result.code == "ok"
+        assert list(result.tensors) == output(pair, number % 3)
+    assert ended >= 4
+
+
+def test_an_air_behind_a_kernel_that_is_not_there_says_why() -> None:
+    radio = BleRadio(RadioSetup(place(1), None, "vhci:/nonexistent/vhci"))
+    with pytest.raises(TransportError, match="needs the kernel module hci_vhci"):
+        radio.start()
 
 
 def test_a_radio_without_an_air_says_why() -> None:

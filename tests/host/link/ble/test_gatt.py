@@ -65,6 +65,12 @@ def test_a_status_record_cut_short_is_malformed(size: int) -> None:
         gatt.parse_status(whole[:size])
 
 
+@pytest.mark.parametrize("att_mtu", [1, 3, 22])
+def test_an_att_mtu_that_cannot_be_is_malformed(att_mtu: int) -> None:
+    with pytest.raises(MalformedError, match="ATT_MTU"):
+        gatt.parse_status(Status(TAIL, Granted(att_mtu)).encode())
+
+
 def test_a_long_name_is_cut_between_characters() -> None:
     named = Identity(1, 0, 2, bytes(32), "0.1.0", "é" * 20)
     assert gatt.parse_status(Status(named).encode()).identity.name == "é" * 15
