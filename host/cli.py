@@ -397,6 +397,7 @@ class BoardCommand(Command):
     help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
 )
 @click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option(
     "--role",
     type=click.Choice(["stage", "bridge"]),
     default="stage",
