@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from rich.text import Text
 
 from host import link_run
 from host import run as split_run
-from host.boards import address, control
-from host.boards.address import TRANSPORTS
+from host.boards import address, control, kinds
+from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.virtual.espnow import read_key
 from host.boards.virtual.settings import Flash
-from host.link.impairment import Impairment
+from host.link.espnow.timing import DEFAULT_RATE, RATES
+from host.link.frames import MAX_MTU, MIN_MTU
+from host.link.impairment import Impairment, ImpairmentError
 from host.report import contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed
@@ -31,6 +35,66 @@ from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
 
 _SEED = 0
+
+
+_QEMU_HELP = "The emulator, if it is not the qemu-system-xtensa on PATH."
+
+
+class NodeKind(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4 on.
+    """What a stage runs on: `host.boards.kinds`."""
+
+    name = "node"
+
+    def __init__(self, *, host: bool = False) -> None:
+        self._host = host
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> kinds.Kind:
+        if not isinstance(value, str):
+            chosen: kinds.Kind = value
+            return chosen
+        try:
+            chosen = kinds.parse(value)
+        except kinds.KindError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(chosen, kinds.Host) and not self._host:
+            self.fail("only the last stage can run on the host", param, ctx)
+        return chosen
+
+
+class FrameSize(click.ParamType):  # type: ignore[type-arg]
+    """The longest frame of a link, or 0 for the transport's own."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = int(value)
+        except ValueError:
+            size = -1
+        if size != 0 and not MIN_MTU <= size <= MAX_MTU:
+            self.fail(f"{value} is not 0 (the usual) or {MIN_MTU} to {MAX_MTU}", param, ctx)
+        return size
+
+
+def _espnow_options(command: Any) -> Any:
+    """The options of `run` and `board` that an ESP-NOW radio has."""
+    for option in (
+        click.option("--channel", type=click.IntRange(1, 14), help="ESP-NOW's Wi-Fi channel."),
+        click.option(
+            "--espnow-rate",
+            type=click.Choice(list(RATES)),
+            help=f"ESP-NOW's PHY rate.  [default: {DEFAULT_RATE}]",
+        ),
+        click.option(
+            "--espnow-version",
+            type=click.Choice(["1", "2"]),
+            help="ESP-NOW: frames of 250 or of 1,470 bytes.  [default: 1]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,15 +131,32 @@ def main() -> None:
     type=click.Choice(["none", *TRANSPORTS]),
     default="none",
     show_default=True,
-    help="none: in this process. udp, tcp: on virtual boards, each a process of its own.",
+    help="none: in this process. Others: on virtual boards, each a process of its own.",
+)
+@click.option(
+    "--head",
+    type=NodeKind(),
+    default="board",
+    metavar="NODE",
+    help="With a transport: what stage 0 runs on: board (a virtual one, the default), "
+    "serial:PORT[@BAUD] (one that is there), or qemu:BUILD_DIR (an emulated one).",
+)
+@click.option(
+    "--relay",
+    "relays",
+    type=NodeKind(),
+    multiple=True,
+    metavar="NODE",
+    help="The same for the stages between; once for each, in order.",
 )
 @click.option(
     "--tail",
-    type=click.Choice(["board", "host"]),
+    type=NodeKind(host=True),
     default="board",
-    show_default=True,
-    help="With a transport: where the last stage runs.",
+    metavar="NODE",
+    help="The same for the last stage, which may also be: host (this process).",
 )
+@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
 @click.option("--delay", type=float, default=0.0, metavar="MS", help="Delay of each way.")
@@ -85,6 +166,14 @@ def main() -> None:
 @click.option("--duplicate", type=float, default=0.0, help="Share of datagrams that come twice.")
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
+@_espnow_options
+@click.option("--pmk-file", type=click.Path(path_type=Path), help="ESP-NOW's primary master key.")
+@click.option(
+    "--lmk-file",
+    type=click.Path(path_type=Path),
+    help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
+)
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001, 600),
@@ -102,42 +191,64 @@ def run(
     kernel_choice: str,
     save_figure: Path | None,
     transport: str,
-    tail: str,
+    head: kinds.Kind,
+    relays: tuple[kinds.Kind, ...],
+    tail: kinds.Kind,
+    qemu_bin: Path | None,
     ipv6: bool,
     timeout: float,
+    espnow_version: str | None,
+    espnow_rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+    att_mtu: int | None,
     verbose: bool,
     **network: Any,
 ) -> None:
     """Classify real images with the stages of BUNDLE, and compare with the uncut model."""
     if save_figure is not None:
         require_picture(save_figure)
-    if transport == "none" and (tail != "board" or ipv6 or any(network.values())):
-        raise click.UsageError("--tail, --ipv6 and what spoils the network need --transport")
+    named = any(kind != kinds.Virtual() for kind in (head, *relays, tail))
+    if transport == "none" and (named or relays or ipv6 or any(network.values())):
+        raise click.UsageError(
+            "--head, --relay, --tail, --ipv6 and what spoils the network need --transport"
+        )
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
-        raise click.UsageError("virtual boards run the device's kernels: leave out --kernels fast")
+        raise click.UsageError("boards run the device's kernels: leave out --kernels fast")
+    radio = _espnow_chosen(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
+    if ipv6 and transport in RADIOS:
+        raise click.UsageError(f"--ipv6 is for udp and tcp, not for {transport}")
+    if att_mtu is not None:
+        if transport != "ble":
+            raise click.UsageError("--att-mtu needs --transport ble")
+        radio["att_mtu"] = att_mtu
+    impairment = _impairment(transport, network)
     opened = bundles.read(bundle)
     image_set = evaluate.held_out(
         image_source, opened.manifest, resize=resize, count=count, seed=_SEED
     )
     chosen = kernels.by_name(kernel_choice)
     if transport != "none":
+        between = len(opened.stages) - 2
+        if relays and len(relays) != between:
+            raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+        nodes = [head, *(relays or [kinds.Virtual()] * between), tail]
         options = Options(
             transport=transport,
-            tail=tail,
+            tail="host" if isinstance(tail, kinds.Host) else "board",
             family=6 if ipv6 else 4,
-            impairment=Impairment(
-                loss=network["loss"],
-                delay_ms=network["delay"],
-                jitter_ms=network["jitter"],
-                reorder=network["reorder"],
-                corrupt=network["corrupt"],
-                duplicate=network["duplicate"],
-                rate_bps=network["rate"],
-                seed=network["seed"],
-            ),
+            impairment=impairment,
             timeout_ms=round(timeout * 1000),
+            boards={
+                stage: replace(kind, qemu=qemu_bin) if isinstance(kind, kinds.Emulated) else kind
+                for stage, kind in enumerate(nodes)
+                if isinstance(kind, kinds.OnSerial | kinds.Emulated)
+            },
+            on_text=_print_text if verbose else None,
+            radio=radio,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -174,11 +285,58 @@ def run(
         )
 
 
+def _impairment(transport: str, network: dict[str, Any]) -> Impairment:
+    """What the options say; what makes no sense is wrong usage."""
+    try:
+        chosen = Impairment(
+            loss=network["loss"],
+            delay_ms=network["delay"],
+            jitter_ms=network["jitter"],
+            reorder=network["reorder"],
+            corrupt=network["corrupt"],
+            duplicate=network["duplicate"],
+            rate_bps=network["rate"],
+            seed=network["seed"],
+        )
+        if transport == "tcp":
+            chosen.check_stream()
+    except ImpairmentError as error:
+        raise click.UsageError(str(error)) from error
+    return chosen
+
+
+def _print_text(board: str, line: str) -> None:
+    click.echo(f"{board}: {line}", err=True)
+
+
+def _espnow_chosen(
+    transport: str,
+    version: str | None,
+    rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+) -> dict[str, Any]:
+    """What the command line says of ESP-NOW, as its air takes it."""
+    given = {
+        "espnow_version": None if version is None else int(version),
+        "espnow_rate": rate,
+        "channel": channel,
+        "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
+        "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
+    }
+    found = {name: value for name, value in given.items() if value is not None}
+    if found and transport != "espnow":
+        raise click.UsageError(
+            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
+            "--transport espnow"
+        )
+    return found
+
+
 def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
     console = wide_console()
     progress = Console(stderr=True)
-    if options.transport == "tcp":
-        options.impairment.check_stream()
     with Testbed(opened, folder, options) as testbed:
         inferences = list(
             track(
@@ -191,26 +349,47 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
             )
         )
         stats, tallies = testbed.stats(), testbed.tallies()
-    for line in link_table.lines(opened, inferences, options, stats, tallies):
+        air = testbed.air_report(stats)
+    for line in link_table.lines(opened, inferences, options, stats, tallies, air, testbed.nodes):
         console.print(line)
     wrong = [i.name for i in inferences if not i.exact]
     if wrong:
         raise InexactError(f"results differ from the uncut model: {', '.join(wrong[:5])}")
 
 
-@main.command(cls=Command)
+class BoardCommand(Command):
+    """Its help ends with the commands that a board takes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        described = [
+            (name, control.schema()["$defs"][name]["description"].partition(". ")[0].rstrip("."))
+            for name in control.COMMANDS
+        ]
+        with formatter.section('Control commands, as {"id": 1, "cmd": "info"}'):
+            formatter.write_dl(described)
+
+
+@main.command(cls=BoardCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
 @click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
 @click.option(
     "--listen",
     default="udp://127.0.0.1:0",
     show_default=True,
     metavar="ADDRESS",
-    help="Where the stage before it connects: udp:// or tcp://, port 0 for any.",
+    help="Where the stage before it connects: udp:// or tcp://, port 0 for any; or its radio's "
+    "address, espnow:// or ble://, with --air.",
 )
 @click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
+@click.option("--air", help="With a radio: where the air is, as its host says.")
+@_espnow_options
+@click.option(
+    "--espnow-peers", metavar="ADDRESS,...", help="Who may call, where packets are encrypted."
+)
+@click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option("--name", default="board", show_default=True)
-@click.option("--mtu", type=click.IntRange(0, 16384), default=0, help="Longest frame; 0: usual.")
+@click.option("--mtu", type=FrameSize(), default=0, help="Longest frame in bytes; 0: the usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=10_000, show_default=True)
 @click.option(
@@ -222,6 +401,7 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
 @verbose_option()
 def board(
     bundle: Path,
+    virtual: bool,
     stage: int,
     listen: str,
     following: str | None,
@@ -235,19 +415,24 @@ def board(
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
-    from host.boards.virtual import board as virtual  # Needs the compiled core.
+    from host.boards.virtual import board as program  # Needs the compiled core.
 
     address.parse(listen)
     if following is not None:
         address.parse(following)
-    defaults = {"stage": stage, "listen": listen, **settings}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if "espnow_version" in given:
+        given["espnow_version"] = int(given["espnow_version"])
+    if "espnow_peers" in given:
+        given["espnow_peers"] = given["espnow_peers"].split(",")
+    defaults = {"stage": stage, "listen": listen, **given}
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)
     read_fd, write_fd = 0, 1
     if pty:
         read_fd = write_fd = open_pty()
-    virtual.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
 
 
 def open_pty() -> int:

@@ -3,14 +3,15 @@
     head -- relay -- (stage 1) ... -- relay -- tail
 
 Each node listens on a free port of this machine; a relay that impairs the link stands before
-it if any impairment is asked for. The tail may be this process, with the Python end of the
-protocol.
+it if any impairment is asked for. Nodes with radios share an air instead, which this process
+hosts and which does the impairing. The tail may be this process, with the Python end of the
+protocol. Any stage may be a board that is there already, on a serial port, or an emulated one.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,15 +21,22 @@ from typing import Any
 import numpy as np
 
 from host.background import Background
-from host.boards.address import Address
+from host.boards import address
+from host.boards.address import RADIOS, Address
+from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
+from host.boards.emulated import process as emulated
+from host.boards.kinds import Emulated, OnSerial
+from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
+from host.boards.virtual.radio import Air, create_air
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
 from host.link.udp import UdpServer
+from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.bundle import Bundle
 from partitioner.chain import Stage
@@ -39,7 +47,15 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 @dataclass(frozen=True)
 class Options:
-    """What the chain is made of. `tail` is `board` or `host`; `family` 4 or 6."""
+    """What the chain is made of.
+
+    `tail` is `board` or `host`; `boards` has the stages whose boards are not virtual ones. `family`
+    is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
+    `on_text` gets the name of a board and a line it printed beside its answers.
+
+    Raises:
+        TestbedError: these do not go together.
+    """
 
     transport: str = "udp"
     tail: str = "board"
@@ -47,6 +63,41 @@ class Options:
     impairment: Impairment = field(default_factory=Impairment)
     timeout_ms: int = 10_000
     mtu: int = 0
+    radio: Mapping[str, Any] = field(default_factory=dict)
+    boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
+    on_text: Callable[[str, str], None] | None = None
+
+    def check(self, stages: int) -> None:
+        """Raises TestbedError for what cannot be a chain of so many stages."""
+        kinds = self.boards.values()
+        if any(stage >= stages for stage in self.boards):
+            raise TestbedError(f"the bundle has {stages} stages, and boards are named for more")
+        if self.tail == "host" and stages - 1 in self.boards:
+            raise TestbedError("the last stage runs either on the host or on a board")
+        if any(isinstance(kind, Emulated) for kind in kinds) and (
+            self.transport in RADIOS or self.family == 6
+        ):
+            raise TestbedError("emulated boards have udp and tcp over IPv4 only")
+        attached = sum(isinstance(kind, OnSerial) for kind in kinds)
+        if self.transport in RADIOS and 0 < attached < stages:
+            raise TestbedError(
+                f"over {self.transport} either every stage is a real board or none: radios made "
+                "of software and real ones do not hear each other"
+            )
+
+
+class TestbedError(TinysplitError):
+    """Options of a chain that do not go together."""
+
+    __test__ = False
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """What runs a stage, for people, and how times by its clock come about."""
+
+    what: str
+    provenance: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +130,10 @@ class Testbed:
         self._options = options
         self._stack = ExitStack()
         self._relays: list[UdpRelay | TcpRelay] = []
-        self.boards: list[VirtualBoard] = []
+        self._air: Air | None = None
+        self._attached: dict[int, AttachedBoard] = {}
+        self.boards: list[Board] = []
+        self.nodes: list[StageNode] = []
 
     def __enter__(self) -> Testbed:
         try:
@@ -99,29 +153,100 @@ class Testbed:
 
     def _start(self) -> None:
         options = self._options
-        self._background = self._stack.enter_context(Background())
+        radio = options.transport in RADIOS
+        self._background = self._stack.enter_context(Background(precise=radio))
+        last = len(self._bundle.stages) - 1
+        options.check(last + 1)
+        for stage, board in options.boards.items():
+            if isinstance(board, OnSerial):
+                self._attached[stage] = self._attach(stage, board)
+        if radio and not self._attached:
+            chosen = {**options.radio, "stages": last + 1}
+            air = create_air(options.transport, options.impairment, chosen)
+            self._air = self._background.enter(air)
         following: Address | None = None
-        for stage in reversed(range(len(self._bundle.stages))):
-            if stage == len(self._bundle.stages) - 1 and options.tail == "host":
-                address = self._start_tail(stage)
+        for stage in reversed(range(last + 1)):
+            kind = options.boards.get(stage)
+            if stage == last and options.tail == "host":
+                place = self._start_tail(stage)
+                node = StageNode("this host", "measured")
+            elif isinstance(kind, OnSerial):
+                place, node = self._configure(stage, following)
+            elif isinstance(kind, Emulated):
+                place = self._start_emulated(stage, kind, following)
+                node = StageNode(f"an emulated board ({kind.build})", "emulated")
             else:
-                address = self._start_board(stage, following)
-            following = self._impaired(address) if stage else None
+                place = self._start_board(stage, following)
+                node = StageNode("a virtual board", "measured")
+            self.nodes.insert(0, node)
+            following = self._impaired(place, stage) if stage else None
 
-    def _any_port(self) -> Address:
-        return Address(self._options.transport, LOOPBACK[self._options.family], 0)
+    def _place(self, stage: int) -> Address:
+        """Where a node of this process or machine is to be: any port that the stage before it
+        reaches, or its radio's address."""
+        if self._air is not None:
+            return self._air.address(stage)
+        return Address(self._options.transport, self._host(stage), 0)
+
+    def _host(self, stage: int) -> str:
+        """The address of this machine as the board before the stage sees it."""
+        before = self._attached.get(stage - 1)
+        return LOOPBACK[self._options.family] if before is None else before.host()
+
+    def _printer(self, stage: int) -> Callable[[str], None] | None:
+        tell = self._options.on_text
+        return None if tell is None else lambda line: tell(f"stage {stage}", line)
+
+    def _attach(self, stage: int, kind: OnSerial) -> AttachedBoard:
+        name = f"stage {stage} on {kind.port}"
+        board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
+        self._stack.enter_context(board)
+        return AttachedBoard(board, stage, self._bundle.manifest.id)
+
+    def _configure(self, stage: int, following: Address | None) -> tuple[Address, StageNode]:
+        options, attached = self._options, self._attached[stage]
+        place = attached.configure(
+            options.transport,
+            following,
+            family=options.family,
+            mtu=options.mtu,
+            timeout_ms=options.timeout_ms,
+        )
+        self.boards.insert(0, attached.board)
+        return place, StageNode(attached.what, attached.board.provenance)
+
+    def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
+        listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
+        board = emulated.EmulatedBoard(
+            f"stage{stage}",
+            self._folder,
+            stage,
+            kind.build,
+            qemu=kind.qemu,
+            listen=listen,
+            following=following,
+            mtu=self._options.mtu,
+            timeout_ms=self._options.timeout_ms,
+            on_text=self._printer(stage),
+        )
+        self._stack.enter_context(board)
+        self.boards.insert(0, board)
+        board.wait_ready(emulated.BOOT_TIMEOUT_S)
+        return listen
 
     def _start_board(self, stage: int, following: Address | None) -> Address:
-        from host.boards import address
-
+        air = self._air
         board = VirtualBoard(
             f"stage{stage}",
             self._folder,
             stage,
-            self._any_port(),
+            self._place(stage),
             following,
             mtu=self._options.mtu,
             timeout_ms=self._options.timeout_ms,
+            settings={} if air is None else {"air": air.place, **air.settings()},
+            environment={} if air is None else air.environment(),
+            on_text=self._printer(stage),
         )
         self._stack.enter_context(board)
         self.boards.insert(0, board)
@@ -137,20 +262,25 @@ class Testbed:
             tensors = [tensor.tobytes() for tensor in done.tensors]
             return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
 
-        listen = self._any_port()
-        kind = UdpServer if options.transport == "udp" else TcpServer
         node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
+        if self._air is not None:
+            self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
+            return self._place(stage)
+        listen = self._place(stage)
+        kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)
         self._background.enter(server)
         return Address(options.transport, *server.address[:2])
 
-    def _impaired(self, target: Address) -> Address:
+    def _impaired(self, target: Address, stage: int) -> Address:
+        """Where the stage before reaches `target`: a relay, if links are to be spoilt."""
         options = self._options
-        if options.impairment == Impairment(seed=options.impairment.seed):
+        unspoilt = Impairment(seed=options.impairment.seed)
+        if options.transport in RADIOS or options.impairment == unspoilt:
             return target
         kind = UdpRelay if options.transport == "udp" else TcpRelay
         relay: UdpRelay | TcpRelay = kind(
-            (target.host, target.port), options.impairment, host=target.host
+            (target.host, target.port), options.impairment, host=self._host(stage)
         )
         self._background.enter(relay)
         self._relays.append(relay)
@@ -164,11 +294,16 @@ class Testbed:
         """One inference on the head, and its result.
 
         Raises:
-            BoardError: by the name of what went wrong at whichever stage.
+            BoardError: by the name of what went wrong at whichever stage; `gone` or `restarted`
+                at once, if that is what a board did.
         """
         encoded = [base64.b64encode(value.tobytes()).decode() for value in inputs]
         command = self.head.begin("run", input="tensors", tensors=encoded)
-        answer = self.head.finish(command, self._options.timeout_ms / 1000 + 5)
+        try:
+            answer = self.head.finish(command, self._options.timeout_ms / 1000 + 5, self._watch)
+        except BoardError:
+            self._watch()  # A stage that ended says more than what the head saw of it.
+            raise
         specs = self._bundle.manifest.outputs
         data = [base64.b64decode(t) for t in answer["tensors"]]
         if [len(d) for d in data] != [spec.bytes for spec in specs]:
@@ -185,9 +320,22 @@ class Testbed:
             answer["fragments_resent"],
         )
 
+    def _watch(self) -> None:
+        for board in self.boards[1:]:
+            board.check()
+
     def stats(self) -> list[dict[str, Any]]:
         """Every board's link counters, head first."""
         return [board.ask("stats") for board in self.boards]
+
+    def air_report(self, stats: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
+        """How times over the air come about, and what it did; empty without an air.
+
+        `stats` is what `stats()` returned.
+        """
+        if self._air is None:
+            return "", []
+        return self._air.provenance(), self._air.report([s["radio"] for s in stats])
 
     def tallies(self) -> list[dict[str, dict[str, int]]]:
         """What each relay did, towards the tail and back, nearest to the tail first."""

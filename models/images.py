@@ -16,8 +16,6 @@ from models import digits
 from models.errors import TinysplitError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -82,14 +80,17 @@ def load(
 ) -> ImageSet:
     """The digits (`source="digits"`) or every image below a folder, as `shape` (h, w, c).
 
+    A picture with an alpha channel (or a transparent colour) must be opaque: what lies behind
+    its transparent pixels is not for us to choose.
+
     In a folder the name of the subfolder an image lies in is its class, also of an empty one.
     Classes are in the order of their names as text, as Keras has them. Digits are enlarged to
     any shape; files must have the shape already unless `resize` is set (bilinear). With `count`,
     only so many are read, drawn with `seed`.
 
     Raises:
-        ImageError: no such folder, no image in it, a file that is no image or of another shape,
-            or a shape that is no image.
+        ImageError: no such folder, no image in it, a file that is no image , of another shape
+            or partly transparent, or a shape that is no image.
         DigitsUnavailableError: the digits are asked for and scikit-learn is missing.
     """
     height, width, channels = shape
@@ -157,9 +158,12 @@ def _read(path: Path, shape: tuple[int, int, int], resize: bool) -> NDArray[np.u
             wide = opened.mode.startswith("I;16")
             # Pillow clips 16-bit grey to white; 65535 / 257 = 255.
             eight = Image.fromarray((np.asarray(opened) / 257).astype(np.uint8)) if wide else opened
+            opaque = not eight.has_transparency_data or _is_opaque(eight)
             image = eight.convert("RGB" if channels == 3 else "L")
     except (UnidentifiedImageError, OSError, ValueError, *_BOMBS) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}") from error
+    if not opaque:
+        raise ImageError(f"{path} has transparent pixels: flatten it onto a background first")
     if image.size != (width, height):
         if not resize:
             raise ImageError(
@@ -168,3 +172,8 @@ def _read(path: Path, shape: tuple[int, int, int], resize: bool) -> NDArray[np.u
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(shape)
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return lowest == 255

@@ -19,11 +19,12 @@ from rich.status import Status
 from rich.table import Table
 
 from models.errors import TinysplitError
+from partitioner.entry import INTERRUPTED
 from partitioner.output import OutputError
 
 
 class Command(click.Command):
-    """A click command: 0 done, 1 failed with one line that says why, 2 wrong usage.
+    """A click command: 0 done, 1 failed with one line that says why, 2 wrong usage, 130 Ctrl-C.
 
     A traceback is shown with `--verbose` only.
     """
@@ -36,6 +37,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output went away: nothing to tell, and nobody to tell it to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

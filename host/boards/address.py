@@ -1,4 +1,4 @@
-"""Addresses of links: `udp://127.0.0.1:4000`, `tcp://[::1]:4000`."""
+"""Addresses of links: `udp://127.0.0.1:4000`, `tcp://[::1]:4000`, `espnow://02:00:00:00:00:01`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from models.errors import TinysplitError
 
-TRANSPORTS = ("udp", "tcp")
+RADIOS = ("espnow", "ble")
+TRANSPORTS = ("udp", "tcp", *RADIOS)
 
 
 class AddressError(TinysplitError):
@@ -17,15 +18,30 @@ class AddressError(TinysplitError):
 
 @dataclass(frozen=True)
 class Address:
-    """A transport, a numeric IPv4 or IPv6 host, and a port (0: any, to listen on)."""
+    """A transport and where on it.
+
+    udp and tcp: a numeric IPv4 or IPv6 host and a port (0: any, to listen on). espnow and ble: the
+    six bytes of a MAC address as `aa:bb:cc:dd:ee:ff`, for ble also a name; the port is 0.
+    """
 
     transport: str
     host: str
-    port: int
+    port: int = 0
 
     def __str__(self) -> str:
+        if self.transport in RADIOS:
+            return f"{self.transport}://{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.transport}://{host}:{self.port}"
+
+    @property
+    def mac(self) -> bytes | None:
+        """The six bytes of a MAC address; None for names."""
+        return bytes.fromhex(self.host.replace(":", "")) if re.fullmatch(_MAC, self.host) else None
+
+
+_MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
+_NAME = r"[A-Za-z0-9._-]{1,29}"  # As long as a name in an advertisement can be.
 
 
 def parse(text: str) -> Address:
@@ -34,13 +50,26 @@ def parse(text: str) -> Address:
     Raises:
         AddressError: it is none.
     """
-    match = re.fullmatch(r"(\w+)://(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})", text)
-    if match is None or match[1] not in TRANSPORTS or int(match[4]) > 65535:
+    transport, _, rest = text.partition("://")
+    if transport in RADIOS:
+        return _parse_radio(text, transport, rest)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})", rest)
+    if match is None or transport not in TRANSPORTS or int(match[3]) > 65535:
         raise AddressError(
-            f"{text!r} is no address: write udp://127.0.0.1:4000 or tcp://[::1]:4000"
+            f"{text!r} is no address: write udp://127.0.0.1:4000, tcp://[::1]:4000, "
+            "espnow://02:00:00:00:00:01 or ble://NAME"
         )
     try:
-        host = str(ipaddress.ip_address(match[2] or match[3]))
+        host = str(ipaddress.ip_address(match[1] or match[2]))
     except ValueError as error:
         raise AddressError(f"{text!r} is no address: {error}") from error
-    return Address(match[1], host, int(match[4]))
+    return Address(transport, host, int(match[3]))
+
+
+def _parse_radio(text: str, transport: str, rest: str) -> Address:
+    if re.fullmatch(_MAC, rest.lower()):
+        return Address(transport, rest.lower())
+    if transport == "ble" and re.fullmatch(_NAME, rest):
+        return Address(transport, rest)
+    wanted = "espnow://02:00:00:00:00:01" if transport == "espnow" else "ble://NAME or a MAC"
+    raise AddressError(f"{text!r} is no {transport} address: write {wanted}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from host.boards import control
-from host.boards.control import Lines
+from host.boards.control import ControlError, Lines
 from models.errors import TinysplitError
 
 ANSWER_TIMEOUT_S = 10.0
+_WATCH_S = 0.1
+_TEXT_LINES = 20
 
 
 class BoardError(TinysplitError):
@@ -27,11 +31,16 @@ class Board(ABC):
 
     Subclasses move bytes: `_send` writes all of a line, `_receive` returns what has arrived,
     waiting at most so long (empty: nothing came), and both raise BoardError `gone` when the board
-    is no longer there.
+    is no longer there. What a board prints between its answers is text for people: the last lines
+    are kept in `texts`, and each goes to `on_text` as it comes.
     """
 
-    def __init__(self, name: str) -> None:
+    provenance = "measured"  # Or `emulated`: how times by this board's clock come about.
+
+    def __init__(self, name: str, on_text: Callable[[str], None] | None = None) -> None:
         self.name = name
+        self.texts: deque[str] = deque(maxlen=_TEXT_LINES)
+        self._on_text = on_text
         self._lines = Lines()
         self._answers: dict[int | str | None, dict[str, Any]] = {}
         self._ready: dict[str, Any] | None = None
@@ -64,15 +73,23 @@ class Board(ABC):
         self._send(control.command(self._last_id, name, fields))
         return self._last_id
 
-    def finish(self, command_id: int, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
-        """The result of a command sent before.
+    def finish(
+        self,
+        command_id: int,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        watch: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """The result of a command sent before. `watch` is called ten times a second meanwhile.
 
         Raises:
-            BoardError: refused, by the name the board gives; `no_answer` in that time; `gone`.
+            BoardError: refused, by the name the board gives; `no_answer` in that time; `gone`;
+                what `watch` raises.
         """
         deadline = time.monotonic() + timeout_s
         while command_id not in self._answers:
-            self._listen(deadline)
+            self._listen(deadline, ANSWER_TIMEOUT_S if watch is None else _WATCH_S)
+            if watch is not None:
+                watch()
         answer = self._answers.pop(command_id)
         if answer["ok"]:
             result: dict[str, Any] = answer.get("result", {})
@@ -92,13 +109,53 @@ class Board(ABC):
         ready, self._ready = self._ready, None
         return ready
 
-    def _listen(self, deadline: float) -> None:
+    def reboot(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """Restart the board and wait until it is ready; what it says of itself then."""
+        self._ready = None
+        self.ask("reboot", timeout_s)
+        return self.wait_ready(timeout_s)
+
+    def check(self) -> None:
+        """Look, without waiting, whether the board is still there.
+
+        Raises:
+            BoardError: `gone`, with why; `restarted` by itself since it was last ready.
+        """
+        self._take(self._receive(0))
+        if self._ready is not None:
+            reason = self._ready.get("reset_reason")
+            self._ready = None
+            why = f" ({reason})" if reason else ""
+            raise BoardError("restarted", f"{self.name} restarted by itself{why}")
+
+    def _listen(self, deadline: float, longest_s: float = ANSWER_TIMEOUT_S) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise BoardError("no_answer", f"{self.name} does not answer")
-        for line in self._lines.feed(self._receive(left)):
-            answer = control.parse_answer(line)
-            if "event" in answer:
-                self._ready = answer.get("info", {})
-            else:
+            raise BoardError("no_answer", f"{self.name} does not answer{self._printed()}")
+        self._take(self._receive(min(left, longest_s)))
+
+    def _printed(self) -> str:
+        return f"; the last it printed: {self.texts[-1][:80]}" if self.texts else ""
+
+    def _take(self, data: bytes) -> None:
+        try:
+            lines = self._lines.feed(data)
+        except ControlError as error:
+            self._text(str(error))
+            return
+        for line in lines:
+            try:
+                answer = control.parse_answer(line)
+            except ControlError:
+                self._text(line.decode("utf-8", "replace"))
+                continue
+            if "event" not in answer:
                 self._answers[answer["id"]] = answer
+            elif answer["event"] == "ready":
+                self._ready = answer.get("info", {})
+
+    def _text(self, line: str) -> None:
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        self.texts.append(shown)
+        if self._on_text is not None:
+            self._on_text(shown)

@@ -16,6 +16,7 @@ import contextlib
 import inspect
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,7 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-class _Driver:
+class _Driver(ABC):
     """The loop of two steps. Subclasses say what an event means."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
@@ -78,8 +79,9 @@ class _Driver:
         self._again = False
         self._closed = False
 
+    @abstractmethod
     async def close(self) -> None:
-        raise NotImplementedError
+        """End every session and let go of the transport. Safe to call twice."""
 
     async def __aexit__(
         self,
@@ -106,8 +108,8 @@ class _Driver:
     def writable(self) -> None:
         self._pump()
 
-    def _on_event(self, event: Event) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _on_event(self, event: Event) -> None: ...
 
     def _pump(self) -> None:
         """Poll the endpoint until it has nothing more to say, then set the timer."""

@@ -285,7 +285,7 @@ class Initiator(Endpoint):
         self._wanted = False
         self._up: Session | None = None
         self._outbox: list[Outgoing] = []
-        self._hello = Hello(0)
+        self._hello = Hello()
         self._hello_frame = b""
         self._hello_count = 0
         self._hello_sent_us = 0
@@ -295,7 +295,7 @@ class Initiator(Endpoint):
         self._retry_us = NEVER
         self._why_down: LinkError | None = None
         self._end_error: LinkError = ClosedError()
-        self._ack = Hello(0)
+        self._ack = Hello()
         self._frames: list[bytes] = []
 
     def connect(self, now: int) -> None:
@@ -622,7 +622,7 @@ class _Peer:
         self.state = Accepting.NONE
         self.up: _Offer | None = None
         self.offer: _Offer | None = None  # Pending.
-        self.hello = Hello(0)
+        self.hello = Hello()
         self.frames: list[bytes] = []
         self.in_progress: set[int] = set()
         self.returning: dict[int, tuple[int, bool]] = {}  # token -> inference, is a RESULT.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from binascii import crc_hqx
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -95,14 +95,14 @@ class Seal:
 NO_SESSION: Final = Seal(0)  # FORWARD is sealed with session id 0.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hello:
-    """HELLO and HELLO_ACK (SPEC section 2). Fields keep the units they have on the wire."""
+    """HELLO and HELLO_ACK (SPEC section 2), fields in the order and the units of the wire."""
 
-    initiator_nonce: int
-    acceptor_nonce: int = 0
     version_max: int = VERSION
     version_min: int = VERSION
+    initiator_nonce: int = 0
+    acceptor_nonce: int = 0
     mtu: int = 1452
     window: int = 64
     max_message: int = 1 << 20
@@ -118,35 +118,17 @@ class Hello:
     extensions: bytes = b""
 
     def encode(self, kind: Kind) -> bytes:
-        content = (
-            _HELLO.pack(
-                kind << 4,
-                MAGIC,
-                self.version_max,
-                self.version_min,
-                self.initiator_nonce,
-                self.acceptor_nonce,
-                self.mtu,
-                self.window,
-                self.max_message,
-                self.slots,
-                self.role,
-                self.stage,
-                self.stage_count,
-                self.codecs,
-                self.ack_delay,
-                self.idle_timeout,
-                self.status,
-                self.bundle,
-            )
-            + self.extensions
-        )
+        values = (getattr(self, name) for name in _HELLO_FIELDS)
+        content = _HELLO.pack(kind << 4, MAGIC, *values) + self.extensions
         return content + _U32.pack(crc32(content))
 
     @property
     def frame_limit(self) -> int:
         """The mtu as it counts: more than MAX_MTU is read as MAX_MTU."""
         return min(self.mtu, MAX_MTU)
+
+
+_HELLO_FIELDS = tuple(field.name for field in fields(Hello) if field.name != "extensions")
 
 
 def decode_hello(frame: bytes, kind: Kind) -> Hello | None:
@@ -157,45 +139,8 @@ def decode_hello(frame: bytes, kind: Kind) -> Hello | None:
         return None
     if crc32(frame[:-4]) != _U32.unpack_from(frame, len(frame) - 4)[0]:
         return None
-    (
-        _,
-        _,
-        version_max,
-        version_min,
-        initiator_nonce,
-        acceptor_nonce,
-        mtu,
-        window,
-        max_message,
-        slots,
-        role,
-        stage,
-        stage_count,
-        codecs,
-        ack_delay,
-        idle_timeout,
-        status,
-        bundle,
-    ) = _HELLO.unpack_from(frame)
-    return Hello(
-        initiator_nonce,
-        acceptor_nonce,
-        version_max,
-        version_min,
-        mtu,
-        window,
-        max_message,
-        slots,
-        role,
-        stage,
-        stage_count,
-        codecs,
-        ack_delay,
-        idle_timeout,
-        status,
-        bundle,
-        bytes(frame[64:-4]),
-    )
+    values = dict(zip(_HELLO_FIELDS, _HELLO.unpack_from(frame)[2:], strict=True))
+    return Hello(**values, extensions=bytes(frame[_HELLO.size : -4]))
 
 
 def refusal(own: Hello, to: Hello, status: int) -> bytes:

@@ -141,8 +141,8 @@ class Profile:
 
     def hello(self, node: Node, initiator_nonce: int, acceptor_nonce: int = 0) -> Hello:
         return Hello(
-            initiator_nonce,
-            acceptor_nonce,
+            initiator_nonce=initiator_nonce,
+            acceptor_nonce=acceptor_nonce,
             version_max=node.version_max,
             version_min=node.version_min,
             mtu=self.mtu,

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from host.link.messages import Phase
 from host.link_run import LinkInference
-from host.testbed import Options
+from host.testbed import Options, StageNode
 from partitioner.bundle import Bundle
 
 
-def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[tuple[str, list[int]]]:
-    """Each step of an inference with its microseconds in every inference, in order of time.
+class PhaseRow(NamedTuple):
+    """One step of an inference: its microseconds in every inference, and whose clocks told them.
+
+    `over_air`: how much of it passes on the air: `no`, `all` or `part`.
+    """
+
+    name: str
+    values: list[int]
+    stages: Sequence[int]
+    over_air: str = "no"
+
+
+def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[PhaseRow]:
+    """The steps of an inference in order of time.
 
     `link` is from handing a boundary to the link until its acknowledgement is back; `return` is
     what remains of the way back: from the last stage's end to the result being here.
@@ -25,22 +37,33 @@ def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[tuple[s
     def get(stage: int, phase: Phase) -> list[int]:
         return [i.round.phases.get((stage, phase), 0) for i in inferences]
 
-    rows = [("preprocess (host)", [i.preprocess_us for i in inferences])]
-    rows.append(("wait at stage 0", get(0, Phase.QUEUE)))
-    for stage in range(stages):
+    every = range(stages)
+    rows = [PhaseRow("preprocess (host)", [i.preprocess_us for i in inferences], ())]
+    rows.append(PhaseRow("wait at stage 0", get(0, Phase.QUEUE), [0]))
+    for stage in every:
         name = "head" if stage == 0 else "tail" if stage == stages - 1 else f"stage {stage}"
         if stage > 0:
             decode = zip(get(stage, Phase.DECODE), get(stage, Phase.QUEUE), strict=True)
-            rows.append((f"decode ({name})", [a + b for a, b in decode]))
-        rows.append((f"invoke ({name})", get(stage, Phase.INVOKE)))
-        rows.append((f"encode ({name})", get(stage, Phase.ENCODE)))
+            rows.append(PhaseRow(f"decode ({name})", [a + b for a, b in decode], [stage]))
+        rows.append(PhaseRow(f"invoke ({name})", get(stage, Phase.INVOKE), [stage]))
+        rows.append(PhaseRow(f"encode ({name})", get(stage, Phase.ENCODE), [stage]))
         if stage < stages - 1:
-            rows.append((f"link {stage} to {stage + 1}", get(stage, Phase.SEND)))
+            sent = get(stage, Phase.SEND)
+            rows.append(PhaseRow(f"link {stage} to {stage + 1}", sent, [stage, stage + 1], "all"))
     total = [i.round.round_trip_us for i in inferences]
-    known = [sum(values) for values in zip(*(r[1] for r in rows[1:]), strict=True)]
-    rows.append(("return", [max(t - k, 0) for t, k in zip(total, known, strict=True)]))
-    rows.append(("round trip", total))
+    known = [sum(values) for values in zip(*(r.values for r in rows[1:]), strict=True)]
+    back = [max(t - k, 0) for t, k in zip(total, known, strict=True)]
+    rows.append(PhaseRow("return", back, every, "all"))
+    rows.append(PhaseRow("round trip", total, every, "part"))
     return rows
+
+
+def how(row: PhaseRow, nodes: Sequence[StageNode], air: str) -> str:
+    """How the times of a row come about. `air`: how those over the air do, empty if measured."""
+    found = {nodes[stage].provenance for stage in row.stages} or {"measured"}
+    if air and row.over_air != "no":
+        found = {air} if row.over_air == "all" else {*found, air}
+    return " and ".join(sorted(found))
 
 
 def percentile(values: Sequence[int], share: float) -> float:
@@ -58,24 +81,31 @@ def lines(
     options: Options,
     stats: Sequence[dict[str, Any]],
     tallies: Sequence[dict[str, dict[str, int]]],
+    air: tuple[str, Sequence[str]],
+    nodes: Sequence[StageNode],
 ) -> list[RenderableType]:
-    """What `tinysplit run --transport` prints."""
+    """What `tinysplit run --transport` prints; `air` as Testbed.air_report gives it, `nodes` what
+    ran the stages."""
     manifest = bundle.manifest
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("phase")
     for heading in ("median ms", "p95 ms", "max ms"):
         table.add_column(heading, justify="right")
-    for name, values in phase_rows(inferences, len(manifest.stages)):
-        figures = (statistics.median(values), percentile(values, 0.95), max(values))
-        style = "bold" if name == "round trip" else ""
-        table.add_row(name, *(f"{v / 1000:.2f}" for v in figures), style=style)
-
-    nodes = "virtual boards" + (", tail on the host" if options.tail == "host" else "")
+    provenance, report = air
+    table.add_column("how")
+    for row in phase_rows(inferences, len(manifest.stages)):
+        figures = (statistics.median(row.values), percentile(row.values, 0.95), max(row.values))
+        style = "bold" if row.name == "round trip" else ""
+        cells = [f"{v / 1000:.2f}" for v in figures]
+        table.add_row(row.name, *cells, how(row, nodes, provenance), style=style)
     sent = sum(i.round.fragments_sent for i in inferences)
     resent = sum(i.round.fragments_resent for i in inferences)
     payload = sum(b.payload_bytes for b in manifest.boundaries) * len(inferences)
     out: list[RenderableType] = [table]
-    out.append(f"measured on this host's clock: {nodes}, {options.transport} over loopback")
+    over = f"{options.transport}, the air {provenance}" if provenance else options.transport
+    out.append(f"over {over}, each phase by the clock of its stage:")
+    out += [f"  stage {number}: {node.what}" for number, node in enumerate(nodes)]
+    out += report
     out.append(
         f"first link: {sent} data frames for {len(inferences)} boundaries, {resent} of them "
         "retransmissions"

@@ -26,4 +26,21 @@ static inline char *read_file(const char *path, size_t *len) {
     return text;
 }
 
+/* The value of `key` in the block of vector `name` of a vector file's text, up to the end of its line; NULL if there is
+ * none. */
+static inline const char *vector_field(const char *text, const char *name, size_t name_len, const char *key) {
+    size_t key_len = strlen(key);
+    for (const char *at = text; (at = strstr(at, "vector: ")) != NULL; at++) {
+        if (strncmp(at + 8, name, name_len) != 0 || at[8 + name_len] != '\n') {
+            continue;
+        }
+        for (const char *line = strchr(at, '\n'); line != NULL && line[1] != '\n'; line = strchr(line + 1, '\n')) {
+            if (strncmp(line + 1, key, key_len) == 0 && strncmp(line + 1 + key_len, ": ", 2) == 0) {
+                return line + 3 + key_len;
+            }
+        }
+    }
+    return NULL;
+}
+
 #endif

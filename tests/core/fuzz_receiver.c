@@ -245,6 +245,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 12:
             now += (uint64_t)len * 1000000u;
             break;
+        case 13: {
+            static const uint8_t local[256];
+            struct ts_tensors input = {.count = 1, .bytes = {(uint32_t)len}, .total = (uint32_t)len, .data = local};
+            ts_node_infer(&node, now, op >> 4, &input, 0);
+            break;
+        }
+        case 14:
+            ts_node_cancel(&node, now, op >> 4);
+            break;
         default:
             now += (uint64_t)len * len * 4u;
             break;

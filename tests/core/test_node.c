@@ -355,6 +355,87 @@ static void tensors_wait_for_a_free_job(void **state) {
     net_free(net);
 }
 
+/* One inference, cancelled when the head's job and the tail's are in these states. */
+static void cancelled_at(enum ts_job_state state, enum ts_job_state below, uint32_t after_us) {
+    struct net *net = net_pair(26);
+    struct host *h = host(net, 0);
+    host(net, 0)->async = host(net, 1)->async = true;
+    host(net, 0)->invoke_us = 5000;
+    host(net, 1)->invoke_us = 20000;
+    assert_int_equal(host_infer(h, 1, 5000, 0), TS_OK);
+    net_run(net, after_us, NULL);
+    assert_int_equal(h->jobs[0].state, state);
+    assert_int_equal(host(net, 1)->jobs[0].state, below);
+    assert_int_equal(h->failures, 0);
+    assert_int_equal(ts_node_cancel(&h->node, host_now(h), 1), TS_OK);
+    h->wake = net->now;
+    assert_int_equal(h->failures, 1);
+    assert_int_equal(h->last_code, TS_E_CANCELLED);
+    assert_int_equal(h->last_stage, 0);
+    assert_int_equal(ts_node_cancel(&h->node, host_now(h), 1), TS_E_INVALID);
+    /* All jobs can be had again: at once, but for the one that an engine has in its hands. */
+    uint32_t busy = state == TS_J_RUNNING;
+    for (uint32_t i = 2; i < 2 + NET_JOBS - busy; i++) {
+        assert_int_equal(host_infer(h, i, 5000, 0), TS_OK);
+    }
+    assert_int_equal(host_infer(h, 50, 5000, 0), TS_E_NO_SLOT);
+    net_run(net, 5000000, NULL);
+    assert_int_equal(h->results, NET_JOBS - busy);
+    assert_int_equal(h->inexact, 0);
+    assert_int_equal(h->failures, 1);
+    assert_int_equal(h->log[1], 1);
+    for (uint32_t i = 0; i < NET_JOBS; i++) {
+        assert_int_equal(h->jobs[i].state, TS_J_FREE);
+        assert_int_equal(host(net, 1)->jobs[i].state, TS_J_FREE);
+    }
+    net_free(net);
+}
+
+static void cancelled_while_queued(void **state) {
+    (void)state;
+    cancelled_at(TS_J_QUEUED, TS_J_FREE, 0);
+}
+
+static void cancelled_in_the_engine(void **state) {
+    (void)state;
+    cancelled_at(TS_J_RUNNING, TS_J_FREE, 3000);
+}
+
+static void cancelled_while_sending(void **state) {
+    (void)state;
+    cancelled_at(TS_J_SENDING, TS_J_FREE, 5500);
+}
+
+static void cancelled_while_waiting(void **state) {
+    (void)state;
+    cancelled_at(TS_J_WAITING, TS_J_RUNNING, 20000);
+}
+
+static void cancelled_while_its_result_returns(void **state) {
+    (void)state;
+    cancelled_at(TS_J_WAITING, TS_J_RETURNING, 26500);
+}
+
+static void only_own_inferences_can_be_cancelled(void **state) {
+    (void)state;
+    struct net *net = net_pair(27);
+    struct host *tail = host(net, 1);
+    tail->async = true;
+    tail->invoke_us = 20000;
+    assert_int_equal(ts_node_cancel(&host(net, 0)->node, host_now(host(net, 0)), 1), TS_E_INVALID);
+    host_infer(host(net, 0), 1, 100, 0);
+    net_run(net, 10000, NULL);
+    assert_int_equal(tail->jobs[0].state, TS_J_RUNNING);
+    assert_int_equal(ts_node_cancel(&tail->node, host_now(tail), 1), TS_E_INVALID);
+    wanted = 1;
+    assert_true(net_run(net, 1000000, head_done));
+    assert_int_equal(host(net, 0)->results, 1);
+    net_run(net, 50000, NULL);
+    assert_int_equal(ts_node_cancel(&host(net, 0)->node, host_now(host(net, 0)), 1), TS_E_INVALID);
+    assert_int_equal(host(net, 0)->log[1], 1);
+    net_free(net);
+}
+
 static void malformed_tensor_is_answered(void **state) {
     (void)state;
     struct net *net = net_pair(18);
@@ -483,6 +564,12 @@ int main(void) {
         cmocka_unit_test(inference_twice_is_answered),
         cmocka_unit_test(engine_keeps_its_buffers_when_the_head_is_gone),
         cmocka_unit_test(tensors_wait_for_a_free_job),
+        cmocka_unit_test(cancelled_while_queued),
+        cmocka_unit_test(cancelled_in_the_engine),
+        cmocka_unit_test(cancelled_while_sending),
+        cmocka_unit_test(cancelled_while_waiting),
+        cmocka_unit_test(cancelled_while_its_result_returns),
+        cmocka_unit_test(only_own_inferences_can_be_cancelled),
         cmocka_unit_test(malformed_tensor_is_answered),
         cmocka_unit_test(other_codec_is_answered),
         cmocka_unit_test(host_feeds_a_head),

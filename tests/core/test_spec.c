@@ -1,27 +1,15 @@
-/* SPEC.md's worked examples are the vectors of the same name. */
+/* The worked examples of SPEC.md and IMAGE.md are the vectors of the same name. */
 #include "check.h"
 
 #include <ctype.h>
 
 #include "tinysplit/tinysplit.h"
 
-/* The hex of vector `name`, or NULL. */
-static const char *vector_hex(const char *text, const char *name, size_t name_len) {
-    for (const char *at = text; (at = strstr(at, "vector: ")) != NULL; at++) {
-        if (strncmp(at + 8, name, name_len) == 0 && at[8 + name_len] == '\n') {
-            const char *hex = strstr(at, "\nhex: ");
-            return hex != NULL ? hex + 6 : NULL;
-        }
-    }
-    return NULL;
-}
-
 /* Examples look like: `name`, 12 bytes:, an empty line, indented hex. */
-static void examples_are_the_vectors(void **state) {
-    (void)state;
+static void compare(const char *spec_path, const char *vectors_path, uint32_t expected) {
     size_t len;
-    char *spec = read_file(SPEC_PATH, &len);
-    char *vectors = read_file(VECTORS_PATH, &len);
+    char *spec = read_file(spec_path, &len);
+    char *vectors = read_file(vectors_path, &len);
     uint32_t examples = 0;
     for (const char *line = spec; line != NULL; line = strchr(line, '\n')) {
         line += line != spec;
@@ -30,7 +18,7 @@ static void examples_are_the_vectors(void **state) {
         if (end == NULL || sscanf(end, "`, %u bytes:", &bytes) != 1) {
             continue;
         }
-        const char *hex = vector_hex(vectors, line + 1, (size_t)(end - line - 1));
+        const char *hex = vector_field(vectors, line + 1, (size_t)(end - line - 1), "hex");
         if (hex == NULL) {
             fail_msg("no vector for %.*s", (int)(end - line - 1), line + 1);
         }
@@ -44,30 +32,42 @@ static void examples_are_the_vectors(void **state) {
         assert_int_equal(hex[2 * bytes], '\n');
         examples++;
     }
-    assert_int_equal(examples, 22);
+    assert_int_equal(examples, expected);
     free(spec);
     free(vectors);
 }
 
-static void error_table_is_the_enum(void **state) {
+static void examples_are_the_vectors(void **state) {
     (void)state;
+    compare(SPEC_PATH, VECTORS_PATH, 22);
+    compare(IMAGE_SPEC_PATH, IMAGE_VECTORS_PATH, 2);
+}
+
+static void rows(const char *path, const char *heading, unsigned first, unsigned last) {
     size_t len;
-    char *spec = read_file(SPEC_PATH, &len);
-    const char *table = strstr(spec, "## 11. Error codes");
+    char *spec = read_file(path, &len);
+    const char *table = strstr(spec, heading);
     assert_non_null(table);
-    for (unsigned code = 0; code <= TS_E_NO_MEMORY; code++) {
+    for (unsigned code = first; code <= last; code++) {
         char row[64];
         snprintf(row, sizeof row, "\n| %u | %s |", code, ts_error_name(code));
         assert_non_null(strstr(table, row));
     }
-    assert_string_equal(ts_error_name(TS_E_NO_MEMORY + 1), "unknown");
+    assert_string_equal(ts_error_name(last + 1), "unknown");
     free(spec);
+}
+
+static void error_tables_are_the_enum(void **state) {
+    (void)state;
+    rows(SPEC_PATH, "## 11. Error codes", 0, TS_E_NO_MEMORY);
+    rows(IMAGE_SPEC_PATH, "## 9. Error codes", TS_E_IMAGE_MALFORMED, TS_E_SELF_TEST);
+    assert_string_equal(ts_error_name(TS_E_IMAGE_MALFORMED - 1), "unknown");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_are_the_vectors),
-        cmocka_unit_test(error_table_is_the_enum),
+        cmocka_unit_test(error_tables_are_the_enum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

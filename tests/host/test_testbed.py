@@ -229,6 +229,28 @@ def test_abort_ends_what_waits(pair: Bundle, tmp_path: Path) -> None:
         assert head.ask("run", 30, input="pattern")["code"] == "ok"
 
 
+def test_abort_makes_room_at_once(pair: Bundle, tmp_path: Path) -> None:
+    """Not only the control plane forgets what was aborted: the core's jobs are free again."""
+    with two_boards(pair, tmp_path / "pair") as (head, tail):
+        jobs = 4
+        os.kill(tail.pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                commands = [head.begin("run", input="pattern") for _ in range(jobs)]
+                with pytest.raises(BoardError, match="no_slot"):
+                    head.ask("run", input="pattern")
+                assert head.ask("abort") == {"aborted": jobs}
+                for command in commands:
+                    with pytest.raises(BoardError) as ended:
+                        head.finish(command)
+                    assert ended.value.code == "cancelled"
+            commands = [head.begin("run", input="pattern") for _ in range(jobs)]
+        finally:
+            os.kill(tail.pid, signal.SIGCONT)
+        assert [head.finish(command, 30)["code"] for command in commands] == ["ok"] * jobs
+        assert head.ask("abort") == {"aborted": 0}
+
+
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
     with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
         head.ask("configure", set={"name": "kitchen", "mtu": 300})
@@ -395,7 +417,8 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         "round trip",
         "retransmissions",
         "bytes of frames sent",
-        "measured on this host's clock",
+        "  stage 0: a virtual board",
+        "measured",
         "all 3 results equal the uncut model's, byte for byte",
     ):
         assert wanted in result.output, wanted
@@ -406,9 +429,13 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
     [
         (("--loss", "0.1"), 2, "need --transport"),
         (("--transport", "udp", "--kernels", "fast"), 2, "the device's kernels"),
-        (("--transport", "udp", "--loss", "1.5"), 1, "--loss 1.5 is not between 0 and 1"),
-        (("--transport", "tcp", "--loss", "0.1"), 1, "cannot be done to a TCP stream"),
-        (("--transport", "udp", "--delay", "-1"), 1, "--delay"),
+        (("--transport", "udp", "--loss", "1.5"), 2, "--loss 1.5 is not between 0 and 1"),
+        (("--transport", "tcp", "--loss", "0.1"), 2, "cannot be done to a TCP stream"),
+        (("--transport", "udp", "--delay", "-1"), 2, "--delay"),
+        (("--transport", "udp", "--head", "host"), 2, "only the last stage"),
+        (("--transport", "udp", "--tail", "toaster"), 2, "'toaster' is neither board, host"),
+        (("--transport", "udp", "--relay", "board", "--relay", "board"), 2, "2 times for 1 stages"),
+        (("--tail", "host"), 2, "need --transport"),
         (("--transport", "pigeon"), 2, "pigeon"),
         (("--transport", "udp", "--loss", "1", "--timeout", "1"), 1, "inference failed at stage"),
     ],
@@ -420,3 +447,16 @@ def test_bad_requests(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_help_of_a_board_lists_its_commands(invoke: Invoke) -> None:
+    shown = invoke(main, "board", "-h").output
+    for name in control.COMMANDS:
+        assert f"\n  {name} " in shown, name
+
+
+@pytest.mark.parametrize("mtu", ["1", "127", "16385", "many", "-1"])
+def test_frame_sizes_that_the_core_does_not_take(invoke: Invoke, folder: Path, mtu: str) -> None:
+    result = invoke(main, "board", folder, "--virtual", "--stage", 2, f"--mtu={mtu}")
+    assert result.exit_code == 2
+    assert f"{mtu} is not 0 (the usual) or 128 to 16384" in result.stderr

@@ -81,6 +81,26 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(found, (ramp / 257).astype(np.uint8))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_that_hides_nothing_is_dropped_and_any_other_refused(
+    tmp_path: Path, mode: str
+) -> None:
+    opaque = Image.new("RGB", (4, 4), (9, 9, 9)).convert(mode)
+    opaque.save(tmp_path / "x.png")
+    assert images.load(str(tmp_path), (4, 4, 3)).images.max() == 9
+    glass = opaque.copy()
+    glass.putpixel((1, 2), (*opaque.getpixel((1, 2))[:-1], 254))
+    glass.save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match=r"x.png has transparent pixels: flatten it"):
+        images.load(str(tmp_path), (4, 4, 3))
+
+
+def test_a_transparent_colour_of_a_palette_is_refused_too(tmp_path: Path) -> None:
+    Image.new("P", (4, 4), 3).save(tmp_path / "x.gif", transparency=3)
+    with pytest.raises(ImageError, match="transparent pixels"):
+        images.load(str(tmp_path), (4, 4, 3))
+
+
 def test_a_pipe_among_the_images_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     Image.new("L", (4, 4), 7).save(tmp_path / "x.png")

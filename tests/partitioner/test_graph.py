@@ -44,7 +44,7 @@ def test_every_tensor_needed_after_a_cut_crosses_it(digits_source: Source) -> No
 
 
 def test_macs_equal_the_measured_reference(digits_source: Source) -> None:
-    path = Path(__file__).parents[2] / "experiments" / "reference" / "esp32s3_instructions.csv"
+    path = Path(__file__).parents[2] / "partitioner" / "cost" / "data" / "esp32s3_instructions.csv"
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     rows = [row for row in csv.DictReader(lines) if row["stage"] == "m96_head"]
     assert len(rows) == 61

@@ -473,6 +473,16 @@ int ts_node_infer(struct ts_node *n, uint64_t now_us, uint32_t inference, const 
     return TS_OK;
 }
 
+int ts_node_cancel(struct ts_node *n, uint64_t now_us, uint32_t inference) {
+    ts_poll(&n->ep, now_us);
+    struct ts_job *job = find_job(n, TS_LOCAL, inference);
+    if (job == NULL) {
+        return TS_E_INVALID;
+    }
+    fail_job(n, job, TS_E_CANCELLED, own_stage(n), NULL, 0);
+    return TS_OK;
+}
+
 void ts_node_invoked(struct ts_node *n, uint64_t now_us, const struct ts_invoke *run, int code) {
     ts_poll(&n->ep, now_us);
     if (n->running >= 0 && n->running == run->job) {

@@ -250,10 +250,25 @@ static int send_udp(vb *b, const struct ts_addr *to, const uint8_t *frame, size_
     return TS_OK;
 }
 
+/* A full socket is a radio whose queue is full; its smallest buffer holds a few frames. */
+static int send_packet(vb *b, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    uint8_t head[1 + TS_ADDR_BYTES] = {to->len};
+    memcpy(head + 1, to->bytes, to->len);
+    struct iovec parts[] = {{.iov_base = head, .iov_len = 1u + to->len}, {.iov_base = (void *)frame, .iov_len = len}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    if (sendmsg(b->config.packet_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
+        return TS_OK;
+    }
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? TS_E_WOULD_BLOCK : TS_E_SEND_FAILED;
+}
+
 static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame, size_t len) {
     vb *b = ctx;
     if (b->config.transport == VB_TCP) {
         return send_tcp(b, to, frame, len);
+    }
+    if (b->config.transport == VB_PACKET) {
+        return send_packet(b, to, frame, len);
     }
     return send_udp(b, to, frame, len);
 }
@@ -341,6 +356,10 @@ static int open_listener(vb *b) {
     struct sockaddr_storage address;
     socklen_t len;
     bool tcp = b->config.transport == VB_TCP;
+    if (b->config.transport == VB_PACKET) {
+        b->fd = b->config.packet_fd;
+        return 0;
+    }
     const char *host = b->config.listen_host;
     if (host == NULL) {
         if (tcp) {
@@ -460,6 +479,23 @@ static void read_connection(vb *b, uint32_t index) {
     }
 }
 
+/* False: the radio is gone, and nothing more will come. */
+static bool read_packets(vb *b) {
+    for (uint32_t i = 0; i < FRAMES_PER_STEP; i++) {
+        ssize_t got = recv(b->fd, b->datagram, DATAGRAM_BYTES, MSG_DONTWAIT);
+        if (got <= 0) {
+            return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+        }
+        struct ts_addr from = {.len = b->datagram[0]};
+        if (from.len < 1 || from.len > TS_ADDR_BYTES || (size_t)got < 1u + from.len) {
+            continue;
+        }
+        memcpy(from.bytes, b->datagram + 1, from.len);
+        ts_node_on_datagram(&b->node, now_us(), &from, b->datagram + 1 + from.len, (size_t)got - 1u - from.len);
+    }
+    return true;
+}
+
 static void read_datagrams(vb *b) {
     for (uint32_t i = 0; i < FRAMES_PER_STEP; i++) {
         struct sockaddr_storage from;
@@ -559,8 +595,10 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
             if (owner[i] == MAX_CONNECTIONS) {
                 if (b->config.transport == VB_TCP) {
                     accept_peers(b);
-                } else {
+                } else if (b->config.transport == VB_UDP) {
                     read_datagrams(b);
+                } else if (!read_packets(b)) {
+                    b->fd = -1;
                 }
             } else if (b->connections[owner[i]].connecting) {
                 finish_connecting(&b->connections[owner[i]]);
@@ -609,6 +647,15 @@ int vb_infer(vb *b, uint32_t inference, const uint8_t *input, const uint32_t *by
     return TS_OK;
 }
 
+uint32_t vb_abort(vb *b) {
+    uint32_t count = 0;
+    /* The core reports each before it returns, and take_result takes the input off the list. */
+    while (b->inputs != NULL && ts_node_cancel(&b->node, now_us(), b->inputs->inference) == TS_OK) {
+        count++;
+    }
+    return count;
+}
+
 int vb_take_result(vb *b, struct vb_result *result, uint8_t *tensors, size_t cap) {
     struct pending *p = b->first;
     if (p == NULL) {
@@ -653,10 +700,13 @@ static bool fill_config(vb *b) {
     struct ts_node_config *n = &b->node_config;
     struct ts_config *e = &n->endpoint;
     bool tcp = c->transport == VB_TCP;
-    b->link.mtu = c->mtu != 0 ? c->mtu : tcp ? TS_MAX_MTU : 1452;
+    b->link.mtu = c->mtu != 0 || c->transport == VB_PACKET ? c->mtu : tcp ? TS_MAX_MTU : 1452;
     b->link.window = c->window;
-    b->link.reorder = tcp ? 1 : 0;
-    b->link.rto_min_us = tcp ? 1000000 : 0;
+    b->link.reorder = c->reorder != 0 ? c->reorder : tcp ? 1 : 0;
+    b->link.rto_initial_us = c->rto_initial_us;
+    b->link.rto_min_us = c->rto_min_us != 0 ? c->rto_min_us : tcp ? 1000000 : 0;
+    b->link.pace_ns_per_byte = c->pace_ns_per_byte;
+    b->link.pace_burst_us = c->pace_burst_us;
     ts_crc_fast_init(&b->tables);
     e->ctx = b;
     e->crc = (struct ts_crc){&b->tables, ts_crc16_fast, ts_crc32_fast};
@@ -708,7 +758,11 @@ vb *vb_new(const struct vb_config *config, int *error) {
         vb_free(b);
         return NULL;
     }
-    if (config->next_host != NULL) {
+    if (config->transport == VB_PACKET && config->next_addr_len > 0 && config->next_addr_len <= TS_ADDR_BYTES) {
+        b->next.len = config->next_addr_len;
+        memcpy(b->next.bytes, config->next_addr, config->next_addr_len);
+        b->node_config.downstream = &b->next;
+    } else if (config->next_host != NULL) {
         if (!parse_address(config->next_host, config->next_port, &b->next_sockaddr, &b->next_len)) {
             *error = EINVAL;
             vb_free(b);
@@ -740,7 +794,7 @@ void vb_free(vb *b) {
         free(b->connections[i].frame);
         free(b->connections[i].out);
     }
-    if (b->fd >= 0) {
+    if (b->fd >= 0 && b->config.transport != VB_PACKET) {
         close(b->fd);
     }
     while (b->first != NULL) {

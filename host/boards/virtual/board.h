@@ -8,7 +8,7 @@
 
 #include "tinysplit/tinysplit.h"
 
-enum vb_transport { VB_UDP = 0, VB_TCP = 1 };
+enum vb_transport { VB_UDP = 0, VB_TCP = 1, VB_PACKET = 2 };
 
 struct vb_config {
     uint8_t transport; /* enum vb_transport */
@@ -22,8 +22,20 @@ struct vb_config {
     const char *next_host;   /* NULL: no stage after this one */
     uint16_t next_port;
 
-    uint16_t mtu;                                                     /* 0: 1452 for UDP, 16384 for TCP */
-    uint16_t window;                                                  /* fragments in flight, 0: the core's default */
+    /* VB_PACKET: one end of an AF_UNIX SOCK_SEQPACKET pair, non-blocking, whose other end is a radio; it
+     * stays the caller's. A packet is u8 n, n bytes of the radio's address (1..TS_ADDR_BYTES: to whom or from
+     * whom), the frame. A radio that is full does not read, and the core waits. */
+    int packet_fd;
+    uint8_t next_addr[TS_ADDR_BYTES];
+    uint8_t next_addr_len; /* 0: no stage after this one */
+
+    /* What the core must know of the link: see struct ts_link. 0: the transport's or the core's default;
+     * VB_PACKET has no default mtu. */
+    uint16_t mtu;
+    uint16_t window;
+    uint8_t reorder;
+    uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
+
     uint16_t peers;                                                   /* sessions at once */
     uint16_t jobs;                                                    /* inferences at once */
     uint32_t max_message;                                             /* longest message received, bytes */
@@ -83,6 +95,10 @@ int vb_step(vb *board, int64_t timeout_us, int extra_fd);
 /* Starts an inference on local input, which is copied. Returns TS_OK or an error code. */
 int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes, uint8_t count,
              uint32_t timeout_ms);
+
+/* Cancels every inference of vb_infer that is under way; each gives a result, TS_E_CANCELLED, and its
+ * place is free at once. Returns how many. */
+uint32_t vb_abort(vb *board);
 
 /* Takes the oldest result: fills in *result, copies its tensors. 0: none.
  * Tensors of more than cap bytes are not copied: the result is TS_E_MALFORMED then. */

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from host.boards import address, control
+from host.boards.address import RADIOS
 from host.boards.control import Command, ControlError, Lines
 from host.boards.selftest import SelfTest, golden, selftest
 from host.boards.virtual.core import Core, Settings, role_of
+from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link.frames import MIN_MTU
+from host.link.session import Node, Role
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import kernels
@@ -52,6 +55,7 @@ class Board:
         self._defaults = defaults
         self._write = write
         self._core: Core | None = None
+        self._radio: Radio | None = None
         self._pending: dict[int, int | str] = {}  # inference to command id
         self._next_inference = 1
         self._bundle = bundles.read(folder)
@@ -97,13 +101,16 @@ class Board:
             raise StageError(f"stage {number} of {last + 1} {needs}")
         listen = address.parse(chosen["listen"])
         target = None if following is None else address.parse(following)
-        if target is not None and (
-            target.transport != listen.transport
-            or (":" in target.host) != (":" in listen.host)
-            or target.port == 0
+        if target is not None and target.transport != listen.transport:
+            raise StageError(f"{listen} and {target} do not fit: both of one transport")
+        if listen.transport in RADIOS:
+            if "air" not in chosen:
+                raise StageError(f"a virtual board on {listen} needs the setting air")
+        elif target is not None and (
+            (":" in target.host) != (":" in listen.host) or target.port == 0
         ):
             raise StageError(
-                f"{listen} and {target} do not fit: both udp or both tcp, both IPv4 or both IPv6, "
+                f"{listen} and {target} do not fit: both IPv4 or both IPv6, "
                 "and the next stage has a port"
             )
         mtu = chosen.get("mtu", 0)
@@ -121,27 +128,48 @@ class Board:
     def _start(self, chosen: dict[str, Any]) -> None:
         """Load the stage, test it, open the sockets."""
         settings = self._check(chosen)
-        if self._core is not None:
-            self._core.close()
-            self._core = None
+        self.close()
         manifest, number = self._bundle.manifest, settings.stage
         self._stage = Stage(manifest, number, self._bundle.stages[number], self._kernels)
         self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
         self._result_specs = manifest.outputs
+        if settings.listen.transport in RADIOS:
+            role = Role[role_of(number, len(manifest.stages)).upper()]
+            node = Node(role, number, len(manifest.stages), bytes.fromhex(manifest.id))
+            self._radio = self._start_radio(settings, chosen, node)
         self._core = Core(
             replace(settings, refuse=self._selftest.first_wrong is not None),
             self._stage,
             len(manifest.stages),
             manifest.id,
             sum(tensor.bytes for tensor in manifest.outputs),
+            self._radio,
         )
         self._timeout_ms = settings.timeout_ms
         self._active = chosen
         self._booted = time.monotonic()
 
+    @staticmethod
+    def _start_radio(settings: Settings, chosen: dict[str, Any], node: Node) -> Radio:
+        name = chosen.get("name", "board")
+        setup = RadioSetup(settings.listen, settings.next, chosen["air"], name, chosen, node)
+        radio = create_radio(settings.listen.transport, setup)
+        if settings.mtu > radio.profile.mtu:
+            radio.close()
+            raise StageError(
+                f"mtu is {settings.mtu}, and this radio's frames carry {radio.profile.mtu} bytes"
+            )
+        radio.start()
+        return radio
+
     def close(self) -> None:
+        """Let go of the core and the radio. Safe to call twice."""
         if self._core is not None:
             self._core.close()
+            self._core = None
+        if self._radio is not None:
+            self._radio.close()
+            self._radio = None
 
     def info(self) -> dict[str, Any]:
         assert self._core is not None
@@ -156,6 +184,7 @@ class Board:
             "bundle": manifest.id,
             "model": manifest.model["name"],
             "listen": str(self._core.address),
+            "radio": self._radio.describe() if self._radio is not None else None,
             "next": chosen.get("next"),
             "kernels": self._kernels.name,
             "selftest": asdict(self._selftest),
@@ -174,15 +203,15 @@ class Board:
     def _report_results(self) -> None:
         assert self._core is not None
         while (result := self._core.take_result()) is not None:
-            command_id = self._pending.pop(result.inference, None)
-            if command_id is None:
-                continue  # Aborted.
+            command_id = self._pending.pop(result.inference)
             wanted = [spec.bytes for spec in self._result_specs]
             if result.code == "ok" and [len(t) for t in result.tensors] != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
             if result.code != "ok":
                 text = f": {result.text}" if result.text else ""
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
+                if result.code == "cancelled" and result.stage == self._stage.number:
+                    why = "given up on command"
                 self._write(control.refusal(ControlError(result.code, why), command_id))
                 continue
             answer = asdict(result)
@@ -214,7 +243,8 @@ class Board:
         if command.name == "info":
             return self.info()
         if command.name == "stats":
-            return self._core.status()
+            radio = self._radio.describe() if self._radio is not None else None
+            return {**self._core.status(), "radio": radio}
         if command.name == "configure":
             return self._configure(command.fields["set"])
         if command.name == "run":
@@ -270,11 +300,9 @@ class Board:
         self._pending[inference] = command.id
 
     def _abort(self) -> int:
-        for command_id in self._pending.values():
-            cancelled = ControlError("cancelled", "given up on command")
-            self._write(control.refusal(cancelled, command_id))
-        count = len(self._pending)
-        self._pending.clear()
+        assert self._core is not None
+        count = self._core.abort()
+        self._report_results()
         return count
 
 

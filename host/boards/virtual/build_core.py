@@ -31,7 +31,13 @@ ffibuilder.cdef(
         uint16_t listen_port;
         const char *next_host;
         uint16_t next_port;
-        uint16_t mtu, window, peers, jobs;
+        int packet_fd;
+        uint8_t next_addr[18];
+        uint8_t next_addr_len;
+        uint16_t mtu, window;
+        uint8_t reorder;
+        uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
+        uint16_t peers, jobs;
         uint32_t max_message, max_output;
         uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms;
         int (*invoke)(void *ctx, const uint8_t *input, const uint32_t *bytes, uint8_t count,
@@ -66,6 +72,7 @@ ffibuilder.cdef(
     int vb_step(vb *board, int64_t timeout_us, int extra_fd);
     int vb_infer(vb *board, uint32_t inference, const uint8_t *input, const uint32_t *bytes,
                  uint8_t count, uint32_t timeout_ms);
+    uint32_t vb_abort(vb *board);
     int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
     void vb_get_status(vb *board, struct vb_status *status);
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from host.boards.address import Address
 from host.boards.virtual import _board
+from host.boards.virtual.radio import Radio
 from models.errors import TinysplitError
 from partitioner.chain import Stage, StageError
 
 OK, MALFORMED, INVOKE_FAILED = 0, 17, 19
 _ROLES = {"head": 1, "relay": 2, "tail": 3}
 _TRANSPORTS = {"udp": 0, "tcp": 1}
+_PACKET = 2
 _SLACK_BYTES = 512  # Message headers and phase records beside the tensors.
 
 
@@ -111,9 +113,15 @@ class Core:
     """A node: the C core, its sockets, and a stage as its engine. One thread."""
 
     def __init__(
-        self, settings: Settings, stage: Stage, stages: int, bundle_id: str, result_bytes: int
+        self,
+        settings: Settings,
+        stage: Stage,
+        stages: int,
+        bundle_id: str,
+        result_bytes: int,
+        radio: Radio | None = None,
     ) -> None:
-        """Open the sockets.
+        """Open the sockets, or take a started radio; it stays the caller's.
 
         Args:
             stages: how many the bundle has.
@@ -129,7 +137,7 @@ class Core:
         listen, following = settings.listen, settings.next
         self._keep = [self._ffi.new("char[]", listen.host.encode())]
         config = self._ffi.new("struct vb_config *")
-        config.transport = _TRANSPORTS[listen.transport]
+        config.transport = _PACKET if radio is not None else _TRANSPORTS[listen.transport]
         config.role = _ROLES[role_of(settings.stage, stages)]
         config.stage, config.stage_count = settings.stage, stages
         config.bundle = list(bytes.fromhex(bundle_id))
@@ -139,6 +147,8 @@ class Core:
             self._keep.append(self._ffi.new("char[]", following.host.encode()))
             config.next_host, config.next_port = self._keep[1], following.port
         config.mtu, config.window = settings.mtu, settings.window
+        if radio is not None:
+            self._take(radio, config, following)
         config.peers = settings.peers + (following is not None)
         config.jobs = settings.jobs
         config.max_message = largest + _SLACK_BYTES
@@ -152,7 +162,23 @@ class Core:
             why = os.strerror(code[0]) if code[0] else "the core refuses its settings"
             raise CoreError(f"cannot listen on {listen}: {why}")
         self._tensors = self._ffi.new("uint8_t[]", result_bytes + _SLACK_BYTES)
-        self.address = Address(listen.transport, listen.host, self.status()["port"])
+        self.address = replace(listen, port=self.status()["port"])
+
+    @staticmethod
+    def _take(radio: Radio, config: Any, following: Address | None) -> None:
+        """What the core must know of a radio's link."""
+        profile = radio.profile
+        config.packet_fd = radio.fileno()
+        config.mtu = config.mtu or profile.mtu
+        config.window = config.window or profile.window
+        config.reorder = profile.reorder
+        config.rto_min_us = profile.rto_min_us
+        config.pace_ns_per_byte = round(8e9 / profile.pace_bps) if profile.pace_bps else 0
+        config.listen_host = config.next_host = _board.ffi.NULL
+        if following is not None:
+            name = radio.peer(following)
+            config.next_addr[0 : len(name)] = list(name)
+            config.next_addr_len = len(name)
 
     def close(self) -> None:
         """Close the sockets; nothing else may be called afterwards."""
@@ -176,6 +202,11 @@ class Core:
         data = b"".join(tensors)
         code = _board.lib.vb_infer(self._board, inference, data, lengths, len(tensors), timeout_ms)
         return error_name(code)
+
+    def abort(self) -> int:
+        """Cancel every inference under way; each gives a result `cancelled`. Returns how many."""
+        count: int = _board.lib.vb_abort(self._board)
+        return count
 
     def take_result(self) -> Result | None:
         """The oldest result that waits."""

@@ -10,12 +10,13 @@ EXAMPLES = examples()
 SEAL = Seal(SID)
 BUNDLE = bytes(range(32))
 HELLO = Hello(
-    0x11223344, mtu=250, window=64, max_message=8192, slots=2, role=1, stage=0, stage_count=2,
-    codecs=1, ack_delay=10, idle_timeout=150, bundle=BUNDLE,
+    initiator_nonce=0x11223344, mtu=250, window=64, max_message=8192, slots=2,
+    role=1, stage=0, stage_count=2, codecs=1, ack_delay=10, idle_timeout=150, bundle=BUNDLE,
 )  # fmt: skip
 ACK = Hello(
-    0x11223344, 0xA1B2C3D4, mtu=250, window=64, max_message=8192, slots=2, role=3, stage=1,
-    stage_count=2, codecs=1, ack_delay=10, idle_timeout=150, bundle=BUNDLE,
+    initiator_nonce=0x11223344, acceptor_nonce=0xA1B2C3D4, mtu=250, window=64, max_message=8192,
+    slots=2, role=3, stage=1, stage_count=2, codecs=1, ack_delay=10, idle_timeout=150,
+    bundle=BUNDLE,
 )  # fmt: skip
 SESSION_FRAMES = {
     "data_single": Data(1, 0, EXAMPLES["tensor_message"], last=True, ack_requested=True),

@@ -158,6 +158,12 @@ int ts_node_init(struct ts_node *node, const struct ts_node_config *cfg, uint64_
 int ts_node_infer(struct ts_node *node, uint64_t now_us, uint32_t inference, const struct ts_tensors *input,
                   uint32_t timeout_ms);
 
+/* Ends an inference of ts_node_infer: cfg->result is called with TS_E_CANCELLED before this returns,
+ * and not again. What later stages still do for it is thrown away when it comes back, so its id
+ * must not be used again while that can be. Its job is free at once, or once the engine that runs
+ * it is done. Returns TS_OK, TS_E_INVALID if no such inference is under way. */
+int ts_node_cancel(struct ts_node *node, uint64_t now_us, uint32_t inference);
+
 /* The engine that returned TS_E_WOULD_BLOCK is done; run is the struct it was given, filled in. */
 void ts_node_invoked(struct ts_node *node, uint64_t now_us, const struct ts_invoke *run, int code);
 

@@ -66,10 +66,31 @@ enum ts_error {
     TS_E_DUPLICATE = 23,
     TS_E_INVALID = 24,
     TS_E_WOULD_BLOCK = 25,
-    TS_E_NO_MEMORY = 26
+    TS_E_NO_MEMORY = 26,
+
+    /* Images and slots, IMAGE.md section 9. */
+    TS_E_IMAGE_MALFORMED = 100,
+    TS_E_IMAGE_FORMAT = 101,
+    TS_E_IMAGE_TOO_LARGE = 102,
+    TS_E_IMAGE_UNSIGNED = 103,
+    TS_E_IMAGE_NO_KEY = 104,
+    TS_E_IMAGE_CHIP = 105,
+    TS_E_IMAGE_FIRMWARE = 106,
+    TS_E_IMAGE_STAGE = 107,
+    TS_E_IMAGE_ARENA = 108,
+    TS_E_IMAGE_VERSION = 109,
+    TS_E_IMAGE_DIGEST = 110,
+    TS_E_IMAGE_SIGNATURE = 111,
+    TS_E_SLOT_BUSY = 112,
+    TS_E_SLOT_ORDER = 113,
+    TS_E_SLOT_NOT_READY = 114,
+    TS_E_SLOT_EMPTY = 115,
+    TS_E_SLOT_RESTARTS = 116,
+    TS_E_FLASH_FAILED = 117,
+    TS_E_SELF_TEST = 118
 };
 
-/* Name of a code as in SPEC.md; "unknown" for codes it does not list. */
+/* Name of a code as in SPEC.md and IMAGE.md; "unknown" for codes they do not list. */
 const char *ts_error_name(unsigned code);
 
 enum ts_role { TS_ROLE_HOST = 0, TS_ROLE_HEAD = 1, TS_ROLE_RELAY = 2, TS_ROLE_TAIL = 3, TS_ROLE_BRIDGE = 4 };

@@ -1,0 +1,115 @@
+#include "network.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "esp_event.h"
+
+/* The component espressif/mdns is used where the build has it (firmware/main/idf_component.yml). Without it
+ * the name is known to the DHCP server alone. */
+#if defined(__has_include)
+#if __has_include("mdns.h")
+#include "mdns.h"
+#define HAVE_MDNS 1
+#endif
+#endif
+
+static esp_netif_t *interface;
+static atomic_bool up;
+static bool prepared;
+
+void network_set_up(bool now_up) {
+    atomic_store(&up, now_up);
+    link_wake();
+}
+
+static void on_ip_event(void *arg, esp_event_base_t base, int32_t id, void *data) {
+    (void)arg;
+    (void)base;
+    (void)data;
+    switch (id) {
+    case IP_EVENT_STA_GOT_IP:
+    case IP_EVENT_ETH_GOT_IP:
+    case IP_EVENT_GOT_IP6:
+        network_set_up(true);
+        break;
+    case IP_EVENT_STA_LOST_IP:
+    case IP_EVENT_ETH_LOST_IP:
+        network_set_up(false);
+        break;
+    default:
+        break;
+    }
+}
+
+esp_err_t network_prepare(void) {
+    if (prepared) {
+        return ESP_OK;
+    }
+    esp_err_t error = esp_netif_init();
+    if (error == ESP_OK) {
+        error = esp_event_loop_create_default();
+        if (error == ESP_ERR_INVALID_STATE) {
+            error = ESP_OK; /* there is one */
+        }
+    }
+    if (error == ESP_OK) {
+        error = esp_event_handler_register(IP_EVENT, ESP_EVENT_ANY_ID, on_ip_event, NULL);
+    }
+    prepared = error == ESP_OK;
+    return error;
+}
+
+static void announce(const struct settings *settings) {
+#if HAVE_MDNS
+    /* tinysplit boards looks for this service. A board that cannot be found is no reason not to serve. */
+    if (mdns_init() == ESP_OK) {
+        bool tcp = settings->transport == TRANSPORT_TCP;
+        (void)mdns_hostname_set(settings->name);
+        (void)mdns_service_add(settings->name, "_tinysplit", tcp ? "_tcp" : "_udp", settings->port, NULL, 0);
+    }
+#else
+    (void)settings;
+#endif
+}
+
+esp_err_t network_start(const struct settings *settings) {
+    if (interface != NULL) {
+        return ESP_OK;
+    }
+    esp_err_t error = network_prepare();
+    if (error == ESP_OK) {
+        error = interface_start(settings, &interface);
+    }
+    if (error == ESP_OK) {
+        announce(settings);
+    }
+    return error;
+}
+
+bool network_is_up(void) {
+    return atomic_load(&up);
+}
+
+uint32_t network_scope(void) {
+    int index = interface != NULL ? esp_netif_get_netif_impl_index(interface) : -1;
+    return index > 0 ? (uint32_t)index : 0;
+}
+
+void network_place(struct link_status *out, const char *scheme, uint16_t port) {
+    char ip[16];
+    if (out->address[0] != 0) {
+        (void)snprintf(ip, sizeof ip, "%.15s", out->address);
+        (void)snprintf(out->address, sizeof out->address, "%s://%s:%u", scheme, ip, (unsigned)port);
+    }
+}
+
+void network_describe(struct link_status *out) {
+    out->up = network_is_up();
+    interface_describe(out);
+    esp_netif_ip_info_t ip;
+    if (interface != NULL && out->up && esp_netif_get_ip_info(interface, &ip) == ESP_OK && ip.ip.addr != 0) {
+        (void)snprintf(out->address, sizeof out->address, IPSTR, IP2STR(&ip.ip));
+    }
+}

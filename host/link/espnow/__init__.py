@@ -1,0 +1,1 @@
+"""ESP-NOW between virtual boards: exact frames on a modelled medium."""
