@@ -22,22 +22,22 @@ from host.background import Background
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.virtual.process import VirtualBoard
-from host.link.driver import LinkServer, Reply, Request
+from host.link.driver import LinkServer
 from host.link.session import Node
 from host.link.tcp import TcpServer
 from host.link.udp import UdpServer
 from partitioner import bundle as bundles
 from partitioner import kernels
 from partitioner.bundle import Bundle
-from partitioner.chain import Stage
 from tests.radio.guest.namespaces import inside, ip
+from tests.radio.guest.stages import decoded, output, serve_last
 
 LEFT, RIGHT, PORT = "10.77.0.1", "10.77.0.2", 4000
 DELAY_US = 20_000
 LOSS = "10%"
 BOOT_S = 90.0
 RUN_S = 60.0
-ENOUGH_PACKETS = 200  # That none of these is lost has a chance of 7e-10.
+ENOUGH_PACKETS = 150  # That none of these is lost has a chance of 1e-7.
 
 Pair = tuple[VirtualBoard, VirtualBoard]
 
@@ -94,19 +94,12 @@ def point(head: VirtualBoard, transport: str, port: int) -> None:
 def host_tail(bundle: Bundle, transport: str) -> Iterator[int]:
     """The last stage in this process, behind the Python end of the link; yields its port."""
     manifest = bundle.manifest
-    engine = Stage(manifest, 1, bundle.stages[1], kernels.exact())
-
-    def handle(request: Request) -> Reply:
-        sizes = [len(tensor) for tensor in request.tensors]
-        done = engine.run(engine.decode(b"".join(request.tensors), sizes))
-        return Reply([tensor.tobytes() for tensor in done.tensors])
-
     kind = UdpServer if transport == "udp" else TcpServer
     with ExitStack() as stack:
         with inside("right"):  # The thread that Background starts stays there.
             background = stack.enter_context(Background())
         node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
-        server = LinkServer(kind(RIGHT, 0), node, handle)
+        server = LinkServer(kind(RIGHT, 0), node, serve_last(bundle))
         background.enter(server)
         yield server.address[1]
 
@@ -149,8 +142,7 @@ def assert_exact(
         value = rng.integers(-128, 128, spec.shape, np.int8)
         tensors = [base64.b64encode(value.tobytes()).decode()]
         answer = head.ask("run", RUN_S, input="tensors", tensors=tensors, timeout_ms=50_000)
-        outputs = [base64.b64decode(tensor) for tensor in answer["tensors"]]
-        assert outputs == [tensor.tobytes() for tensor in uncut.run([value])]
+        assert decoded(answer) == [tensor.tobytes() for tensor in uncut.run([value])]
         assert answer["total_us"] >= 2 * DELAY_US
         count += 1
 
@@ -175,10 +167,10 @@ def test_loss_and_delay_cost_time_but_no_byte(
         point(head, transport, port)
 
         def enough(count: int) -> bool:
-            return count >= 5 and min(sent + lost for sent, lost in losses()) >= ENOUGH_PACKETS
+            return count >= 5 and sum(sent + lost for sent, lost in losses()) >= ENOUGH_PACKETS
 
         assert_exact(head, small_bundle, 1, enough)
-        assert all(lost > 0 for _, lost in losses())
+        assert sum(lost for _, lost in losses()) > 0
 
 
 @pytest.mark.timeout(120)
@@ -196,13 +188,11 @@ def test_a_cable_out_for_two_seconds_is_survived(
         head.finish(command, 2.0)
     ip("-n", "right", "link", "set", "veth1", "up")
     answer = head.finish(command, RUN_S)
-    golden = small_bundle.selftest()["output_0"][0]
-    assert base64.b64decode(answer["tensors"][0]) == golden.tobytes()
+    assert decoded(answer) == output(small_bundle, 0)
 
 
 @pytest.mark.timeout(120)
 def test_the_network_that_ships(digits: Path) -> None:
     with boards(digits) as (head, _):
         answer = head.ask("run", RUN_S, input="selftest", timeout_ms=50_000)
-    golden = bundles.read(digits).selftest()["output_0"][0]
-    assert base64.b64decode(answer["tensors"][0]) == golden.tobytes()
+    assert decoded(answer) == output(bundles.read(digits), 0)
