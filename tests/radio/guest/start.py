@@ -60,7 +60,7 @@ def main() -> None:
             print(f"Bail out! {line}", file=report)
         if not wrong:
             with (LANE / "pytest.log").open("w") as log:
-                command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+                command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
                 command += ["--confcutdir", settings["suite"]]
                 done = subprocess.run(
                     [*command, *settings["files"]],
