@@ -29,6 +29,7 @@ from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
+from host.ota import cli as ota
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
 from host.sim.cli import main as sim_command
@@ -571,6 +572,10 @@ def air(transport: str, loss: float, corrupt: float, seed: int, verbose: bool) -
         hosted = background.enter(create_air(transport, spoilt, {"stages": 0}))
         click.echo(hosted.place)
         threading.Event().wait()
+
+
+main.add_command(ota.pack)
+main.add_command(ota.keys)
 
 
 def open_pty() -> int:

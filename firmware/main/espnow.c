@@ -2,7 +2,7 @@
  * or count, nothing else. All calls into the driver come from the link task. */
 #include "sdkconfig.h"
 
-#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_WIFI
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -189,9 +189,9 @@ static bool know(const uint8_t mac[6], uint64_t now) {
     return true;
 }
 
-/* Reports wake the link task too; this is for the time when none is under way. */
+/* The next report wakes the link task. Where none is under way, the driver's memory is used up by others. */
 static bool flush(void) {
-    return atomic_exchange(&blocked, false);
+    return atomic_load(&in_flight) == 0 && atomic_exchange(&blocked, false);
 }
 
 static esp_err_t start(const struct settings *settings, struct ts_link *link) {

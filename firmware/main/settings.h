@@ -22,6 +22,7 @@ enum settings_role { ROLE_STAGE, ROLE_BRIDGE };
 enum settings_transport { TRANSPORT_UDP, TRANSPORT_TCP, TRANSPORT_ESPNOW, TRANSPORT_BLE };
 enum settings_wifi { WIFI_STATION, WIFI_SOFT_AP };
 enum settings_power_save { POWER_SAVE_NONE, POWER_SAVE_MIN, POWER_SAVE_MAX };
+enum settings_meter { METER_NONE, METER_INA219, METER_INA226 };
 enum settings_input { INPUT_SELFTEST, INPUT_PATTERN };
 
 struct settings {
@@ -64,9 +65,9 @@ struct settings {
     char mqtt_password[129]; /* secret */
     char mqtt_ca[2049];      /* PEM; empty: the certificate bundle */
 
-    uint32_t meter; /* I2C address of an INA219 or INA226; 0: none */
-    uint32_t meter_kind;
-    uint32_t meter_mohm; /* shunt */
+    uint32_t meter;         /* enum settings_meter, on the I2C pins of Kconfig */
+    uint32_t meter_address; /* 0x40..0x4F */
+    uint32_t meter_mohm;    /* shunt */
 
     /* Of `listen`; not kept. */
     uint32_t transport; /* enum settings_transport */
