@@ -27,8 +27,8 @@
 #define WRITE_WAIT_MS 2000
 #define USB 1
 
-static SemaphoreHandle_t write_lock[CONSOLES];
-static StaticSemaphore_t write_lock_memory[CONSOLES];
+static SemaphoreHandle_t write_lock[CONSOLES], log_lock;
+static StaticSemaphore_t write_lock_memory[CONSOLES], log_lock_memory;
 static struct line lines[CONSOLES];
 static struct ts_wire wires[CONSOLES];
 static uint8_t wire_memory[CONSOLES][TS_WIRE_MAX(LINK_FRAME_BYTES)];
@@ -88,9 +88,13 @@ void console_line(unsigned console, const char *text) {
 
 /* The log: formatted whole, so that it never lies between the bytes of a line or a frame. */
 static int log_text(const char *format, va_list arguments) {
-    char text[LOG_BYTES];
+    static char text[LOG_BYTES]; /* some tasks that log have little stack */
+    if (xSemaphoreTake(log_lock, pdMS_TO_TICKS(50)) != pdTRUE) {
+        return 0;
+    }
     int n = vsnprintf(text, sizeof text, format, arguments);
     if (n <= 0) {
+        (void)xSemaphoreGive(log_lock);
         return n;
     }
     size_t len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
@@ -104,6 +108,7 @@ static int log_text(const char *format, va_list arguments) {
             (void)xSemaphoreGive(write_lock[i]);
         }
     }
+    (void)xSemaphoreGive(log_lock);
     return n;
 }
 
@@ -181,6 +186,7 @@ static void listen_task(void *arg) {
 }
 
 void console_start(void) {
+    log_lock = xSemaphoreCreateMutexStatic(&log_lock_memory);
     for (unsigned i = 0; i < CONSOLES; i++) {
         write_lock[i] = xSemaphoreCreateMutexStatic(&write_lock_memory[i]);
         line_init(&lines[i], &control_sink);

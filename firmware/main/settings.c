@@ -7,8 +7,8 @@ static const char *const roles[] = {"stage", "bridge", NULL};
 static const char *const wifi_modes[] = {"station", "soft_ap", NULL};
 static const char *const power_saves[] = {"none", "min", "max", NULL};
 static const char *const inputs[] = {"selftest", "pattern", NULL};
-static const char *const rates[] = {"1M_L", "2M_L", "5M_L",     "11M_L",    "6M", "12M",
-                                    "24M",  "54M",  "MCS0_LGI", "MCS7_SGI", NULL};
+static const char *const rates[] = {"250K", "500K", "1M",  "2M",  "5.5M", "11M", "6M", "9M",
+                                    "12M",  "18M",  "24M", "36M", "48M",  "54M", NULL};
 static const char *const meters[] = {"none", "ina219", "ina226", NULL};
 static const char *const schemes[] = {"udp", "tcp", "espnow", "ble", NULL};
 

@@ -74,9 +74,23 @@ struct settings {
     uint16_t port;      /* UDP and TCP */
 };
 
-/* ESP-NOW's rate for a peer, in the order of the schema's choices: 1M_L 2M_L 5M_L 11M_L 6M 12M 24M 54M
- * MCS0_LGI MCS7_SGI. */
-enum settings_rate { RATE_1M, RATE_2M, RATE_5M, RATE_11M, RATE_6M, RATE_12M, RATE_24M, RATE_54M, RATE_MCS0, RATE_MCS7 };
+/* ESP-NOW's rate for a peer, in the order of the schema's choices. */
+enum settings_rate {
+    RATE_250K,
+    RATE_500K,
+    RATE_1M,
+    RATE_2M,
+    RATE_5M,
+    RATE_11M,
+    RATE_6M,
+    RATE_9M,
+    RATE_12M,
+    RATE_18M,
+    RATE_24M,
+    RATE_36M,
+    RATE_48M,
+    RATE_54M
+};
 
 enum settings_kind { SETTING_NUMBER, SETTING_FLAG, SETTING_CHOICE, SETTING_TEXT, SETTING_SECRET, SETTING_ADDRESS };
 
