@@ -40,6 +40,7 @@ from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
+from partitioner.plan.cli import calibrate
 from partitioner.plan.cli import main as plan_command
 
 _SEED = 0
@@ -651,6 +652,7 @@ def _summary(
 
 
 main.add_command(plan_command, "plan")
+main.add_command(calibrate)
 main.add_command(sim_command, "sim")
 
 
