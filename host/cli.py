@@ -397,7 +397,11 @@ class BoardCommand(Command):
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that stands for the flash; keeps what `configure` sets.",
 )
-@click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
+@click.option(
+    "--pty",
+    is_flag=True,
+    help="Be controlled over a pseudo-terminal, named at start, by one client after the other.",
+)
 @verbose_option()
 def board(
     bundle: Path,
@@ -413,7 +417,8 @@ def board(
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
 
     Commands come on standard input, answers go to standard output; the board ends with its
-    input. host/boards/control.schema.json documents them.
+    input. With --pty it stays when a client leaves, as a real board does when a terminal is
+    closed: Ctrl-C ends it. host/boards/control.schema.json documents the commands.
     """
     from host.boards.virtual import board as program  # Needs the compiled core.
 
@@ -436,7 +441,10 @@ def board(
 
 
 def open_pty() -> int:
-    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end."""
+    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end.
+
+    The other end stays open here too, so that the board does not end with a client.
+    """
     import pty
     import tty
 

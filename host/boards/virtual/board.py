@@ -7,6 +7,7 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from host.boards import address, control
 from host.boards.address import RADIOS
 from host.boards.control import Command, ControlError, Lines
 from host.boards.selftest import SelfTest, golden, selftest
+from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
@@ -312,31 +314,23 @@ def serve(
     """Run a board whose control line is a pair of file descriptors, until it ends.
 
     Raises:
-        TinysplitError: it cannot boot.
+        TinysplitError: it cannot boot, or a descriptor is closed.
     """
+    with contextlib.closing(ControlLine(read_fd, write_fd)) as controller:
+        board = Board(folder, flash, defaults, controller.send)
+        with contextlib.closing(board):
+            _serve(board, controller)
 
-    def write(line: bytes) -> None:
-        view = memoryview(line)
-        while view:
-            view = view[os.write(write_fd, view) :]
 
+def _serve(board: Board, controller: ControlLine) -> None:
     lines = Lines()
-    board = Board(folder, flash, defaults, write)
-    try:
-        while True:
-            if not board.step(read_fd):
-                continue
-            data = os.read(read_fd, 65536)
-            if not data:
-                return
-            try:
-                complete = lines.feed(data)
-            except ControlError as error:
-                write(control.refusal(error))
-                continue
-            for line in complete:
-                board.handle(line)
-    except BrokenPipeError:
-        return
-    finally:
-        board.close()
+    while not controller.ended:
+        if not board.step(controller.fileno()):
+            continue
+        try:
+            complete = lines.feed(controller.exchange())
+        except ControlError as error:
+            controller.send(control.refusal(error))
+            continue
+        for line in complete:
+            board.handle(line)
