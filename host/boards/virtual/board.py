@@ -10,6 +10,7 @@ import base64
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -195,10 +196,10 @@ class Board:
             "uptime_ms": round((time.monotonic() - self._booted) * 1000),
         }
 
-    def step(self, control_fd: int) -> bool:
-        """Serve the link until a control line can be read; returns whether one can."""
+    def step(self, control_fd: int, timeout_us: int) -> bool:
+        """Serve the link until `control_fd` can be read; returns whether it can."""
         assert self._core is not None
-        readable, _ = self._core.step(_STEP_US, control_fd)
+        readable, _ = self._core.step(timeout_us, control_fd)
         self._report_results()
         return readable
 
@@ -323,14 +324,15 @@ def serve(
 
 
 def _serve(board: Board, controller: ControlLine) -> None:
+    """One command at a time, so that many of them do not keep the link waiting."""
     lines = Lines()
+    commands: deque[bytes] = deque()
     while not controller.ended:
-        if not board.step(controller.fileno()):
-            continue
-        try:
-            complete = lines.feed(controller.exchange())
-        except ControlError as error:
-            controller.send(control.refusal(error))
-            continue
-        for line in complete:
-            board.handle(line)
+        busy = bool(commands) and not controller.full
+        if board.step(controller.fileno(), 0 if busy else _STEP_US) or busy:
+            try:
+                commands.extend(lines.feed(controller.exchange(take=not commands)))
+            except ControlError as error:
+                controller.send(control.refusal(error))
+        if commands and not controller.full:
+            board.handle(commands.popleft())

@@ -2,8 +2,8 @@
 
 A board that waited for a slow controller would let its link starve. What the controller has not
 read yet is kept; while that is more than MAX_WAITING_BYTES no commands are taken from it, so that
-nothing is left out and what is kept stays bounded (by that, and the replies to the commands
-under way). A controller that is gone is noticed all the same.
+nothing is left out and what is kept stays bounded (by that, and the replies to what is under
+way). A controller that is gone is noticed all the same.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ControlLine:
 
     def fileno(self) -> int:
         """What can be read as soon as `exchange` has something to do."""
-        always = self._read_fd in self._unwatchable and not self._paused
+        always = self._read_fd in self._unwatchable and not self.full
         return self._read_fd if always else self._poll.fileno()
 
     def send(self, line: bytes) -> None:
@@ -65,14 +65,17 @@ class ControlLine:
         self._write()
         self._watch()
 
-    def exchange(self) -> bytes:
-        """Write what waits and can be written; return what came in, perhaps nothing."""
+    def exchange(self, take: bool = True) -> bytes:
+        """Write what waits and can be written; return what came in, perhaps nothing.
+
+        Nothing is read unless `take`, nor while too much waits to be written.
+        """
         happened = dict(self._poll.poll(0))
         self._write()
         data = b""
-        if not self._paused:
+        if take and not self.full:
             data = self._read()
-        elif happened.get(self._read_fd, 0) & (select.EPOLLHUP | select.EPOLLERR):
+        elif self.full and happened.get(self._read_fd, 0) & (select.EPOLLHUP | select.EPOLLERR):
             self.ended = True
         self._watch()
         return data
@@ -88,7 +91,8 @@ class ControlLine:
             os.set_blocking(fd, blocking)
 
     @property
-    def _paused(self) -> bool:
+    def full(self) -> bool:
+        """Too much is unread: a command must wait."""
         return len(self._waiting) > MAX_WAITING_BYTES
 
     def _read(self) -> bytes:
@@ -112,7 +116,7 @@ class ControlLine:
             self.ended = True
 
     def _watch(self) -> None:
-        wanted = {self._read_fd: 0 if self._paused else select.EPOLLIN}
+        wanted = {self._read_fd: 0 if self.full else select.EPOLLIN}
         if self._waiting:
             wanted[self._write_fd] = wanted.get(self._write_fd, 0) | select.EPOLLOUT
         for fd in self._watched.keys() - wanted.keys():

@@ -179,7 +179,7 @@ def test_a_board_nobody_reads_ends_with_its_input(folder: Path) -> None:
         assert b'"ready"' in process.stdout.readline()
         assert pour(process, FLOOD) < len(FLOOD)
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
