@@ -432,7 +432,11 @@ class BoardCommand(Command):
     help="File that stands for the flash; keeps what `configure` sets.",
 )
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
-@click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
+@click.option(
+    "--pty",
+    is_flag=True,
+    help="Be controlled over a pseudo-terminal, named at start, by one client after the other.",
+)
 @verbose_option()
 def board(
     bundle: Path | None,
@@ -453,7 +457,8 @@ def board(
     Or, with --qemu, an emulated one: the firmware itself.
 
     Commands come on standard input, answers go to standard output; the board ends with its
-    input. host/boards/control.schema.json documents them.
+    input. With --pty it stays when a client leaves, as a real board does when a terminal is
+    closed: Ctrl-C ends it. host/boards/control.schema.json documents the commands.
     """
     if virtual and build is not None:
         raise click.UsageError("a board is either --virtual or --qemu")
@@ -580,7 +585,10 @@ main.add_command(ota.keys)
 
 
 def open_pty() -> int:
-    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end."""
+    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end.
+
+    The other end stays open here too, so that the board does not end with a client.
+    """
     import pty
     import tty
 
