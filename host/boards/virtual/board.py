@@ -265,6 +265,8 @@ class Board:
             return {"aborted": self._abort()}
         if command.name == "selftest":
             return asdict(selftest(self._bundle, self._stage, self._kernels))
+        if command.name != "reboot":
+            raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()
         self._write(control.reply(command.id, {}))
         self.boot()
