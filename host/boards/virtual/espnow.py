@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from host.boards import address
 from host.boards.address import Address
 from host.boards.virtual.radio import Air, Radio, RadioSetup
+from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
 from host.link.espnow.medium import Medium
+from host.link.espnow.monitor import MonitorStation
 from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow
 from host.link.impairment import Impairment, ImpairmentError
 from host.link.session import Profile
@@ -72,7 +74,7 @@ def parse_key(text: bytes, name: str) -> bytes:
 
 
 class EspNowRadio(Radio):
-    """ESP-NOW on an ether.
+    """ESP-NOW on an ether, or with `air` `monitor://mon0` on a card in monitor mode.
 
     Settings: `channel`, `espnow_version`, `espnow_rate`, `espnow_peers`. Keys come from the
     environment. With an LMK all peers are encrypted; those that may call first have to be named
@@ -93,6 +95,8 @@ class EspNowRadio(Radio):
             rate_name=settings.get("espnow_rate", DEFAULT_RATE),
             pmk=_from_environment(PMK_VARIABLE, "PMK") or DEFAULT_PMK,
         )
+        if setup.air.startswith(monitor.SCHEME):
+            monitor.check_rate(self._now.rate)
         known = [address.parse(text) for text in settings.get("espnow_peers", [])]
         if setup.next is not None:
             known.append(setup.next)
@@ -100,7 +104,7 @@ class EspNowRadio(Radio):
             if mac != self._now.mac:
                 self._now.add_peer(mac, lmk=self._lmk)
         self.profile = profile(version)
-        self._station: Station | None = None
+        self._station: Station | MonitorStation | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._token = 0
         self._sent = self._acknowledged = self._attempts = 0
@@ -133,7 +137,9 @@ class EspNowRadio(Radio):
         await self._join()
 
     async def _join(self) -> None:
-        station = Station(self._take, self._done, self._lost)
+        on_card = self.setup.air.startswith(monitor.SCHEME)
+        kind: type[MonitorStation | Station] = MonitorStation if on_card else Station
+        station = kind(self._take, self._done, self._lost)
         await station.join(self.setup.air, self._now.mac, self._now.channel)
         self._station = station
 

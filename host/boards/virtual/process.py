@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +33,7 @@ class VirtualBoard(ProcessBoard):
         timeout_ms: int = 10_000,
         flash: Path | None = None,
         settings: Mapping[str, str | int] | None = None,
+        flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> None:
@@ -40,6 +41,7 @@ class VirtualBoard(ProcessBoard):
 
         Args:
             settings: further options of `tinysplit board`, by their names without the dashes.
+            flags: more of them, as they are written.
             environment: what it gets beside this process's environment, such as keys.
         """
         arguments = [str(folder), "--stage", str(stage), "--listen", str(listen), "--name", name]
@@ -50,6 +52,7 @@ class VirtualBoard(ProcessBoard):
             arguments += ["--flash", str(flash)]
         for option, value in (settings or {}).items():
             arguments += [f"--{option}", str(value)]
+        arguments += flags
         super().__init__(name, arguments, environment=environment, on_text=on_text)
 
 

@@ -204,7 +204,9 @@ class Air(ABC):
 def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> TransportError:
     """What to install when an optional package is missing."""
     lacks = f"{what} needs a package that is not installed ({error.name})"
-    return TransportError(f"{lacks}: pip install 'tinysplit[{extra}]'")
+    return TransportError(
+        f"{lacks}: pip install 'tinysplit[{extra}]' (in its checkout: pip install '.[{extra}]')"
+    )
 
 
 def create_radio(transport: str, setup: RadioSetup) -> Radio:
