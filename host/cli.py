@@ -226,9 +226,9 @@ def run(
     if save_figure is not None:
         require_picture(save_figure)
     named = any(kind != kinds.Virtual() for kind in (head, *relays, tail))
-    if transport == "none" and (named or relays or ipv6 or any(network.values())):
+    if transport == "none" and (named or relays or bridge or ipv6 or any(network.values())):
         raise click.UsageError(
-            "--head, --relay, --tail, --ipv6 and what spoils the network need --transport"
+            "--head, --relay, --tail, --bridge, --ipv6 and what spoils the network need --transport"
         )
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
