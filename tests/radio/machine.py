@@ -28,6 +28,9 @@ class Limits:
     total_s: float = 600.0
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass
 class Tally:
     """What the guest reported so far."""
