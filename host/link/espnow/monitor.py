@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Final
 
 from host.link.espnow import frames
-from host.link.espnow.timing import Rate, RateError
 from host.link.transport import NotAllowedError, TransportError, UnreachableError
+from partitioner.cost.wifi import Rate, RateError
 
 SCHEME: Final = "monitor://"
 STATUS_TIMEOUT_S: Final = 1.0  # A driver that never says what became of a frame counts as no.
