@@ -24,7 +24,7 @@ test: setup-dev lint
 
 # Real Bluetooth, 802.11 and network stacks, in a virtual machine; says which packages it needs.
 test-radio: setup-dev
-	@TINYSPLIT_RADIO=1 $(BIN)/python -m pytest -q tests/radio
+	@TINYSPLIT_RADIO=1 $(BIN)/python -m pytest -q -m boots tests/radio
 	@$(BIN)/python -m tests.radio
 
 # Every pair of steps of an update and its recovery cut (minutes); `make test` has every single one.

@@ -18,7 +18,7 @@ from tests.radio.kernel import Kernel, LaneError, pack_initramfs
 from tests.radio.machine import Limits, Tally
 
 REPOSITORY = Path(__file__).parents[2]
-boots = pytest.mark.skipif(
+unasked = pytest.mark.skipif(
     "TINYSPLIT_RADIO" not in os.environ, reason="boots a guest: make test-radio"
 )
 
@@ -275,7 +275,8 @@ def pytest_configure(config):
 """
 
 
-@boots
+@unasked
+@pytest.mark.boots
 def test_a_guest_that_panics_is_a_failure_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +296,8 @@ def test_a_guest_that_panics_is_a_failure_with_its_log(
     assert "sysrq" in (lane.CACHE / "failed/console.log").read_text()
 
 
-@boots
+@unasked
+@pytest.mark.boots
 def test_a_guest_whose_root_does_not_come_up_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
