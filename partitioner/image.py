@@ -313,7 +313,7 @@ def _check(image: Image, manifest_bytes: int) -> None:
         image.stage < image.stage_count < NO_STAGE, f"stage {image.stage} of {image.stage_count}"
     )
     demand(len(m.bundle) == DIGEST_BYTES, "the bundle's id")
-    demand(1 <= len(m.name.encode()) <= _MAX_NAME_BYTES, "the model's name")
+    demand(1 <= len(m.name) <= _MAX_NAME_BYTES and _printable(m.name), "the model's name")
     for what, rows in (
         ("received", m.received),
         ("outputs", m.outputs),
@@ -340,8 +340,12 @@ def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
 
+def _printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _shortened(name: str) -> str:
-    return name.encode()[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return "".join(c if _printable(c) else "?" for c in name[:_MAX_NAME_BYTES])
 
 
 def _tensor(spec: TensorSpec) -> Tensor:
