@@ -26,6 +26,7 @@ from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.ota import cli as ota
+from host.ota.keys import load_public
 from host.report import contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed
@@ -396,7 +397,12 @@ class BoardCommand(Command):
 @click.option(
     "--flash",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File that stands for the flash; keeps what `configure` sets.",
+    help="File that stands for the flash; keeps what `configure` sets, and an image's slots.",
+)
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With an image: only images signed with its private half are taken.",
 )
 @click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
 @verbose_option()
@@ -407,16 +413,23 @@ def board(
     listen: str,
     following: str | None,
     flash: Path | None,
+    public_key: Path | None,
     pty: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
 
+    BUNDLE may be an image of `tinysplit pack` instead: it is written to a new --flash, and from
+    then on the board runs what its slots hold.
+
     Commands come on standard input, answers go to standard output; the board ends with its
     input. host/boards/control.schema.json documents them.
     """
-    from host.boards.virtual import board as program  # Needs the compiled core.
+    # They need the compiled core.
+    from host.boards.virtual import board as program
+    from host.boards.virtual.holding import BundleHolding, Holding, from_image
+    from host.boards.virtual.slots import SlotFlash
 
     address.parse(listen)
     if following is not None:
@@ -433,7 +446,15 @@ def board(
     read_fd, write_fd = 0, 1
     if pty:
         read_fd = write_fd = open_pty()
-    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    if bundle.is_file():
+        if flash is None:
+            raise click.UsageError("an image needs --flash FILE to be written to")
+        key = None if public_key is None else load_public(public_key)
+        slots = SlotFlash(flash)
+        held: Holding = from_image(bundle, slots, key, stage, kernels.exact())
+    else:
+        held = BundleHolding(bundle)
+    program.serve(held, Flash(flash), defaults, read_fd, write_fd)
 
 
 main.add_command(ota.pack)

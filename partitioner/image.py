@@ -20,8 +20,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
-from partitioner.graph import DTYPES
-from partitioner.manifest import TensorSpec
+from partitioner.chain import Stage
+from partitioner.graph import DTYPES, Graph
+from partitioner.kernels import Kernels
+from partitioner.manifest import Route, StageSpec, TensorSpec
 
 HEADER_BYTES = 64
 SIGNATURE_BYTES = 64
@@ -287,6 +289,53 @@ def decode(data: bytes, verify: Verify | None) -> Image:
     )
     _check(image, lengths[0])
     return image
+
+
+def open_stage(image: Image, kernels: Kernels) -> Stage:
+    """The stage in an image that `decode` returned, loaded.
+
+    Raises:
+        ImageError: firmware, or a model with other inputs and outputs than the manifest's.
+        TfliteError, KernelError: its model is none, or does not load.
+    """
+    m = image.manifest
+    if m is None:
+        raise ImageError("the image is a firmware, not a stage", "image_chip")
+    graph = Graph(image.model)
+    received, outputs = _specs(m.received), _specs(m.outputs)
+
+    def shapes(indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        return [(graph.tensors[i].dtype.name, graph.tensors[i].shape) for i in indices]
+
+    wired = [(received[i].dtype, received[i].shape) for i in m.inputs]
+    made = [(t.dtype, t.shape) for t in outputs]
+    counts = [len(op.outputs) for op in graph.operators]
+    if (shapes(graph.inputs), shapes(graph.outputs)) != (wired, made) or counts != [
+        len(op.crc32) for op in m.operators
+    ]:
+        raise ImageError("the image's manifest describes another model than the one in it")
+    routes = tuple(Route("output", n) if n >= 0 else Route("received", -1 - n) for n in m.sent)
+    origin = {"output": outputs, "received": received}
+    spec = StageSpec(
+        file="",
+        flash_bytes=len(image.model),
+        arena_bytes=image.arena_bytes or None,
+        macs=graph.macs(),
+        operator_kinds=graph.kinds(),
+        operators=(),
+        inputs=m.inputs,
+        outputs=outputs,
+        sent=routes,
+    )
+    sent = tuple(origin[route.source][route.index] for route in routes)
+    return Stage.of(image.stage, spec, received, sent, image.model, kernels)
+
+
+def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec("", t.shape, t.dtype, t.scale or None, t.zero_point if t.scale else None)
+        for t in tensors
+    )
 
 
 def _check(image: Image, manifest_bytes: int) -> None:

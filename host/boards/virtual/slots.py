@@ -30,6 +30,7 @@ SLOTS_OFFSET = 4 * SECTOR_BYTES
 SLOT_BYTES = 2 << 20  # As the firmware's partition table has it.
 NO_SLOT = 255
 STATES = ("empty", "receiving", "ready", "trial", "confirmed", "refused")
+INVOKE_FAILED = 19  # SPEC.md section 11: invoke_failed
 SELF_TEST_FAILED = 118  # IMAGE.md section 9: self_test
 
 _ffi, _lib = _board.ffi, _board.lib
@@ -99,6 +100,12 @@ class SlotFlash:
 
     def erase(self, area: int, offset: int) -> None:
         self._fill(self._at(area, offset, SECTOR_BYTES), SECTOR_BYTES)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no board has ever started from these slots."""
+        state = self.read(_lib.TS_AREA_STATE, 0, 2 * SECTOR_BYTES)
+        return state == b"\xff" * (2 * SECTOR_BYTES)
 
     def install(self, data: bytes) -> None:
         """Write an image as a cable would: to slot 0, with everything else erased.
@@ -202,6 +209,11 @@ class Slots:
     def verify(self) -> image.Verify | None:
         return None if self.rules.key is None else self.rules.key.verify
 
+    @property
+    def digest(self) -> str:
+        """The name of the image that runs, hex."""
+        return bytes(_ffi.buffer(self._image.digest)).hex()
+
     def image_in(self, slot: int) -> Image:
         """The image in a slot that the slot manager has verified, decoded.
 
@@ -252,7 +264,7 @@ class Slots:
         Raises:
             SlotError: the image is refused.
         """
-        self._check(_lib.ts_slots_finish(self._slots, self._image))
+        self._check(_lib.ts_slots_finish(self._slots, _ffi.new("struct ts_image *")))
 
     def check(self, digest: bytes) -> None:
         """Verify the image that waits, again.
@@ -362,7 +374,10 @@ def slot_erase(ctx: Any, area: int, offset: int) -> bool:
 @_ffi.def_extern(error=SELF_TEST_FAILED)  # type: ignore[untyped-decorator]
 def slot_self_test(ctx: Any, slot: int, _: Any, detail: Any) -> int:
     slots = _of(ctx)
-    wrong = slots.self_test(slots.image_in(slot))
+    try:
+        wrong = slots.self_test(slots.image_in(slot))
+    except TinysplitError:  # Its model does not load, or is not what its manifest says.
+        return INVOKE_FAILED
     if wrong is None:
         return 0
     detail[0] = wrong
