@@ -45,8 +45,8 @@ $(VENV)/.python:
 	@touch $@
 
 # What the compiled link library depends on.
-NATIVE := setup.py $(wildcard firmware/core/src/* firmware/core/include/tinysplit/* host/boards/virtual/*.[ch])
-NATIVE += host/boards/virtual/build_core.py
+NATIVE := setup.py $(wildcard firmware/core/src/* firmware/core/include/tinysplit/* host/boards/virtual/*.[ch] host/sim/*.[ch])
+NATIVE += host/boards/virtual/build_core.py host/sim/build_sim.py
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml $(NATIVE)
 	@echo "== Install tinysplit with TensorFlow (about 300 MB to fetch, once)"

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["host/boards/virtual/build_core.py:ffibuilder"])
+setup(cffi_modules=["host/boards/virtual/build_core.py:ffibuilder", "host/sim/build_sim.py:ffibuilder"])

@@ -22,19 +22,21 @@ from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import read_key
 from host.boards.virtual.settings import Flash
-from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.ota import cli as ota
 from host.ota.keys import load_public
 from host.report import contact_sheet, link_table
 from host.run import Inference
+from host.sim.cli import main as sim_command
 from host.testbed import Options, Testbed
 from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
+from partitioner.cost.wifi import DEFAULT_RATE, RATES
+from partitioner.plan.cli import main as plan_command
 
 _SEED = 0
 
@@ -531,6 +533,10 @@ def _summary(
             f"and {changed} of {len(inferences)} predictions"
         )
     return lines
+
+
+main.add_command(plan_command, "plan")
+main.add_command(sim_command, "sim")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import click
 from rich.table import Table
 
 from models.errors import TinysplitError
-from models.preprocess import MODES
 from partitioner import bundle, evaluate, inputs, kernels, listing
 from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
@@ -19,6 +18,7 @@ from partitioner.command import (
     Bytes,
     Command,
     Steps,
+    model_options,
     require_picture,
     size,
     verbose_option,
@@ -39,34 +39,7 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     metavar="NAME",
     help="Cut after this layer and write a bundle; repeat it for a chain of stages.",
 )
-@click.option(
-    "--model",
-    default="mobilenet_v2",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="mobilenet_v2, resnet50, a .keras file, or a full-int8 .tflite file.",
-)
-@click.option("--weights", metavar="NAME|FILE", help="digits, imagenet, random, or a weights file.")
-@click.option("--alpha", type=float, help="Width of mobilenet_v2.  [default: 0.35]")
-@click.option("--size", type=int, help="Height and width of the input.  [default: 96 or 224]")
-@click.option("--classes", type=int, help="Classes.  [default: 10, imagenet 1000]")
-@click.option(
-    "--calibration",
-    default="digits",
-    show_default=True,
-    metavar="digits|DIR|NPZ",
-    help="What the int8 ranges are taken from: digits, a folder of images, or an .npz of arrays.",
-)
-@click.option(
-    "--calibration-images", default=100, show_default=True, type=click.IntRange(1), metavar="N"
-)
-@click.option(
-    "--preprocess",
-    "preprocessing",
-    type=click.Choice(MODES),
-    help="How pixels become the input of a model from a file.",
-)
-@click.option("--resize", is_flag=True, help="Scale images of another size instead of refusing.")
+@model_options
 @click.option(
     "--evaluate",
     "evaluate_on",

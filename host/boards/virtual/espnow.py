@@ -18,11 +18,11 @@ from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
 from host.link.espnow.medium import Medium
 from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow
-from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.impairment import Impairment, ImpairmentError
 from host.link.session import Profile
 from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
+from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
 PMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_PMK"  # In hexadecimal, in a board's environment.
 LMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_LMK"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from host.link.errors import MalformedError
-
 from host.link.session import Profile, Role
 from host.link.streams import CobsDecoder, cobs_encode
 from host.link.transport import TransportError

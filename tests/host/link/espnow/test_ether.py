@@ -14,7 +14,7 @@ from host.link.espnow import ether, frames
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import Packet
 from host.link.espnow.medium import Medium, Sent
-from host.link.espnow.timing import RATES
+from partitioner.cost.wifi import RATES
 from host.link.streams import length_prefixed
 from host.link.transport import TransportError
 
