@@ -185,6 +185,31 @@ def of_stage(
     )
 
 
+def of_firmware(app: bytes, *, version: int, downgrade_from: int = 0) -> Image:
+    """An application of ESP-IDF (`app.bin`) as an image, for the chip it was built for.
+
+    Raises:
+        ImageError: it is none.
+    """
+    # esp_image_header_t of ESP-IDF's esp_app_format.h: magic 0xE9 at 0, chip id at 12, 24 bytes.
+    if len(app) < 24 or app[0] != 0xE9:
+        raise ImageError("not an application of ESP-IDF (no 0xE9 at its start)")
+    return Image(
+        kind=FIRMWARE,
+        version=version,
+        downgrade_from=downgrade_from,
+        firmware=0,
+        chip=int.from_bytes(app[12:14], "little"),
+        stage=NO_STAGE,
+        stage_count=0,
+        arena_bytes=0,
+        manifest=None,
+        model=app,
+        input=b"",
+        output=b"",
+    )
+
+
 def encode(image: Image, sign: Sign | None) -> bytes:
     """The bytes of `image`, signed by `sign` (digest to r and s, 64 bytes); None: unsigned.
 

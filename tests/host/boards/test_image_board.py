@@ -148,7 +148,7 @@ def test_a_decayed_flash_ends_the_board_in_one_line(
 ) -> None:
     with started(folder / "stage2.tsim", tmp_path / "flash", key.public) as (board, holding, _):
         holding.slots.flash.program(0, 4096, bytes(64))
-        with pytest.raises(StageError, match="no image that can run .*image_digest"):
+        with pytest.raises(StageError, match=r"no image that can run .*image_digest"):
             board.handle(control.command(1, "reboot", {}))
 
 
