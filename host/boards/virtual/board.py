@@ -10,7 +10,9 @@ import base64
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
+from importlib import metadata
 from typing import Any
 
 from host.boards import address, control
@@ -28,6 +30,7 @@ from partitioner import kernels
 from partitioner.chain import StageError
 from partitioner.command import describe
 
+Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
 VERSION = 1  # Of what `info` answers.
 _STEP_US = 1_000_000
 
@@ -40,6 +43,7 @@ class Board:
         flash: where its settings are kept.
         defaults: settings that hold unless the flash has others.
         write: takes a line for whoever controls it.
+        announce: what is entered while the board is up, made from what `info` answers.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class Board:
         flash: Flash,
         defaults: dict[str, Any],
         write: Callable[[bytes], None],
+        announce: Announce | None = None,
     ) -> None:
+        self._announce = announce
+        self._announcement = ExitStack()
         self._holding = holding
         self._flash = flash
         self._defaults = defaults
@@ -85,6 +92,9 @@ class Board:
             self._problem = f"settings in flash left aside: {describe(error)}"
             self._start(self._defaults)
         self._problem = self._problem or self._holding.complaint()
+        if self._announce is not None:
+            self._announcement.close()
+            self._announcement.enter_context(self._announce(self.info()))
         self._write(control.event("ready", info=self.info()))
 
     def _check(self, chosen: dict[str, Any]) -> Settings:
@@ -177,6 +187,7 @@ class Board:
             "version": VERSION,
             "kind": "virtual",
             "name": chosen["name"],
+            "firmware": metadata.version("tinysplit"),
             "role": role_of(chosen["stage"], held.stages),
             "stage": chosen["stage"],
             "stages": held.stages,
@@ -256,6 +267,8 @@ class Board:
             return {"aborted": self._abort()}
         if command.name == "selftest":
             return asdict(self._held.selftest())
+        if command.name != "reboot":
+            raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()
         self._write(control.reply(command.id, {}))
         self.boot()
@@ -308,10 +321,31 @@ class Board:
         return count
 
 
+def _announced(info: dict[str, Any]) -> AbstractContextManager[object]:
+    """Be found by mDNS."""
+    try:
+        import zeroconf  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f"--announce needs {error.name}: pip install 'tinysplit[boards]'"
+        ) from error
+    from host.boards.discovery.network import announced
+
+    return announced(address.parse(info["listen"]), info)
+
+
 def serve(
-    holding: Holding, flash: Flash, defaults: dict[str, Any], read_fd: int, write_fd: int
+    holding: Holding,
+    flash: Flash,
+    defaults: dict[str, Any],
+    read_fd: int,
+    write_fd: int,
+    *,
+    announce: bool = False,
 ) -> None:
     """Run a board whose control line is a pair of file descriptors, until it ends.
+
+    With `announce` it can be found by mDNS meanwhile.
 
     Raises:
         TinysplitError: it cannot boot.
@@ -323,7 +357,7 @@ def serve(
             view = view[os.write(write_fd, view) :]
 
     lines = Lines()
-    board = Board(holding, flash, defaults, write)
+    board = Board(holding, flash, defaults, write, _announced if announce else None)
     try:
         while True:
             if not board.step(read_fd):
