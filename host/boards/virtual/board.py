@@ -267,6 +267,8 @@ class Board:
             return {"aborted": self._abort()}
         if command.name == "selftest":
             return asdict(self._held.selftest())
+        if command.name.startswith("update_"):
+            return self._holding.update(command.name, command.fields)
         if command.name != "reboot":
             raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()

@@ -126,7 +126,12 @@ ffibuilder.cdef(
         uint8_t *buffer;
         struct ts_image_rules rules;
     };
-    struct ts_slots { struct ts_slots_state state; uint8_t running; ...; };
+    struct ts_slots {
+        struct ts_slots_state state;
+        uint32_t written;
+        uint8_t running, receiving;
+        ...;
+    };
     int ts_slots_boot(struct ts_slots *slots, const struct ts_slots_config *cfg,
                       struct ts_image *image);
     int ts_slots_begin(struct ts_slots *slots, const uint8_t *header, const uint8_t *digest,

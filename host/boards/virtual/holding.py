@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from host.boards.control import ControlError
 from host.boards.selftest import SelfTest, golden, image_selftest, selftest
-from host.boards.virtual.slots import Rules, SlotFlash, Slots
+from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
 from host.ota.keys import PublicKey
 from partitioner import bundle as bundles
 from partitioner import image as images
 from partitioner.chain import Stage, StageError
 from partitioner.image import Image, ImageError
 from partitioner.kernels import Kernels
+
+UPDATE_PIECE_BYTES = 3072  # As control.schema.json says.
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ class Holding(ABC):
         """What went wrong with an update before this boot; None: nothing."""
         return None
 
+    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a control command `update_...` (control.schema.json).
+
+        Raises:
+            ControlError: it is refused; `code` says why.
+        """
+        raise ControlError("unsupported", f"this virtual board runs a bundle: it has no {name}")
+
 
 class BundleHolding(Holding):
     """Any stage of the bundle in a folder."""
@@ -112,6 +124,31 @@ class SlotHolding(Holding):
             reason = self.slots.state().reason
             why = "" if reason == "ok" else f" (the last one: {reason})"
             raise StageError(f"the flash holds no image that can run{why}; start with a new file")
+
+    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+        digest = bytes.fromhex(fields.get("digest", ""))
+        try:
+            data = base64.b64decode(fields.get("data", ""), validate=True)
+        except ValueError as error:  # Not base64, or not even ASCII.
+            raise ControlError("bad_command", f"data is no base64: {error}") from error
+        if len(data) > UPDATE_PIECE_BYTES:
+            raise ControlError("bad_command", f"data has more than {UPDATE_PIECE_BYTES} bytes")
+        slots = self.slots
+        actions: dict[str, Callable[[], object]] = {
+            "update_begin": lambda: slots.begin(data, digest),
+            "update_data": lambda: slots.write(fields["offset"], data),
+            "update_finish": slots.finish,
+            "update_activate": lambda: slots.activate(digest),
+            "update_abort": slots.abort,
+        }
+        if name not in actions:
+            raise ControlError("unsupported", f"virtual boards have no {name}")
+        try:
+            actions[name]()
+        except SlotError as error:
+            raise ControlError(error.code, str(error)) from error
+        offset, length = slots.progress
+        return {"offset": offset, "bytes": length}
 
     @property
     def _running(self) -> Image:

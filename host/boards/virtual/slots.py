@@ -290,6 +290,14 @@ class Slots:
         """
         self._check(_lib.ts_slots_abort(self._slots))
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes taken of the image being received, and its length; zeros if none is."""
+        slot = self._slots.receiving
+        if slot == NO_SLOT:
+            return 0, 0
+        return self._slots.written, self._slots.state.slot[slot].bytes
+
     def state(self) -> State:
         """The state record as it is now."""
         st = self._slots.state

@@ -194,3 +194,79 @@ def test_the_command_line(invoke: Callable[..., Result], folder: Path, tmp_path:
         assert done.exit_code == 1
         assert why in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def call(board: Board, said: list[dict[str, Any]], name: str, **fields: Any) -> dict[str, Any]:
+    """The answer to a control command."""
+    board.handle(control.command(7, name, fields))
+    return said[-1]
+
+
+def test_an_update_by_commands(
+    stranger_bundle: Bundle, folder: Path, tmp_path: Path, key: keys.PrivateKey
+) -> None:
+    (newer,) = pack(stranger_bundle, [2], key, version=2)
+    data = newer.data
+    header = base64.b64encode(data[:64]).decode()
+    with started(folder / "stage2.tsim", tmp_path / "flash", key.public) as (board, _, said):
+        begun = call(board, said, "update_begin", data=header, digest=newer.digest)
+        assert begun["result"] == {"offset": 0, "bytes": len(data)}
+        for at in range(0, len(data), 3072):
+            piece = data[at : at + 3072]
+            answer = call(
+                board, said, "update_data", offset=at, data=base64.b64encode(piece).decode()
+            )
+            assert answer["result"]["offset"] == at + len(piece)
+        assert call(board, said, "update_finish")["ok"]
+        assert board.info()["image_version"] == 1
+        assert call(board, said, "update_activate", digest=newer.digest)["ok"]
+        board.handle(control.command(8, "reboot", {}))
+        assert said[-1]["info"]["image_version"] == 2
+        again = call(board, said, "update_begin", data=header, digest=newer.digest)
+        assert again["error"]["code"] == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "code"),
+    [
+        ("update_begin", {"data": "AAAA", "digest": "0" * 64}, "image_malformed"),
+        ("update_begin", {"data": "no base64", "digest": "0" * 64}, "bad_command"),
+        ("update_begin", {"data": "\u00e9", "digest": "0" * 64}, "bad_command"),
+        ("update_begin", {"data": "AAAA"}, "bad_command"),
+        ("update_begin", {"data": "AAAA", "digest": "0"}, "bad_command"),
+        ("update_data", {"offset": 0, "data": "AAAA"}, "slot_order"),
+        ("update_data", {"offset": 2**40, "data": "AAAA"}, "bad_command"),
+        ("update_data", {"offset": 0, "data": "A" * 5000}, "bad_command"),
+        ("update_finish", {}, "slot_order"),
+        ("update_activate", {"digest": "0" * 64}, "slot_not_ready"),
+        ("update_fetch", {"digest": "0" * 64, "url": "http://127.0.0.1/"}, "unsupported"),
+    ],
+    ids=str,
+)
+def test_commands_out_of_place_are_refused(
+    folder: Path,
+    tmp_path: Path,
+    key: keys.PrivateKey,
+    name: str,
+    fields: dict[str, Any],
+    code: str,
+) -> None:
+    with started(folder / "stage2.tsim", tmp_path / "flash", key.public) as (board, holding, said):
+        assert call(board, said, name, **fields)["error"]["code"] == code
+        assert call(board, said, "update_abort")["ok"]
+        assert holding.slots.state().slots[0].state == "confirmed"
+        assert call(board, said, "selftest")["result"]["first_wrong"] is None
+
+
+def test_an_older_image_replayed_is_refused(
+    stranger_bundle: Bundle, folder: Path, tmp_path: Path, key: keys.PrivateKey
+) -> None:
+    (older,) = pack(stranger_bundle, [2], key, version=1, firmware=1)
+    (newer,) = pack(stranger_bundle, [2], key, version=2)
+    with started(folder / "stage2.tsim", tmp_path / "flash", key.public) as (board, holding, said):
+        update(holding, newer.data)
+        board.handle(control.command(1, "reboot", {}))
+        header = base64.b64encode(older.data[:64]).decode()
+        answer = call(board, said, "update_begin", data=header, digest=older.digest)
+        assert answer["error"]["code"] == "image_version"
+        assert board.info()["image_version"] == 2
