@@ -41,6 +41,7 @@ _ALIGN = 16
 _MAX_TENSORS = 8
 _MAX_OPERATORS = 1024
 _MAX_NAME_BYTES = 64
+_MAX_DEPTH = 4
 _MAX_U32 = 0xFFFFFFFF
 _DTYPES = {np.dtype(dtype): code for code, dtype in DTYPES.items() if dtype.kind != "f"}
 
@@ -401,6 +402,7 @@ def _check(image: Image, manifest_bytes: int) -> None:
     for tensor in (*m.received, *m.outputs, *m.result):
         demand(len(tensor.shape) <= 8 and all(0 < n <= _MAX_U32 for n in tensor.shape), "a shape")
         demand(tensor.bytes <= _MAX_U32, "a tensor's size")
+        demand(-(2**31) <= tensor.zero_point < 2**31, "a zero point")
     demand(all(0 <= i < len(m.received) for i in m.inputs), "an input that is not received")
     demand(all(-len(m.received) <= n < len(m.outputs) for n in m.sent), "a route from nowhere")
     demand(1 <= len(m.operators) <= _MAX_OPERATORS, f"{len(m.operators)} operators")
@@ -463,7 +465,11 @@ def _decode_manifest(data: bytes) -> Manifest:
             operators=tuple(Operator(row[0], row[1:]) for row in map(_integers, content[7])),
             result=tuple(map(_decode_tensor, content[8])),
         )
-        canonical = list(content) == sorted(content) and cbor2.dumps(content) == data
+        canonical = (
+            list(content) == sorted(content)
+            and cbor2.dumps(content) == data
+            and all(_allowed(value) for value in content.values())
+        )
     except ImageError:
         raise
     except Exception as error:  # cbor2, and the wrong types within, raise many kinds.
@@ -471,6 +477,18 @@ def _decode_manifest(data: bytes) -> Manifest:
     if not canonical:
         raise ImageError("the image's manifest is not encoded as IMAGE.md section 3 says")
     return manifest
+
+
+def _allowed(value: Any, depth: int = 0) -> bool:
+    """Whether a value is made of what section 3 allows, nested at most 4 deep."""
+    if type(value) is int:
+        return -_MAX_U32 - 1 <= value <= _MAX_U32
+    if type(value) is list:
+        return depth < _MAX_DEPTH and all(_allowed(v, depth + 1) for v in value)
+    if type(value) is dict:
+        both = (*value, *value.values())
+        return depth < _MAX_DEPTH and all(_allowed(v, depth + 1) for v in both)
+    return type(value) in (bytes, str)
 
 
 def _decode_tensor(row: Sequence[Any]) -> Tensor:

@@ -197,7 +197,7 @@ def good() -> dict[int, Any]:
 
 def test_the_good_manifest_is_taken() -> None:
     assert image.decode(with_manifest(good()), KEY.public.verify).manifest is not None
-    later = {**good(), 9: [1, {2: "for later readers"}]}
+    later = {**good(), 9: [1, {2: "for later readers"}, [[[]]]]}
     assert image.decode(with_manifest(later), KEY.public.verify).manifest is not None
 
 
@@ -238,6 +238,12 @@ LIES: list[Callable[[dict[int, Any]], Any]] = [
     lambda m: {**m, 7: [[3]] * 4000},
     lambda m: {k: v for k, v in m.items() if k != 8},
     lambda m: {**m, 8: []},
+    lambda m: {**m, 7: [[2**32]]},
+    lambda m: {**m, 3: [[9, [1, 4], 0, 2**31]]},
+    lambda m: {**m, 9: 0.5},
+    lambda m: {**m, 9: None},
+    lambda m: {**m, 9: 2**32},
+    lambda m: {**m, 9: [[[[[]]]]]},
     lambda m: {**m, 8: [[3, [0], 0, 0]]},
 ]
 
