@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +21,27 @@ from rich.text import Text
 
 from host import link_run
 from host import run as split_run
+from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import read_key
+from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
-from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
-from host.report import contact_sheet, link_table
+from host.ota import cli as ota
+from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
+from host.sim.cli import main as sim_command
 from host.testbed import Options, Testbed
 from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
+from partitioner.cost.wifi import DEFAULT_RATE, RATES
+from partitioner.plan.cli import calibrate
+from partitioner.plan.cli import main as plan_command
 
 _SEED = 0
 
@@ -156,6 +165,12 @@ def main() -> None:
     metavar="NODE",
     help="The same for the last stage, which may also be: host (this process).",
 )
+@click.option(
+    "--bridge",
+    type=NodeKind(),
+    metavar="serial:PORT",
+    help="The bridge whose ESP-NOW radio --tail host uses; not needed with virtual boards.",
+)
 @click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
@@ -194,6 +209,7 @@ def run(
     head: kinds.Kind,
     relays: tuple[kinds.Kind, ...],
     tail: kinds.Kind,
+    bridge: kinds.Kind | None,
     qemu_bin: Path | None,
     ipv6: bool,
     timeout: float,
@@ -235,6 +251,8 @@ def run(
         between = len(opened.stages) - 2
         if relays and len(relays) != between:
             raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+        if bridge is not None and not isinstance(bridge, kinds.OnSerial):
+            raise click.UsageError("a bridge is on a serial port: --bridge serial:PORT")
         nodes = [head, *(relays or [kinds.Virtual()] * between), tail]
         options = Options(
             transport=transport,
@@ -249,6 +267,7 @@ def run(
             },
             on_text=_print_text if verbose else None,
             radio=radio,
+            bridge=bridge,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -370,9 +389,24 @@ class BoardCommand(Command):
 
 
 @main.command(cls=BoardCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
-@click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
+@click.option(
+    "--qemu",
+    "build",
+    type=click.Path(path_type=Path),
+    metavar="BUILD_DIR",
+    help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
+)
+@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option(
+    "--role",
+    type=click.Choice(["stage", "bridge"]),
+    default="stage",
+    show_default=True,
+    help="bridge: no stage, but a radio for a host, on a pseudo-terminal.",
+)
+@click.option("--stage", type=click.IntRange(0, 253), help="Which stage it runs.")
 @click.option(
     "--listen",
     default="udp://127.0.0.1:0",
@@ -397,6 +431,7 @@ class BoardCommand(Command):
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that stands for the flash; keeps what `configure` sets.",
 )
+@click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
 @click.option(
     "--pty",
     is_flag=True,
@@ -404,40 +439,149 @@ class BoardCommand(Command):
 )
 @verbose_option()
 def board(
-    bundle: Path,
+    bundle: Path | None,
     virtual: bool,
-    stage: int,
+    build: Path | None,
+    qemu_bin: Path | None,
+    role: str,
+    stage: int | None,
     listen: str,
     following: str | None,
     flash: Path | None,
+    announce: bool,
     pty: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
+    Or, with --qemu, an emulated one: the firmware itself.
 
     Commands come on standard input, answers go to standard output; the board ends with its
     input. With --pty it stays when a client leaves, as a real board does when a terminal is
     closed: Ctrl-C ends it. host/boards/control.schema.json documents the commands.
     """
-    from host.boards.virtual import board as program  # Needs the compiled core.
-
-    address.parse(listen)
-    if following is not None:
-        address.parse(following)
+    if virtual and build is not None:
+        raise click.UsageError("a board is either --virtual or --qemu")
+    if build is None and qemu_bin is not None:
+        raise click.UsageError("--qemu-bin goes with --qemu")
+    place = address.parse(listen)
+    target = None if following is None else address.parse(following)
     given = {name: value for name, value in settings.items() if value is not None}
     if "espnow_version" in given:
         given["espnow_version"] = int(given["espnow_version"])
     if "espnow_peers" in given:
         given["espnow_peers"] = given["espnow_peers"].split(",")
-    defaults = {"stage": stage, "listen": listen, **given}
+    defaults = {"listen": listen, **given}
+    if role == "bridge":
+        if any(given is not None for given in (bundle, stage, following, build, flash)):
+            raise click.UsageError("a bridge has no bundle, no stage, no flash and no next stage")
+        from host.boards.virtual import bridge
+
+        control.check_settings(defaults)
+        bridge.serve(defaults, open_pty())
+        return
+    if bundle is None or stage is None:
+        raise click.UsageError("a stage needs a BUNDLE and --stage; a bridge --role bridge")
+    defaults["stage"] = stage
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)
     read_fd, write_fd = 0, 1
+    if build is None:
+        from host.boards.virtual import board as program  # Needs the compiled core.
+
+        if pty:
+            read_fd = write_fd = open_pty()
+        program.serve(bundle, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+        return
+    from host.boards.emulated import console
+    from host.boards.emulated.process import LOOPBACK, free_port
+
+    if flash is not None or settings["air"] is not None or settings["window"] or announce:
+        raise click.UsageError("--flash, --air, --window and --announce go with virtual boards")
+    if place.transport in RADIOS or place.host != LOOPBACK:
+        raise click.UsageError(f"an emulated board listens on udp or tcp at {LOOPBACK}")
+    if place.port == 0:
+        place = replace(place, port=free_port())
     if pty:
         read_fd = write_fd = open_pty()
-    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    console.serve(
+        bundle,
+        stage,
+        build,
+        qemu_bin,
+        name=settings["name"],
+        listen=place,
+        following=target,
+        mtu=settings["mtu"],
+        timeout_ms=settings["timeout_ms"],
+        read_fd=read_fd,
+        write_fd=write_fd,
+    )
+
+
+@main.command(cls=Command)
+@click.option("--port", "ports", multiple=True, help="A serial port to ask besides; repeat it.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 60),
+    default=3.0,
+    show_default=True,
+    help="How long to listen on the network and by Bluetooth.",
+)
+@click.option(
+    "--udp-port",
+    type=click.IntRange(1, 65535),
+    default=4000,
+    show_default=True,
+    help="Where boards listen that no name service tells of.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@verbose_option()
+def boards(
+    ports: tuple[str, ...], seconds: float, udp_port: int, as_json: bool, verbose: bool
+) -> None:
+    """List boards on serial ports, on the network and in reach of Bluetooth."""
+    from host.boards.discovery import bluetooth, network, usb
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(usb.search, ports)
+        heard = pool.submit(network.search, seconds, udp_port)
+        advertised = bluetooth.search(seconds)  # macOS wants the main thread for it.
+        searches = [asked.result(), heard.result(), advertised]
+    if as_json:
+        click.echo(boards_table.as_json(searches))
+        return
+    rows = boards_table.table(searches)
+    console = wide_console(*([] if rows is None else [rows]))
+    console.print("no board found" if rows is None else rows)
+    for note in boards_table.notes(searches):
+        console.print(note)
+
+
+@main.command(cls=Command)
+@click.argument("transport", type=click.Choice(RADIOS))
+@click.option("--loss", type=float, default=0.0, help="Share of receptions lost.")
+@click.option("--corrupt", type=float, default=0.0, help="ESP-NOW: share with bits flipped.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@verbose_option()
+def air(transport: str, loss: float, corrupt: float, seed: int, verbose: bool) -> None:
+    """Be the air for virtual boards that are started by hand, until interrupted.
+
+    Prints its place, which boards get as --air.
+    """
+    try:
+        spoilt = Impairment(loss=loss, corrupt=corrupt, seed=seed)
+    except ImpairmentError as error:
+        raise click.UsageError(str(error)) from error
+    with Background(precise=True) as background, contextlib.suppress(KeyboardInterrupt):
+        hosted = background.enter(create_air(transport, spoilt, {"stages": 0}))
+        click.echo(hosted.place)
+        threading.Event().wait()
+
+
+main.add_command(ota.pack)
+main.add_command(ota.keys)
 
 
 def open_pty() -> int:
@@ -513,6 +657,11 @@ def _summary(
             f"and {changed} of {len(inferences)} predictions"
         )
     return lines
+
+
+main.add_command(plan_command, "plan")
+main.add_command(calibrate)
+main.add_command(sim_command, "sim")
 
 
 if __name__ == "__main__":

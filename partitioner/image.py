@@ -84,7 +84,7 @@ class Manifest:
     """What a board has to know to run the stage.
 
     `inputs[i]` is which received tensor is input i of the model; `sent[j]` is n >= 0 for output n
-    of the model, n < 0 for received tensor -1 - n.
+    of the model, n < 0 for received tensor -1 - n. `result` is what the last stage answers.
     """
 
     bundle: bytes
@@ -94,6 +94,7 @@ class Manifest:
     inputs: tuple[int, ...]
     sent: tuple[int, ...]
     operators: tuple[Operator, ...]
+    result: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def of_stage(
             )
             for op in stage.operators
         ),
+        result=tuple(map(_tensor, m.outputs)),
     )
     return Image(
         kind=STAGE,
@@ -317,11 +319,12 @@ def _check(image: Image, manifest_bytes: int) -> None:
         ("outputs", m.outputs),
         ("inputs", m.inputs),
         ("sent", m.sent),
+        ("result", m.result),
     ):
         demand(
             1 <= len(rows) <= _MAX_TENSORS, f"{len(rows)} {what}; there can be 1 to {_MAX_TENSORS}"
         )
-    for tensor in (*m.received, *m.outputs):
+    for tensor in (*m.received, *m.outputs, *m.result):
         demand(len(tensor.shape) <= 8 and all(0 < n <= _MAX_U32 for n in tensor.shape), "a shape")
         demand(tensor.bytes <= _MAX_U32, "a tensor's size")
     demand(all(0 <= i < len(m.received) for i in m.inputs), "an input that is not received")
@@ -359,6 +362,7 @@ def _encode_manifest(m: Manifest) -> bytes:
         5: list(m.inputs),
         6: list(m.sent),
         7: [[op.code, *op.crc32] for op in m.operators],
+        8: [row(t) for t in m.result],
     }
     return cbor2.dumps(content)
 
@@ -379,6 +383,7 @@ def _decode_manifest(data: bytes) -> Manifest:
             inputs=_integers(content[5]),
             sent=_integers(content[6]),
             operators=tuple(Operator(row[0], row[1:]) for row in map(_integers, content[7])),
+            result=tuple(map(_decode_tensor, content[8])),
         )
         canonical = list(content) == sorted(content) and cbor2.dumps(content) == data
     except ImageError:

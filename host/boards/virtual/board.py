@@ -7,12 +7,13 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from partitioner import kernels
 from partitioner.chain import Stage, StageError
 from partitioner.command import describe
 
+Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
 VERSION = 1  # Of what `info` answers.
 _STEP_US = 1_000_000
 
@@ -44,6 +46,7 @@ class Board:
         flash: where its settings are kept.
         defaults: settings that hold unless the flash has others.
         write: takes a line for whoever controls it.
+        announce: what is entered while the board is up, made from what `info` answers.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class Board:
         flash: Flash,
         defaults: dict[str, Any],
         write: Callable[[bytes], None],
+        announce: Announce | None = None,
     ) -> None:
+        self._announce = announce
+        self._announcement = ExitStack()
         self._folder = folder
         self._flash = flash
         self._defaults = defaults
@@ -87,6 +93,9 @@ class Board:
                 raise
             self._problem = f"settings in flash left aside: {describe(error)}"
             self._start(self._defaults)
+        if self._announce is not None:
+            self._announcement.close()
+            self._announcement.enter_context(self._announce(self.info()))
         self._write(control.event("ready", info=self.info()))
 
     def _check(self, chosen: dict[str, Any]) -> Settings:
@@ -181,6 +190,7 @@ class Board:
             "version": VERSION,
             "kind": "virtual",
             "name": chosen["name"],
+            "firmware": metadata.version("tinysplit"),
             "role": role_of(chosen["stage"], len(manifest.stages)),
             "stage": chosen["stage"],
             "stages": len(manifest.stages),
@@ -257,6 +267,8 @@ class Board:
             return {"aborted": self._abort()}
         if command.name == "selftest":
             return asdict(selftest(self._bundle, self._stage, self._kernels))
+        if command.name != "reboot":
+            raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()
         self._write(control.reply(command.id, {}))
         self.boot()
@@ -309,17 +321,38 @@ class Board:
         return count
 
 
+def _announced(info: dict[str, Any]) -> AbstractContextManager[object]:
+    """Be found by mDNS."""
+    try:
+        import zeroconf  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f"--announce needs {error.name}: pip install 'tinysplit[boards]'"
+        ) from error
+    from host.boards.discovery.network import announced
+
+    return announced(address.parse(info["listen"]), info)
+
+
 def serve(
-    folder: Path, flash: Flash, defaults: dict[str, Any], read_fd: int, write_fd: int
+    folder: Path,
+    flash: Flash,
+    defaults: dict[str, Any],
+    read_fd: int,
+    write_fd: int,
+    *,
+    announce: bool = False,
 ) -> None:
     """Run a board whose control line is a pair of file descriptors, until it ends.
+
+    With `announce` it can be found by mDNS meanwhile.
 
     Raises:
         TinysplitError: it cannot boot, or a descriptor is closed.
     """
-    with contextlib.closing(ControlLine(read_fd, write_fd)) as controller:
-        board = Board(folder, flash, defaults, controller.send)
-        with contextlib.closing(board):
+    with closing(ControlLine(read_fd, write_fd)) as controller:
+        board = Board(folder, flash, defaults, controller.send, _announced if announce else None)
+        with closing(board):
             _serve(board, controller)
 
 

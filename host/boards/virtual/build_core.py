@@ -1,7 +1,7 @@
 """Compiles firmware/core and the socket port of virtual boards into `_board`, by cffi.
 
-Run by setup.py when tinysplit is installed. The declarations are those of board.h that
-Python uses.
+Run by setup.py when tinysplit is installed. The declarations are those of board.h and bridge.h
+that Python uses.
 """
 
 from pathlib import Path
@@ -76,6 +76,15 @@ ffibuilder.cdef(
     int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
     void vb_get_status(vb *board, struct vb_status *status);
 
+    struct vbridge_config { int packet_fd, wire_fd; uint16_t radio_mtu; uint8_t slots; };
+    typedef struct vbridge vbridge;
+    vbridge *vbridge_new(const struct vbridge_config *config);
+    void vbridge_free(vbridge *bridge);
+    int vbridge_step(vbridge *bridge, int64_t timeout_us);
+    size_t vbridge_take_text(vbridge *bridge, uint8_t *text, size_t cap);
+    void vbridge_say(vbridge *bridge, const uint8_t *line, size_t len);
+    void vbridge_get_stats(vbridge *bridge, struct ts_stats *stats);
+
     extern "Python" int invoke_stage(void *ctx, const uint8_t *input, const uint32_t *bytes,
                                      uint8_t count, uint8_t *output, uint32_t output_cap,
                                      uint32_t *out_bytes, uint8_t *out_count,
@@ -84,9 +93,11 @@ ffibuilder.cdef(
 )
 ffibuilder.set_source(
     "host.boards.virtual._board",
-    '#include "board.h"',
+    '#include "board.h"\n#include "bridge.h"',
     sources=[
         f"{_HERE}/board.c",
+        f"{_HERE}/bridge.c",
+        f"{_HERE}/machine.c",
         *sorted(str(p.relative_to(_ROOT)) for p in (_ROOT / "firmware/core/src").glob("*.c")),
     ],
     include_dirs=["firmware/core/include", "firmware/core/src", _HERE],

@@ -13,7 +13,7 @@ import pytest
 from host.link.espnow import frames, timing
 from host.link.espnow.frames import BROADCAST, Packet
 from host.link.espnow.medium import Happening, Medium, Received, Sent
-from host.link.espnow.timing import DIFS_US, RATES, RateError
+from partitioner.cost.wifi import DIFS_US, RATES, RateError
 
 REFERENCE = Path(__file__).parents[4] / "experiments/reference/espnow_link.csv"
 SLOW = RATES["1M"]
