@@ -7,6 +7,7 @@ import struct
 import sys
 
 import pytest
+from host.link.espnow.timing import RATES, RateError
 from hypothesis import given
 from hypothesis import strategies as st
 
