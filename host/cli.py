@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from rich.text import Text
 
 from host import link_run
 from host import run as split_run
+from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import read_key
+from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
@@ -435,6 +439,38 @@ def board(
     if pty:
         read_fd = write_fd = open_pty()
     program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+
+
+@main.command(cls=Command)
+@click.argument("transport", type=click.Choice(RADIOS))
+@click.option("--loss", type=float, default=0.0, help="Share of packets lost, each way.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is lost.")
+@click.option(
+    "--controller",
+    "controllers",
+    multiple=True,
+    metavar="NAME",
+    help="BLE: be a controller of a host outside, by Bumble's name for it; vhci: of this "
+    "machine's kernel. May be repeated.",
+)
+@verbose_option()
+def air(
+    transport: str, loss: float, seed: int, controllers: tuple[str, ...], verbose: bool
+) -> None:
+    """Host the air that virtual boards with radios share, and print where it is.
+
+    For `tinysplit board --air PLACE`; `tinysplit run` hosts one itself. Ends with its input.
+    """
+    if controllers and transport != "ble":
+        raise click.UsageError("--controller is for ble")
+    options = {"stages": 0, "controllers": controllers}
+    hosted = create_air(transport, Impairment(loss=loss, seed=seed), options)
+    with contextlib.suppress(KeyboardInterrupt), Background(precise=True) as background:
+        background.enter(hosted)
+        click.echo(hosted.place)
+        sys.stdin.buffer.read()
+        for line in hosted.report([]):
+            click.echo(line)
 
 
 def open_pty() -> int:

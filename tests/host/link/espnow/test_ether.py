@@ -14,9 +14,9 @@ from host.link.espnow import ether, frames
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import Packet
 from host.link.espnow.medium import Medium, Sent
-from partitioner.cost.wifi import RATES
 from host.link.streams import length_prefixed
 from host.link.transport import TransportError
+from partitioner.cost.wifi import RATES
 
 A, B = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
 SLOW = RATES["1M"]
