@@ -1,4 +1,4 @@
-"""Builds the link library of firmware/core for virtual boards; the rest is in pyproject.toml."""
+"""Compiles firmware/core for virtual boards and the simulator; the rest is in pyproject.toml."""
 
 from setuptools import setup
 

@@ -26,6 +26,7 @@ from host.boards import address
 from host.boards.address import CENTRAL, RADIOS, Address
 from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
+from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
@@ -55,6 +56,7 @@ class Options:
 
     `tail` is `board` or `host`; `boards` has the stages whose boards are not virtual ones. `family`
     is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
+    `bridge` lends the host's tail its ESP-NOW radio where the boards are real.
     `on_text` gets the name of a board and a line it printed beside its answers.
 
     Raises:
@@ -70,6 +72,7 @@ class Options:
     radio: Mapping[str, Any] = field(default_factory=dict)
     boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
     on_text: Callable[[str, str], None] | None = None
+    bridge: OnSerial | None = None
 
     def check(self, stages: int) -> None:
         """Raises TestbedError for what cannot be a chain of so many stages."""
@@ -83,8 +86,15 @@ class Options:
         ):
             raise TestbedError("emulated boards have udp and tcp over IPv4 only")
         attached = sum(isinstance(kind, OnSerial) for kind in kinds)
-        by_bleak = self.transport == "ble" and self.tail == "host"  # This machine's Bluetooth.
-        if self.transport in RADIOS and 0 < attached < stages - by_bleak:
+        real_host = attached > 0 and self.tail == "host" and self.transport == "espnow"
+        if real_host != (self.bridge is not None):
+            raise TestbedError(
+                "a tail on the host over ESP-NOW from real boards needs --bridge serial:PORT"
+                if real_host
+                else "--bridge is for --tail host over ESP-NOW from real boards"
+            )
+        on_boards = stages - (self.tail == "host")  # The host has a bridge, or Bluetooth.
+        if self.transport in RADIOS and 0 < attached < on_boards:
             raise TestbedError(
                 f"over {self.transport} either every stage is a real board or none: radios made "
                 "of software and real ones do not hear each other"
@@ -228,7 +238,9 @@ class Testbed:
         name = f"stage {stage} on {kind.port}"
         board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
         self._stack.enter_context(board)
-        return AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached = AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached.join(self._options.transport, self._options.family)
+        return attached
 
     def _configure(self, stage: int, following: Address | None) -> tuple[Address, StageNode]:
         options, attached = self._options, self._attached[stage]
@@ -238,9 +250,10 @@ class Testbed:
             family=options.family,
             mtu=options.mtu,
             timeout_ms=options.timeout_ms,
+            needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.board.provenance)
+        return place, StageNode(attached.what, attached.provenance)
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
@@ -293,6 +306,10 @@ class Testbed:
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
             return self._place(stage)
+        if options.bridge is not None:
+            place, bridge = open_bridge(options.bridge.port, options.bridge.baud)
+            self._background.enter(LinkServer(bridge, node, handle))
+            return place
         if options.transport == "ble":
             before = self._attached[stage - 1].info["name"]
             self._background.enter(LinkServer(ble_server(before), node, handle))
@@ -335,6 +352,14 @@ class Testbed:
         except BoardError:
             self._watch()  # A stage that ended says more than what the head saw of it.
             raise
+        try:
+            return self._round(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{self.head.name} answers `run` with something else: {error!r}"
+            raise BoardError("malformed", text) from error
+
+    def _round(self, answer: Mapping[str, Any]) -> Round:
+        """What the head answered; raises BoardError, KeyError, TypeError or ValueError."""
         specs = self._bundle.manifest.outputs
         data = [base64.b64decode(t) for t in answer["tensors"]]
         if [len(d) for d in data] != [spec.bytes for spec in specs]:

@@ -24,9 +24,12 @@ from partitioner.command import (
     verbose_option,
     wide_console,
 )
+from partitioner.cost.links import Link
 from partitioner.output import refuse_existing
+from partitioner.plan import exact, model
 from partitioner.source import SEED, Request, Source, open_source
 
+AUTOMATIC = "auto"
 _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
 
 
@@ -37,7 +40,8 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     "layer_names",
     multiple=True,
     metavar="NAME",
-    help="Cut after this layer and write a bundle; repeat it for a chain of stages.",
+    help="Cut after this layer and write a bundle; repeat it for a chain of stages. auto: what "
+    "`tinysplit plan` finds best for two boards.",
 )
 @model_options
 @click.option(
@@ -59,7 +63,8 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     type=Bytes(),
     default=DEFAULT_RAM_BYTES,
     metavar="BYTES",
-    help="With --list: what the head's arena should fit in.  [default: 300k]",
+    help="With --list: what the head's arena should fit in; with --layer auto: each board's.  "
+    "[default: 300k]",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="With --list: as JSON.")
 @click.option(
@@ -84,7 +89,8 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
             raise click.UsageError(f"--{name[:4]} goes with --list")
     wanted = {field.name for field in fields(Request)}
     chosen = {key: value for key, value in options.items() if key in wanted}
-    request = Request(**chosen, layer_names=layer_names)
+    checked = () if layer_names == (AUTOMATIC,) else layer_names
+    request = Request(**chosen, layer_names=checked)
     if list_layers:
         _list(request, options["ram_bytes"], options["json_path"], options["plot_path"])
     else:
@@ -135,11 +141,13 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         source = open_source(request, steps)
         steps("cuts")
         catalogue = Catalogue(source.graph, source.layers)
+        notes: list[str] = []
+        if layer_names == (AUTOMATIC,):
+            layer_names = _automatic(source, catalogue, options["ram_bytes"], notes)
         cuts = catalogue.chain(layer_names)
         if output is None:
             output = Path("build") / _folder_name(source.name, [name for name, _ in cuts])
             refuse_existing(output, force=options["force"])
-        notes: list[str] = []
         built = bundle.build(
             source.graph,
             cuts,
@@ -178,6 +186,23 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
     for note in notes:
         click.echo(note, err=True)
     _report(built, output)
+
+
+def _automatic(
+    source: Source, catalogue: Catalogue, ram_bytes: int, notes: list[str]
+) -> tuple[str, ...]:
+    """The cut with the least latency on two ESP32-S3 boards over ESP-NOW, by the cost model."""
+    boards = [replace(model.KNOWN_NODES["esp32s3"], internal_bytes=ram_bytes)] * 2
+    split = model.SplitModel(source.graph, model.named(boards), [Link()])
+    solution = exact.best(split.problem(), split.latency())
+    position = split.positions[solution.plan.cuts[0]]
+    named = [row.name for row in catalogue.rows if row.cut and row.cut.position == position]
+    name = named[0] if named else f"#{position - 1}"
+    notes.append(
+        f"--layer auto is {name}: {solution.costs[0] / 1e3:,.0f} ms (modelled) on two ESP32-S3 "
+        "over ESP-NOW; tinysplit plan knows more"
+    )
+    return (name,)
 
 
 def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:

@@ -30,10 +30,6 @@ extern "C" {
 #define APP_CONTROL_PRIORITY 5
 #define APP_ENGINE_PRIORITY 10
 
-/* Indices into ts_config.links, and so ts_addr.link. */
-#define APP_LINK_MAIN 0 /* the transport of `listen` */
-#define APP_LINK_WIRE 1 /* frames on the console */
-
 /* The settings in force since boot. */
 const struct settings *app_settings(void);
 

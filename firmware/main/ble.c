@@ -5,7 +5,7 @@
  * the one to the next stage. */
 #include "sdkconfig.h"
 
-#if CONFIG_BT_NIMBLE_ENABLED
+#if CONFIG_TINYSPLIT_BLE
 
 #include <stdatomic.h>
 #include <stdio.h>

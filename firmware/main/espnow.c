@@ -2,7 +2,7 @@
  * or count, nothing else. All calls into the driver come from the link task. */
 #include "sdkconfig.h"
 
-#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_WIFI
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,6 +24,10 @@
 /* Longest a message can take: seven tries of 1,470 bytes at 1 Mbit/s with their back-offs stay below 100 ms. A report
  * that is overdue by this never comes, e.g. because the radio was stopped. */
 #define REPORT_US 500000u
+
+/* The MAC keeps the order and repeats for some 100 ms what the protocol must not repeat meanwhile:
+ * firmware/core/DESIGN.md. */
+#define RTO_MIN_US 100000u
 
 struct known_peer {
     uint8_t mac[6];
@@ -97,16 +101,20 @@ struct rate {
 
 static const struct rate *rate_of(uint32_t choice) {
     static const struct rate rates[] = {
+        [RATE_250K] = {WIFI_PHY_MODE_LR, WIFI_PHY_RATE_LORA_250K, 250},
+        [RATE_500K] = {WIFI_PHY_MODE_LR, WIFI_PHY_RATE_LORA_500K, 500},
         [RATE_1M] = {WIFI_PHY_MODE_11B, WIFI_PHY_RATE_1M_L, 1000},
         [RATE_2M] = {WIFI_PHY_MODE_11B, WIFI_PHY_RATE_2M_L, 2000},
         [RATE_5M] = {WIFI_PHY_MODE_11B, WIFI_PHY_RATE_5M_L, 5500},
         [RATE_11M] = {WIFI_PHY_MODE_11B, WIFI_PHY_RATE_11M_L, 11000},
         [RATE_6M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_6M, 6000},
+        [RATE_9M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_9M, 9000},
         [RATE_12M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_12M, 12000},
+        [RATE_18M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_18M, 18000},
         [RATE_24M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_24M, 24000},
+        [RATE_36M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_36M, 36000},
+        [RATE_48M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_48M, 48000},
         [RATE_54M] = {WIFI_PHY_MODE_11G, WIFI_PHY_RATE_54M, 54000},
-        [RATE_MCS0] = {WIFI_PHY_MODE_HT20, WIFI_PHY_RATE_MCS0_LGI, 6500},
-        [RATE_MCS7] = {WIFI_PHY_MODE_HT20, WIFI_PHY_RATE_MCS7_SGI, 72200},
     };
     return &rates[choice < sizeof rates / sizeof *rates ? choice : RATE_1M];
 }
@@ -185,9 +193,9 @@ static bool know(const uint8_t mac[6], uint64_t now) {
     return true;
 }
 
-/* Reports wake the link task too; this is for the time when none is under way. */
+/* The next report wakes the link task. Where none is under way, the driver's memory is used up by others. */
 static bool flush(void) {
-    return atomic_exchange(&blocked, false);
+    return atomic_load(&in_flight) == 0 && atomic_exchange(&blocked, false);
 }
 
 static esp_err_t start(const struct settings *settings, struct ts_link *link) {
@@ -201,6 +209,11 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
         return ESP_ERR_INVALID_ARG;
     }
     esp_err_t error = wifi_radio_start(settings);
+    if (error == ESP_OK && rate_of(settings->espnow_rate)->mode == WIFI_PHY_MODE_LR) {
+        /* Espressif's long range is heard only by who allows it; routers and other rates stay usable. */
+        error = esp_wifi_set_protocol(interface(),
+                                      WIFI_PROTOCOL_11B | WIFI_PROTOCOL_11G | WIFI_PROTOCOL_11N | WIFI_PROTOCOL_LR);
+    }
     if (error == ESP_OK) {
         error = esp_now_init();
     }
@@ -241,7 +254,10 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     next_known = false;
     atomic_store(&in_flight, 0);
     atomic_store(&blocked, false);
-    *link = (struct ts_link){.mtu = mtu, .window = settings->window != 0 ? (uint16_t)settings->window : LINK_WINDOW};
+    *link = (struct ts_link){.mtu = mtu,
+                             .window = settings->window != 0 ? (uint16_t)settings->window : LINK_WINDOW,
+                             .reorder = 1,
+                             .rto_min_us = RTO_MIN_US};
     link_on_wait(LINK_RADIO, flush);
     running = true;
     return ESP_OK;

@@ -1,7 +1,7 @@
 /* Ethernet of the emulator (OpenCores MAC, any PHY will do). Not in builds for boards. */
 #include "sdkconfig.h"
 
-#if CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_OPENETH
 
 #include <stdatomic.h>
 #include <stdio.h>

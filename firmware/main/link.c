@@ -106,10 +106,10 @@ const struct link_port *link_port_named(const char *scheme) {
     static const struct link_port *const ports[] = {
         &link_udp,
         &link_tcp,
-#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_WIFI
         &link_espnow,
 #endif
-#if CONFIG_BT_NIMBLE_ENABLED
+#if CONFIG_TINYSPLIT_BLE
         &link_ble,
 #endif
     };

@@ -22,6 +22,7 @@ enum settings_role { ROLE_STAGE, ROLE_BRIDGE };
 enum settings_transport { TRANSPORT_UDP, TRANSPORT_TCP, TRANSPORT_ESPNOW, TRANSPORT_BLE };
 enum settings_wifi { WIFI_STATION, WIFI_SOFT_AP };
 enum settings_power_save { POWER_SAVE_NONE, POWER_SAVE_MIN, POWER_SAVE_MAX };
+enum settings_meter { METER_NONE, METER_INA219, METER_INA226 };
 enum settings_input { INPUT_SELFTEST, INPUT_PATTERN };
 
 struct settings {
@@ -64,18 +65,32 @@ struct settings {
     char mqtt_password[129]; /* secret */
     char mqtt_ca[2049];      /* PEM; empty: the certificate bundle */
 
-    uint32_t meter; /* I2C address of an INA219 or INA226; 0: none */
-    uint32_t meter_kind;
-    uint32_t meter_mohm; /* shunt */
+    uint32_t meter;         /* enum settings_meter, on the I2C pins of Kconfig */
+    uint32_t meter_address; /* 0x40..0x4F */
+    uint32_t meter_mohm;    /* shunt */
 
     /* Of `listen`; not kept. */
     uint32_t transport; /* enum settings_transport */
     uint16_t port;      /* UDP and TCP */
 };
 
-/* ESP-NOW's rate for a peer, in the order of the schema's choices: 1M_L 2M_L 5M_L 11M_L 6M 12M 24M 54M
- * MCS0_LGI MCS7_SGI. */
-enum settings_rate { RATE_1M, RATE_2M, RATE_5M, RATE_11M, RATE_6M, RATE_12M, RATE_24M, RATE_54M, RATE_MCS0, RATE_MCS7 };
+/* ESP-NOW's rate for a peer, in the order of the schema's choices. */
+enum settings_rate {
+    RATE_250K,
+    RATE_500K,
+    RATE_1M,
+    RATE_2M,
+    RATE_5M,
+    RATE_11M,
+    RATE_6M,
+    RATE_9M,
+    RATE_12M,
+    RATE_18M,
+    RATE_24M,
+    RATE_36M,
+    RATE_48M,
+    RATE_54M
+};
 
 enum settings_kind { SETTING_NUMBER, SETTING_FLAG, SETTING_CHOICE, SETTING_TEXT, SETTING_SECRET, SETTING_ADDRESS };
 

@@ -2,7 +2,7 @@
  * under ESP-NOW. Not in builds for the emulator, which has no Wi-Fi: there even esp_wifi_start hangs. */
 #include "sdkconfig.h"
 
-#if CONFIG_ESP_WIFI_ENABLED && !CONFIG_ETH_USE_OPENETH
+#if CONFIG_TINYSPLIT_WIFI
 
 #include <stdatomic.h>
 #include <stdio.h>

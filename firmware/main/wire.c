@@ -30,8 +30,8 @@ void wire_received(unsigned console, const uint8_t *frame, size_t len) {
 
 static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     (void)settings;
-    *link = (struct ts_link){
-        .mtu = LINK_FRAME_BYTES, .window = LINK_WINDOW, .reorder = 1, .rto_min_us = WIRE_RTO_MIN_US};
+    *link =
+        (struct ts_link){.mtu = LINK_FRAME_BYTES, .window = LINK_WINDOW, .reorder = 1, .rto_min_us = WIRE_RTO_MIN_US};
     atomic_store(&running, true);
     return ESP_OK;
 }

@@ -17,7 +17,12 @@ import jsonschema
 from models.errors import TinysplitError
 
 MAX_LINE_BYTES = 1 << 20
-COMMANDS = ("info", "configure", "run", "stats", "abort", "reboot", "selftest")
+COMMANDS = (
+    *("info", "configure", "run", "stats", "abort", "reboot", "selftest"),
+    *("profile", "telemetry", "public_key"),
+    *("update_begin", "update_data", "update_finish", "update_activate", "update_abort"),
+    "update_fetch",
+)
 
 
 class ControlError(TinysplitError):

@@ -418,6 +418,19 @@ def encode_forward(address: bytes, inner: bytes) -> bytes:
     return NO_SESSION.close(bytes((0xB0 | len(address),)) + address + inner)
 
 
+def encode_credit(window: int, count: int) -> bytes:
+    """A CREDIT (SPEC 8.1); window 0 is a host's question."""
+    body = bytes((Kind.FORWARD << 4, window)) + (count & 0xFFFF).to_bytes(2, "little")
+    return NO_SESSION.close(body)
+
+
+def decode_credit(frame: bytes) -> tuple[int, int] | None:
+    """Window and count of a CREDIT; None if it is none."""
+    if len(frame) != 6 or frame[0] != Kind.FORWARD << 4 or not NO_SESSION.holds(frame):
+        return None
+    return frame[1], frame[2] | frame[3] << 8
+
+
 def decode_forward(frame: bytes) -> tuple[bytes, bytes] | None:
     """Radio address and inner frame of a FORWARD; None if malformed or if it wraps a FORWARD."""
     size = frame[0] & 0xF if frame else 0

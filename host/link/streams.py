@@ -2,13 +2,18 @@
 
 Theory of operation. TCP and small-MTU BLE put a 16-bit length before each frame; a length the
 receiver cannot take means that the two ends no longer agree where frames begin, and there is
-no way back: the decoder raises `MalformedError` and the caller closes the stream. Serial lines
-use COBS (Cheshire and Baker, 1999): no byte of an encoded frame is zero, one zero ends it, so a
-reader that joins late or sees damage is in step again at the next zero. Decoders are fed
-whatever arrived and give back the whole frames in it; they hold at most one frame of state.
+no way back: the decoder raises `MalformedError` and the caller closes the stream. Values of a BLE
+link with a small MTU use COBS (Cheshire and Baker, 1999): no byte of an encoded frame is zero, one
+zero ends it, so a reader that joins late or sees damage is in step again at the next zero. A
+serial wire (9.1) has frames, in COBS with a checksum between zeros, and text at once. Decoders are
+fed whatever arrived and give back the whole frames in it; they hold at most one frame of state.
 """
 
 from __future__ import annotations
+
+import binascii
+import enum
+from typing import Final, NamedTuple
 
 from host.link.errors import InvalidError, MalformedError
 from host.link.frames import MAX_MTU
@@ -115,3 +120,100 @@ class CobsDecoder:
             self._held.clear()
             self._skipping = False
         return frames
+
+
+WIRE_SYNC: Final = b"\0\1\1\1\0"  # The frame of no bytes.
+_RESIDUE: Final = 0x1D0F  # CRC16 over a frame and the complement of its CRC16.
+
+
+class On(enum.Enum):
+    """What a serial wire brings."""
+
+    TEXT = enum.auto()
+    FRAME = enum.auto()
+
+
+class Piece(NamedTuple):
+    """A frame, or a run of text bytes that need not be whole lines."""
+
+    kind: On
+    data: bytes
+
+
+def wire_encode(frame: bytes) -> bytes:
+    """The frame as it travels on a serial wire."""
+    check = binascii.crc_hqx(frame, 0xFFFF) ^ 0xFFFF
+    return b"\0" + cobs_encode(frame + check.to_bytes(2, "big"))
+
+
+class WireDecoder:
+    """Takes a serial wire apart into frames of at most `mtu` bytes and text (SPEC 9.1).
+
+    `dropped` counts the pieces between zeros that were no frames; they are given as text.
+    """
+
+    def __init__(self, mtu: int) -> None:
+        self._mtu = mtu
+        self._longest = mtu + 2 + (mtu + 2) // 254 + 1
+        self._held: bytearray | None = None  # What came since a zero; None: in text.
+        self.dropped = 0
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What `data` completes, in order. Text comes at once, a frame when it is whole."""
+        found: list[Piece] = []
+        at = 0
+        while at < len(data):
+            end = data.find(0, at)
+            if self._held is None:
+                stop = len(data) if end < 0 else end
+                self._text(found, data[at:stop])
+                if end >= 0:
+                    self._held = bytearray()
+                at = stop + 1
+                continue
+            room = self._longest + 1 - len(self._held)
+            stop = min(len(data) if end < 0 else end, at + room)
+            self._held += data[at:stop]
+            at = stop
+            if len(self._held) > self._longest:
+                self._give_up(found)
+                self._held = None
+            elif at == end:
+                self._end(found)
+                at += 1
+        return found
+
+    def flush(self) -> list[Piece]:
+        """What is collected is text after all: too long nothing came for it to become a frame."""
+        found: list[Piece] = []
+        if self._held:
+            self._give_up(found)
+            self._held = None
+        return found
+
+    def _end(self, found: list[Piece]) -> None:
+        """A zero came: what was collected is a frame, or it was text and this zero opens anew."""
+        assert self._held is not None
+        whole = cobs_decode(bytes(self._held))
+        if (
+            whole is None
+            or not 2 <= len(whole) <= self._mtu + 2
+            or binascii.crc_hqx(whole, 0xFFFF) != _RESIDUE
+        ):
+            self._give_up(found)
+            return
+        self._held = None
+        if len(whole) > 2:
+            found.append(Piece(On.FRAME, whole[:-2]))
+
+    def _give_up(self, found: list[Piece]) -> None:
+        assert self._held is not None
+        if self._held:
+            self.dropped += 1
+            self._text(found, bytes(self._held))
+            self._held.clear()
+
+    @staticmethod
+    def _text(found: list[Piece], text: bytes) -> None:
+        if text:
+            found.append(Piece(On.TEXT, text))

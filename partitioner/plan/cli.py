@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from partitioner import bundle as bundles
 from partitioner.catalogue import Catalogue
 from partitioner.command import (
     Bytes,
@@ -20,7 +21,10 @@ from partitioner.command import (
     wide_console,
 )
 from partitioner.cost import compute, wifi
+from partitioner.cost import profile as profiles
 from partitioner.cost.links import TRANSPORTS, Link
+from partitioner.cost.operators import shapes
+from partitioner.graph import Graph
 from partitioner.output import whole_file
 from partitioner.plan import report
 from partitioner.plan.exact import Solution, ranked
@@ -63,6 +67,10 @@ _SHARE = click.FloatRange(0, 1, max_open=True)
 @click.option("--slot", type=Bytes(), metavar="BYTES", help="Flash for an image, each node.")
 @click.option("--battery", type=float, metavar="MWH", help="Capacity, each board.")
 @click.option("--max-payload", type=Bytes(), metavar="BYTES", help="Largest boundary.")
+@click.option(
+    "--calibration-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Made by `tinysplit calibrate` from your own board's profile.",
+)  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option("--why", is_flag=True, help="With two nodes: why cuts do not fit.")
 @click.option("--sources", is_flag=True, help="What the model is made of, and its errors.")
@@ -81,8 +89,8 @@ def main(**options: Any) -> None:
         require_picture(options["plot_path"])
     if options["kinds"] and options["nodes"] is not None:
         raise click.UsageError("give either --nodes or --node, not both")
-    profiles = _profiles(options)
-    if options["why"] and len(profiles) != 2:
+    nodes = _profiles(options)
+    if options["why"] and len(nodes) != 2:
         raise click.UsageError("--why looks at the cuts of a chain of two nodes")
     link = Link(
         transport=options["transport"],
@@ -96,7 +104,7 @@ def main(**options: Any) -> None:
         source = open_source(request, steps)
         steps("plan")
         names = _names(Catalogue(source.graph, source.layers))
-        model = SplitModel(source.graph, profiles, [link] * (len(profiles) - 1))
+        model = SplitModel(source.graph, nodes, [link] * (len(nodes) - 1))
     problem = model.problem(max_payload=options["max_payload"])
     criterion = _criterion(model, options)
     console = wide_console()
@@ -113,7 +121,7 @@ def main(**options: Any) -> None:
         wide_console(rows).print(rows)
         console.print(
             f"\nthe best {min(len(plans), options['count'])} of all plans by {criterion.name}, "
-            f"exact under the model; {link.transport}, {len(profiles)} nodes. All figures are "
+            f"exact under the model; {link.transport}, {len(nodes)} nodes. All figures are "
             "modelled; `between` is the band of the compute model (--sources).",
             soft_wrap=True,
         )
@@ -129,17 +137,54 @@ def main(**options: Any) -> None:
     if failure is not None:
         raise failure
     if options["plot_path"] is not None:
-        if len(profiles) == 2:
+        if len(nodes) == 2:
             report.plot_cuts(model, problem, names, solutions[0], options["plot_path"])
         else:
             report.plot_plans(plans, options["plot_path"])
 
 
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--stage", type=click.IntRange(0, 253), default=0, show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("calibration.json"),
+    show_default=True, metavar="FILE",
+)  # fmt: skip
+@verbose_option()
+def calibrate(profile: Path, bundle: Path, stage: int, output: Path, verbose: bool) -> None:
+    """Fit the compute model to the per-operator PROFILE of a board that ran a stage of BUNDLE.
+
+    PROFILE is a board's answer to the command `profile`. The file made of it is for
+    `tinysplit plan --calibration-file`.
+    """
+    opened = bundles.read(bundle)
+    if stage >= len(opened.stages):
+        raise click.UsageError(f"--stage: the bundle has stages 0 to {len(opened.stages) - 1}")
+    rows = profiles.read_profile(profile, shapes(Graph(opened.stages[stage])))
+    before, after = compute.esp32s3(), compute.esp32s3().refitted(rows)
+    profiles.write(after, output)
+    took = sum(cycles for _, cycles in rows)
+    for label, model in (("as published", before), ("fitted", after)):
+        guess = compute.total(model.cycles(shape) for shape, _ in rows).middle
+        click.echo(f"{label}: {guess / took - 1:+.1%} off the stage's measured time")
+    for one in compute.leave_one_out(rows):
+        click.echo(
+            f"  {one.path.value}: {one.operators} operators, each from the others within "
+            f"{one.mean:.1%} on average, {one.worst:.1%} at worst"
+        )
+    click.echo(f"wrote {output}")
+
+
 def _profiles(options: dict[str, Any]) -> list[NodeProfile]:
     kinds = options["kinds"] or ("esp32s3",) * (options["nodes"] or 2)
+    path = options["calibration_file"]
+    fitted = None if path is None else profiles.read(path)
     found = []
     for kind in kinds:
         profile = node(kind)
+        if fitted is not None:
+            profile = replace(profile, model=fitted)
         if kind != "host":
             changes = {
                 "internal_bytes": options["ram"],

@@ -9,7 +9,10 @@
 
 #include "tinysplit/slots.h"
 
-#define FLASH_SLOT (8u * TS_SECTOR)
+#ifndef FLASH_SLOT_SECTORS
+#define FLASH_SLOT_SECTORS 8u
+#endif
+#define FLASH_SLOT (FLASH_SLOT_SECTORS * TS_SECTOR)
 #define FLASH_BYTES (2 * FLASH_SLOT + 2 * TS_SECTOR)
 #define FLASH_UNITS (FLASH_BYTES / TS_PROGRAM_UNIT)
 

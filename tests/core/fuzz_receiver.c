@@ -181,11 +181,38 @@ static void ignore(void *ctx, const uint8_t *bytes, size_t len) {
     give(&up, bytes, len);
 }
 
+static void short_enough(void *ctx, const uint8_t *frame, size_t len) {
+    (void)ctx;
+    (void)frame;
+    if (len < 1 || len > 100) {
+        abort();
+    }
+}
+
+static void no_zeros(void *ctx, const uint8_t *text, size_t len) {
+    (void)ctx;
+    if (len == 0 || memchr(text, 0, len) != NULL) {
+        abort();
+    }
+}
+
+/* Bytes of a wire as they are, or as a frame of it, so that whole ones come up, too. */
+static void read_wire(struct ts_wire *wire, const uint8_t *bytes, size_t len, bool whole) {
+    uint8_t coded[TS_WIRE_MAX(256)];
+    if (whole) {
+        len = ts_wire_encode(wire->crc, bytes, len, coded);
+        bytes = coded;
+    }
+    ts_wire_read(wire, bytes, len, short_enough, no_zeros, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static uint8_t stream_buffer[256];
+    static uint8_t wire_buffer[TS_WIRE_MAX(100)];
     struct ts_stream streams[2];
+    struct ts_wire wire;
     now = 1000;
     seed = 1;
     sends = 0;
@@ -195,6 +222,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     ts_stream_init(&streams[0], false, stream_buffer, sizeof stream_buffer);
     ts_stream_init(&streams[1], true, stream_buffer, sizeof stream_buffer);
+    ts_wire_init(&wire, &cfg.endpoint.crc, wire_buffer, 100);
     ts_node_poll(&node, now);
     give_hello(&down, TS_F_HELLO_ACK, NULL, 0);
     give_hello(&up, TS_F_HELLO, NULL, 0);
@@ -225,6 +253,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             give_hello(from, TS_F_HELLO_ACK, bytes, len);
             break;
         case 8:
+            if ((op & 0x40u) != 0) {
+                read_wire(&wire, bytes, len, (op & 0x20u) != 0);
+                break;
+            }
             if (ts_stream_read(&streams[op >> 4 & 1u], bytes, len, ignore, NULL) != TS_OK) {
                 ts_stream_init(&streams[0], false, stream_buffer, sizeof stream_buffer);
             }

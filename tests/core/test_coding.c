@@ -42,9 +42,7 @@ static size_t frame_of_kind(uint8_t kind, uint8_t *out) {
                          .code = 10,
                          .seq = 77,
                          .detail = 4096,
-                         .t1 = 1,
-                         .t2 = 2,
-                         .t3 = 3,
+                         .t = {1, 2, 3},
                          .payload = payload,
                          .payload_len = kind == TS_F_DATA  ? sizeof payload
                                         : kind == TS_F_ACK ? TS_ACK_BITMAP_BYTES
@@ -250,6 +248,73 @@ static void cobs_survives_garbage(void **state) {
     net_free(net);
 }
 
+struct wire_end {
+    struct collected frames, text;
+};
+
+static void wire_frame(void *ctx, const uint8_t *frame, size_t len) {
+    collect(&((struct wire_end *)ctx)->frames, frame, len);
+}
+
+static void wire_text(void *ctx, const uint8_t *text, size_t len) {
+    collect(&((struct wire_end *)ctx)->text, text, len);
+}
+
+/* Whatever bytes were lost or damaged before: every frame that comes out went in, no text without zeros is
+ * lost, and the first whole frame after the damage is read. */
+static void a_wire_is_in_step_again_within_one_frame(void **state) {
+    (void)state;
+    static uint8_t buffer[TS_WIRE_MAX(300)];
+    static uint8_t frame[300];
+    static uint8_t bytes[4096];
+    static struct wire_end got;
+    struct net *net = net_new(13);
+    for (uint32_t n = 0; n < 20000; n++) {
+        uint32_t len = 1 + net_random(net) % sizeof frame;
+        for (uint32_t i = 0; i < len; i++) {
+            frame[i] = net_random(net) % 4 == 0 ? 0 : (uint8_t)net_random(net);
+        }
+        struct ts_wire w;
+        ts_wire_init(&w, &crc, buffer, sizeof frame);
+        size_t at = ts_wire_encode(&crc, frame, len, bytes);
+        assert_true(at <= TS_WIRE_MAX(len));
+        uint32_t damage = net_random(net) % 4;
+        size_t where = net_random(net) % at;
+        if (damage == 0) { /* a byte lost */
+            memmove(bytes + where, bytes + where + 1, at - where - 1);
+            at--;
+        } else if (damage == 1) { /* a bit flipped */
+            bytes[where] ^= (uint8_t)(1u << net_random(net) % 8);
+        } else if (damage == 2) { /* a byte too many */
+            memmove(bytes + where + 1, bytes + where, at - where);
+            bytes[where] = (uint8_t)net_random(net);
+            at++;
+        }
+        size_t line = at;
+        for (uint32_t i = net_random(net) % 40; i > 0; i--) {
+            bytes[at++] = (uint8_t)(' ' + net_random(net) % 90);
+        }
+        size_t line_end = at;
+        at += ts_wire_encode(&crc, frame, len, bytes + at);
+        memset(&got, 0, sizeof got);
+        for (size_t i = 0; i < at;) {
+            size_t step = 1 + net_random(net) % 60;
+            step = step < at - i ? step : at - i;
+            ts_wire_read(&w, bytes + i, step, wire_frame, wire_text, &got);
+            i += step;
+        }
+        assert_true(got.frames.frames >= 1 && got.frames.frames <= 2);
+        assert_int_equal(got.frames.len, got.frames.frames * len);
+        for (size_t i = 0; i < got.frames.len; i += len) {
+            assert_memory_equal(got.frames.bytes + i, frame, len);
+        }
+        assert_true(damage < 3 || got.frames.frames == 2);
+        assert_true(got.text.len >= line_end - line);
+        assert_memory_equal(got.text.bytes + got.text.len - (line_end - line), bytes + line, line_end - line);
+    }
+    net_free(net);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fast_checksums_equal_small_ones),
@@ -262,6 +327,7 @@ int main(void) {
         cmocka_unit_test(no_body_decodes_beyond_its_end),
         cmocka_unit_test(cobs_brings_random_frames_back_in_any_pieces),
         cmocka_unit_test(cobs_survives_garbage),
+        cmocka_unit_test(a_wire_is_in_step_again_within_one_frame),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

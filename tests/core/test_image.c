@@ -105,6 +105,7 @@ static void the_vectors(void **state) {
         assert_int_equal(image.inputs, number(text, name, "inputs"));
         assert_int_equal(image.sent, number(text, name, "sent"));
         assert_int_equal(image.operators, number(text, name, "operators"));
+        assert_int_equal(image.results, number(text, name, "result"));
         if (signer != NULL) {
             signer_free(signer);
         }
@@ -142,6 +143,11 @@ static void the_manifest_answers_questions(void **state) {
     assert_true(ts_image_output(m, m_len, 0, &t));
     assert_int_equal(t.bytes, 3);
     assert_false(ts_image_output(m, m_len, 1, &t));
+
+    assert_true(ts_image_result(m, m_len, 0, &t));
+    assert_int_equal(t.bytes, 10);
+    assert_int_equal(t.dtype, 3);
+    assert_false(ts_image_result(m, m_len, 1, &t));
 
     uint32_t received;
     int32_t route;
@@ -318,72 +324,80 @@ static void manifest_is(struct draft *d, const char *hex) {
 /* Signed manifests that are wrong each in one thing; the good one first. */
 static void manifests_that_lie(void **state) {
     (void)state;
-#define M(count, name, received, outputs, inputs, sent, ops)                                                           \
-    "a" count                                                                                                          \
-    "0158200000000000000000000000000000000000000000000000000000000000000000" name received outputs inputs sent ops
+#define M(count, name, received, outputs, inputs, sent, ops, more)                                                     \
+    "a" count "0158200000000000000000000000000000000000000000000000000000000000000000" name received outputs inputs    \
+        sent ops RESULT more
 #define NAME "026161"
 #define RECEIVED "038184098201040000"
 #define OUTPUTS "048184098201030000"
 #define INPUTS "058100"
 #define SENT "068100"
 #define OPS "0781820300"
+#define OPS1000 TEN(TEN(TEN("8103")))
+#define OPS24 TEN("8103") TEN("8103") "8103810381038103"
+#define TEN(x) x x x x x x x x x x
+#define RESULT "088184038118640000"
     static const char *const lies[] = {
-        M("6", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, ""),                         /* no operators */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, ""),                         /* they are missing */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "0780"),                     /* none */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "00"),                   /* bytes behind it */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS),                        /* a pair too few */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "0700"),                 /* a key twice */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "088181818181818100"),   /* nested too deep */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "08fb0000000000000000"), /* a float */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "08bf"),                 /* an open map */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "089affffffff"),         /* an array of 2^32 - 1 */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "085affffffff"),         /* a string as long */
-        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "081bffffffffffffffff"), /* 64 bits */
-        M("7", "0260", RECEIVED, OUTPUTS, INPUTS, SENT, OPS),                      /* no name */
-        M("7", "024161", RECEIVED, OUTPUTS, INPUTS, SENT, OPS),                    /* a name of bytes */
-        M("7", NAME, "038184098201050000", OUTPUTS, INPUTS, SENT, OPS),            /* 5 bytes, not 4 */
-        M("7", NAME, "0380", OUTPUTS, INPUTS, SENT, OPS),                          /* nothing received */
-        M("7", NAME, "038184098200040000", OUTPUTS, INPUTS, SENT, OPS),            /* a dimension of 0 */
-        M("7", NAME, "0381840982011a000000040000", OUTPUTS, INPUTS, SENT, OPS),    /* 4 in 4 bytes */
-        M("7", NAME, "038184008201040000", OUTPUTS, INPUTS, SENT, OPS),            /* float32 */
-        M("7", NAME, "038184051a00010000", OUTPUTS, INPUTS, SENT, OPS),            /* a shape that is a number */
-        M("7", NAME,
+        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "", ""),                      /* no operators */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "", ""),                      /* they are missing */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "0780", ""),                  /* none */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "00"),                   /* bytes behind it */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                     /* a pair too few */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "0800"),                 /* a key twice */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "098181818181818100"),   /* nested too deep */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "09fb0000000000000000"), /* a float */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "09bf"),                 /* an open map */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "099affffffff"),         /* an array of 2^32 - 1 */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "095affffffff"),         /* a string as long */
+        M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "091bffffffffffffffff"), /* 64 bits */
+        M("8", "0260", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                   /* no name */
+        M("8", "026261ff", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),               /* a name that cannot be printed */
+        M("8", "024161", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                 /* a name of bytes */
+        M("8", NAME, "038184098201050000", OUTPUTS, INPUTS, SENT, OPS, ""),         /* 5 bytes, not 4 */
+        M("8", NAME, "0380", OUTPUTS, INPUTS, SENT, OPS, ""),                       /* nothing received */
+        M("8", NAME, "038184098200040000", OUTPUTS, INPUTS, SENT, OPS, ""),         /* a dimension of 0 */
+        M("8", NAME, "0381840982011a000000040000", OUTPUTS, INPUTS, SENT, OPS, ""), /* 4 in 4 bytes */
+        M("8", NAME, "038184008201040000", OUTPUTS, INPUTS, SENT, OPS, ""),         /* float32 */
+        M("8", NAME, "038184051a00010000", OUTPUTS, INPUTS, SENT, OPS, ""),         /* a shape that is a number */
+        M("8", NAME,
           "03818409841a800000001a800000000404"
           "0000",
-          OUTPUTS, INPUTS, SENT, OPS), /* 2^66 bytes */
-        M("7", NAME,
+          OUTPUTS, INPUTS, SENT, OPS, ""), /* 2^66 bytes */
+        M("8", NAME,
           "03818409841a000100001a000100000104"
           "0000",
-          OUTPUTS, INPUTS, SENT, OPS),                                                /* 2^34 bytes */
-        M("7", NAME, "0381830982010400", OUTPUTS, INPUTS, SENT, OPS),                 /* a tensor of three */
-        M("7", NAME, "03818409890101010101010101040000", OUTPUTS, INPUTS, SENT, OPS), /* 9 dimensions */
-        M("7", NAME, RECEIVED, "048184098201040000", INPUTS, SENT, OPS),              /* sends 4, not 3 */
-        M("7", NAME, RECEIVED, OUTPUTS, "058101", SENT, OPS),                         /* an input not received */
-        M("7", NAME, RECEIVED, OUTPUTS, "058120", SENT, OPS),                         /* input -1 */
-        M("7", NAME, RECEIVED, OUTPUTS, "0580", SENT, OPS),                           /* no input */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "068101", OPS),                       /* an output that is none */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "068120", OPS),                       /* received 0 has 4 bytes */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "068121", OPS),                       /* received 1 is none */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "06813affffffff", OPS),               /* received 2^32 - 1 */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "06820000", OPS),                     /* sends twice 3 */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, "0680", OPS),                         /* sends nothing */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "078180"),                      /* an operator without a code */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "07818a03000000000000000000"),  /* nine outputs */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "0781820320"),                  /* a checksum below 0 */
-        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "07990401"),                    /* 1025 operators */
-        M("7", RECEIVED, NAME, OUTPUTS, INPUTS, SENT, OPS),                           /* out of order */
-        M("7", "02016161", RECEIVED, OUTPUTS, INPUTS, SENT, OPS),
+          OUTPUTS, INPUTS, SENT, OPS, ""),                                                /* 2^34 bytes */
+        M("8", NAME, "0381830982010400", OUTPUTS, INPUTS, SENT, OPS, ""),                 /* a tensor of three */
+        M("8", NAME, "03818409890101010101010101040000", OUTPUTS, INPUTS, SENT, OPS, ""), /* 9 dimensions */
+        M("8", NAME, RECEIVED, "048184098201040000", INPUTS, SENT, OPS, ""),              /* sends 4, not 3 */
+        M("8", NAME, RECEIVED, OUTPUTS, "058101", SENT, OPS, ""),                         /* an input not received */
+        M("8", NAME, RECEIVED, OUTPUTS, "058120", SENT, OPS, ""),                         /* input -1 */
+        M("8", NAME, RECEIVED, OUTPUTS, "0580", SENT, OPS, ""),                           /* no input */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "068101", OPS, ""),                       /* an output that is none */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "068120", OPS, ""),                       /* received 0 has 4 bytes */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "068121", OPS, ""),                       /* received 1 is none */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "06813affffffff", OPS, ""),               /* received 2^32 - 1 */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "06820000", OPS, ""),                     /* sends twice 3 */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, "0680", OPS, ""),                         /* sends nothing */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "078180", ""), /* an operator without a code */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "07818a03000000000000000000", ""),    /* nine outputs */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "0781820320", ""),                    /* a checksum below 0 */
+        M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "07990401" OPS1000 OPS24 "8103", ""), /* 1025 operators */
+        M("8", RECEIVED, NAME, OUTPUTS, INPUTS, SENT, OPS, ""),                             /* out of order */
+        M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                             /* a pair too many */
+        M("8", "02016161", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),
         "80",
         "a0",
         "00",
         "",
     };
     struct draft d = image_draft(1, 100);
-    manifest_is(&d, M("7", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS));
+    manifest_is(&d, M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""));
     assert_int_equal(judge_draft(&d), TS_OK);
-    manifest_is(&d, M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS "0881a10000"));
+    manifest_is(&d, M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "0981a10000"));
     assert_int_equal(judge_draft(&d), TS_OK); /* what comes after is for later readers */
+    manifest_is(&d, M("8", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, "07990400" OPS1000 OPS24, ""));
+    assert_int_equal(judge_draft(&d), TS_OK); /* 1024 operators are not too many */
     for (uint32_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
         manifest_is(&d, lies[i]);
         if (judge_draft(&d) != TS_E_IMAGE_MALFORMED) {
@@ -409,6 +423,7 @@ static void any_bytes_can_be_asked(void **state) {
                     assert_true(t.bytes > 0 && t.dims <= TS_IMAGE_DIMS);
                 }
                 ts_image_output(exact, len, i, &t);
+                ts_image_result(exact, len, i, &t);
                 ts_image_input(exact, len, i, &received);
                 ts_image_sent(exact, len, i, &route);
                 if (ts_image_operator(exact, len, i, &op)) {

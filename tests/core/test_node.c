@@ -544,6 +544,84 @@ static void bridge_forwards_without_looking(void **state) {
     net_free(net);
 }
 
+struct slow_radio {
+    uint32_t room, sent, to_host;
+    uint8_t last[16];
+    uint8_t window;
+    uint16_t count; /* of the last CREDIT */
+};
+
+static int slow_send(void *ctx, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    static const struct ts_crc crc = {NULL, ts_crc16_small, ts_crc32_small};
+    struct slow_radio *r = ctx;
+    if (to->link == 0) {
+        assert_true(ts_credit_decode(&crc, frame, len, &r->window, &r->count));
+        r->to_host++;
+        return TS_OK;
+    }
+    if (r->room == 0) {
+        return TS_E_WOULD_BLOCK;
+    }
+    r->room--;
+    r->sent++;
+    memcpy(r->last, frame, len < sizeof r->last ? len : sizeof r->last);
+    return TS_OK;
+}
+
+static void bridge_keeps_what_the_radio_cannot_take_and_says_so(void **state) {
+    (void)state;
+    struct net *net = net_new(28);
+    static const struct ts_link links[2] = {{.mtu = 600}, {.mtu = 250}};
+    static uint8_t memory[3][250];
+    struct ts_bridge_slot slots[3];
+    struct slow_radio radio = {.room = 1};
+    struct host *b = host_setup(net, 0, TS_ROLE_BRIDGE, TS_NO_STAGE, 0, -1);
+    b->cfg.endpoint.links = links;
+    b->cfg.endpoint.link_count = 2;
+    b->cfg.endpoint.send = slow_send;
+    b->cfg.endpoint.ctx = &radio;
+    struct ts_bridge bridge;
+    assert_int_equal(ts_bridge_init(&bridge, &b->cfg, 0, 1, 0), TS_OK);
+    for (unsigned i = 0; i < 3; i++) {
+        slots[i].frame = memory[i];
+    }
+    ts_bridge_queue(&bridge, slots, 3);
+    const struct ts_crc *crc = &b->cfg.endpoint.crc;
+    const struct ts_addr usb = {.link = 0, .len = 1, .bytes = {9}};
+    const uint8_t mac[] = {2, 0, 0, 0, 0, 5};
+    uint8_t frame[600];
+    ts_credit_encode(crc, 0, 1000, frame); /* a host that has been there for long */
+    ts_bridge_on_datagram(&bridge, 1, &usb, frame, TS_CREDIT_BYTES);
+    assert_int_equal(radio.window, 3);
+    assert_int_equal(radio.count, 1000);
+    for (uint8_t n = 0; n < 5; n++) { /* one for the radio, three to keep, one too many */
+        const uint8_t inner[] = {0x33, n};
+        struct ts_forward f = {mac, inner, 6, sizeof inner};
+        size_t len = ts_forward_encode(crc, &f, frame, sizeof frame);
+        ts_bridge_on_datagram(&bridge, 2, &usb, frame, len);
+    }
+    assert_int_equal(radio.sent, 1);
+    assert_int_equal(bridge.node.ep.stats.dropped, 1);
+    assert_true(ts_bridge_poll(&bridge, 3) <= 1003);
+    assert_int_equal(radio.count, 1002);
+    radio.room = 2;
+    ts_bridge_poll(&bridge, 4);
+    assert_int_equal(radio.sent, 3);
+    assert_int_equal(radio.last[1], 2); /* in order */
+    assert_int_equal(radio.count, 1004);
+    uint32_t told = radio.to_host;
+    ts_bridge_poll(&bridge, 5);
+    assert_int_equal(radio.to_host, told); /* nothing new */
+    radio.room = 9;
+    ts_bridge_poll(&bridge, 6);
+    assert_int_equal(radio.count, 1005);
+    assert_int_equal(radio.last[1], 3);
+    ts_credit_encode(crc, 0, 1007, frame); /* two were lost on the wire */
+    ts_bridge_on_datagram(&bridge, 7, &usb, frame, TS_CREDIT_BYTES);
+    assert_int_equal(radio.count, 1007);
+    net_free(net);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inference_comes_back_exact),
@@ -574,6 +652,7 @@ int main(void) {
         cmocka_unit_test(other_codec_is_answered),
         cmocka_unit_test(host_feeds_a_head),
         cmocka_unit_test(bridge_forwards_without_looking),
+        cmocka_unit_test(bridge_keeps_what_the_radio_cannot_take_and_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -180,9 +180,9 @@ static void run_frame(const struct vector *v, const uint8_t *in, uint32_t len, b
     expect_number(v, "code", f.code);
     expect_number(v, "detail", f.detail);
     expect_number(v, "seq", f.seq);
-    expect_number(v, "t1", f.t1);
-    expect_number(v, "t2", f.t2);
-    expect_number(v, "t3", f.t3);
+    expect_number(v, "t1", f.t[0]);
+    expect_number(v, "t2", f.t[1]);
+    expect_number(v, "t3", f.t[2]);
     if (get(v, "payload") != NULL) {
         expect_bytes(v, "payload", f.payload, f.payload_len);
     }
@@ -198,6 +198,20 @@ static void run_forward(const struct vector *v, const uint8_t *in, uint32_t len,
         expect_bytes(v, "addr", f.addr, f.addr_len);
         expect_bytes(v, "inner", f.inner, f.inner_len);
         expect_bytes(v, "hex", bytes, ts_forward_encode(&crc, &f, bytes, sizeof bytes));
+    }
+}
+
+static void run_credit(const struct vector *v, const uint8_t *in, uint32_t len, bool ok) {
+    uint8_t bytes[TS_CREDIT_BYTES];
+    uint8_t window = 0;
+    uint16_t count = 0;
+    bool decoded = ts_credit_decode(&crc, in, len, &window, &count);
+    expect(decoded == ok, "verdict");
+    if (decoded) {
+        expect(window == number(v, "window"), "window");
+        expect(count == number(v, "count"), "count");
+        ts_credit_encode(&crc, window, count, bytes);
+        expect_bytes(v, "hex", bytes, sizeof bytes);
     }
 }
 
@@ -342,6 +356,47 @@ static void run_stream(const struct vector *v, bool cobs, const uint8_t *in, uin
     }
 }
 
+struct wire_text {
+    struct frames frames;
+    uint8_t bytes[BYTES];
+    size_t len;
+};
+
+static void on_wire_frame(void *ctx, const uint8_t *frame, size_t len) {
+    on_frame(&((struct wire_text *)ctx)->frames, frame, len);
+}
+
+static void on_text(void *ctx, const uint8_t *text, size_t len) {
+    struct wire_text *got = ctx;
+    memcpy(got->bytes + got->len, text, len);
+    got->len += len;
+}
+
+static void run_wire(const struct vector *v, const uint8_t *in, uint32_t len) {
+    static uint8_t buffer[TS_WIRE_MAX(BYTES)];
+    static struct wire_text got;
+    static const struct field none = {"", "", 0, 0};
+    const struct field *want = get(v, "frames") != NULL ? get(v, "frames") : &none;
+    struct ts_wire w;
+    /* All at once, and byte by byte. */
+    for (uint32_t step = len; step >= 1; step = step > 1 ? 1 : 0) {
+        got.frames = (struct frames){want, want->value, 0};
+        got.len = 0;
+        ts_wire_init(&w, &crc, buffer, (uint32_t)number(v, "mtu"));
+        for (uint32_t i = 0; i < len; i += step) {
+            ts_wire_read(&w, in + i, step, on_wire_frame, on_text, &got);
+        }
+        expect(got.frames.at >= want->value + want->value_len, "frames");
+        expect_bytes(v, "text", got.bytes, got.len);
+        expect(w.dropped == number(v, "dropped"), "dropped");
+    }
+    if (encodes(v)) {
+        const char *at = want->value;
+        uint32_t n = parse_hex(&at, want->value + want->value_len, got.bytes);
+        expect_bytes(v, "hex", buffer, ts_wire_encode(&crc, got.bytes, n, buffer));
+    }
+}
+
 /* An acceptor to be asked. */
 static struct {
     uint8_t reply[TS_HELLO_MAX_BYTES];
@@ -424,6 +479,8 @@ static void run_vector(const struct vector *v) {
         run_frame(v, in, len, ok);
     } else if (is(v, "type", "forward")) {
         run_forward(v, in, len, ok);
+    } else if (is(v, "type", "credit")) {
+        run_credit(v, in, len, ok);
     } else if (is(v, "type", "message")) {
         run_message(v, in, len, ok);
     } else if (is(v, "type", "tensor")) {
@@ -438,6 +495,8 @@ static void run_vector(const struct vector *v) {
         run_stream(v, false, in, len, ok);
     } else if (is(v, "type", "cobs")) {
         run_stream(v, true, in, len, ok);
+    } else if (is(v, "type", "wire")) {
+        run_wire(v, in, len);
     } else if (is(v, "type", "judge")) {
         run_judge(v, in, len);
     } else {

@@ -22,7 +22,7 @@ from host.link.endpoint import Acceptor, Endpoint, Initiator
 from host.link.frames import Seal, session_id
 from host.link.messages import encode_message
 from host.link.session import Node
-from host.link.streams import CobsDecoder
+from host.link.streams import CobsDecoder, On, WireDecoder, wire_encode
 
 NONCES = (0x11223344, 0xA1B2C3D4)
 SEAL = Seal(session_id(*NONCES))
@@ -61,6 +61,10 @@ def one_input(data: bytes) -> None:
     """Run one script."""
     decoder = CobsDecoder(1452)
     decoder.feed(data)
+    wire = WireDecoder(100)
+    for piece in wire.feed(data) + wire.feed(b"\0" + wire_encode(data[:100] or b"x")):
+        assert b"\0" not in piece.data if piece.kind is On.TEXT else len(piece.data) <= 100
+    assert piece == (On.FRAME, data[:100] or b"x")
     head, tail = opened()
     ends: tuple[tuple[Endpoint, str], ...] = ((head, "tail"), (tail, "head"))
     now, at = 0, 0

@@ -1,4 +1,5 @@
 #include "tinysplit/bridge.h"
+#include "internal.h"
 
 #include <string.h>
 
@@ -31,6 +32,72 @@ bool ts_forward_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, 
     return f->inner[0] >> 4 != TS_F_FORWARD;
 }
 
+void ts_credit_encode(const struct ts_crc *crc, uint8_t window, uint16_t count, uint8_t *out) {
+    out[0] = TS_F_FORWARD << 4;
+    out[1] = window;
+    ts_put16(out + 2, count);
+    ts_put16(out + 4, seal(crc, out, 4));
+}
+
+bool ts_credit_decode(const struct ts_crc *crc, const uint8_t *in, size_t len, uint8_t *window, uint16_t *count) {
+    if (len != TS_CREDIT_BYTES || in[0] != TS_F_FORWARD << 4 || ts_get16(in + 4) != seal(crc, in, 4)) {
+        return false;
+    }
+    *window = in[1];
+    *count = ts_get16(in + 2);
+    return true;
+}
+
+static int send_by_radio(const struct ts_bridge *b, const struct ts_addr *to, const uint8_t *frame, size_t len) {
+    const struct ts_config *cfg = &b->node.cfg->endpoint;
+    return cfg->send(cfg->ctx, to, frame, len);
+}
+
+/* Hands waiting frames to the radio, until it is full. */
+static void drain(struct ts_bridge *b) {
+    while (b->waiting > 0) {
+        const struct ts_bridge_slot *slot = &b->slots[b->first];
+        if (send_by_radio(b, &slot->to, slot->frame, slot->len) == TS_E_WOULD_BLOCK) {
+            return;
+        }
+        b->first = (uint8_t)(b->first + 1u < b->slot_count ? b->first + 1u : 0);
+        b->waiting--;
+        b->owes = true;
+    }
+}
+
+/* Hands a frame to the radio now, or keeps it; no room for it is the host's fault. */
+static void to_radio(struct ts_bridge *b, const struct ts_addr *to, const struct ts_forward *f) {
+    b->received++;
+    drain(b);
+    if (b->waiting == 0) {
+        b->owes = true;
+        if (send_by_radio(b, to, f->inner, f->inner_len) != TS_E_WOULD_BLOCK) {
+            return;
+        }
+    }
+    if (b->waiting == b->slot_count) {
+        b->node.ep.stats.dropped++;
+        b->owes = true;
+        return;
+    }
+    uint32_t at = (uint32_t)b->first + b->waiting;
+    struct ts_bridge_slot *slot = &b->slots[at < b->slot_count ? at : at - b->slot_count];
+    slot->to = *to;
+    slot->len = (uint16_t)f->inner_len;
+    memcpy(slot->frame, f->inner, f->inner_len);
+    b->waiting++;
+}
+
+/* Tells the host how many of its frames are over. */
+static void tell(struct ts_bridge *b) {
+    uint8_t credit[TS_CREDIT_BYTES];
+    const struct ts_config *cfg = &b->node.cfg->endpoint;
+    uint8_t window = b->slot_count > 0 ? b->slot_count : 1;
+    ts_credit_encode(&cfg->crc, window, (uint16_t)(b->received - b->waiting), credit);
+    b->owes = b->host.len > 0 && cfg->send(cfg->ctx, &b->host, credit, sizeof credit) == TS_E_WOULD_BLOCK;
+}
+
 /* Between the host's wire and the radio, without a look at what is inside. */
 static void forward(struct ts_bridge *b, const struct ts_addr *from, const uint8_t *frame, size_t len) {
     const struct ts_config *cfg = &b->node.cfg->endpoint;
@@ -45,15 +112,45 @@ static void forward(struct ts_bridge *b, const struct ts_addr *from, const uint8
         }
         return;
     }
+    uint8_t window;
+    uint16_t count;
+    if (ts_credit_decode(&cfg->crc, frame, len, &window, &count)) {
+        b->host = *from;
+        b->received = count; /* the wire keeps order: what has not come is lost */
+        tell(b);
+        return;
+    }
     struct ts_addr to = {.link = b->radio_link};
-    if (!ts_forward_decode(&cfg->crc, frame, len, &f) || f.inner_len > cfg->links[b->radio_link].mtu) {
+    if (!ts_forward_decode(&cfg->crc, frame, len, &f)) {
         b->node.ep.stats.dropped++;
         return;
     }
     b->host = *from;
+    if (f.inner_len > cfg->links[b->radio_link].mtu) {
+        b->received++;
+        b->owes = true;
+        b->node.ep.stats.dropped++;
+        return;
+    }
     to.len = (uint8_t)f.addr_len;
     memcpy(to.bytes, f.addr, f.addr_len);
-    cfg->send(cfg->ctx, &to, f.inner, f.inner_len);
+    to_radio(b, &to, &f);
+}
+
+void ts_bridge_queue(struct ts_bridge *b, struct ts_bridge_slot *slots, uint8_t count) {
+    b->slots = slots;
+    b->slot_count = count;
+    b->first = b->waiting = 0;
+}
+
+uint64_t ts_bridge_poll(struct ts_bridge *b, uint64_t now_us) {
+    drain(b);
+    if (b->owes) {
+        tell(b);
+    }
+    uint64_t due = ts_node_poll(&b->node, now_us);
+    uint64_t again = now_us + RETRY_US;
+    return (b->waiting > 0 || b->owes) && again < due ? again : due;
 }
 
 int ts_bridge_init(struct ts_bridge *b, const struct ts_node_config *cfg, uint8_t host_link, uint8_t radio_link,

@@ -7,7 +7,7 @@
 #define MAX_NAME 64u
 #define MAX_DEPTH 4u
 
-enum { KEY_BUNDLE = 1, KEY_NAME, KEY_RECEIVED, KEY_OUTPUTS, KEY_INPUTS, KEY_SENT, KEY_OPERATORS };
+enum { KEY_BUNDLE = 1, KEY_NAME, KEY_RECEIVED, KEY_OUTPUTS, KEY_INPUTS, KEY_SENT, KEY_OPERATORS, KEY_RESULT };
 
 static uint32_t padded(uint32_t bytes) {
     return (bytes + TS_IMAGE_ALIGN - 1) & ~(uint32_t)(TS_IMAGE_ALIGN - 1);
@@ -166,7 +166,7 @@ static bool read_manifest(struct ts_image *image, const uint8_t *manifest) {
     struct reader r = {.at = manifest, .end = manifest + image->manifest.bytes};
     uint32_t received[MAX_TENSORS], outputs[MAX_TENSORS];
     uint32_t pairs = head(&r, C_MAP), rest = image->input.bytes;
-    for (uint32_t key = KEY_BUNDLE; key <= KEY_OPERATORS && !r.bad; key++) {
+    for (uint32_t key = KEY_BUNDLE; key <= KEY_RESULT && !r.bad; key++) {
         head_within(&r, C_UNSIGNED, key, key);
         switch (key) {
         case KEY_BUNDLE:
@@ -178,7 +178,12 @@ static bool read_manifest(struct ts_image *image, const uint8_t *manifest) {
         case KEY_NAME:
             image->name.bytes = head_within(&r, C_TEXT, 1, MAX_NAME);
             image->name.at = (uint32_t)(r.at - manifest);
-            r.at += image->name.bytes;
+            for (uint32_t i = 0; i < image->name.bytes; i++, r.at++) {
+                if (*r.at < 0x20 || *r.at > 0x7E) {
+                    fail(&r);
+                    break;
+                }
+            }
             break;
         case KEY_RECEIVED:
             image->received = read_tensors(&r, received);
@@ -210,6 +215,9 @@ static bool read_manifest(struct ts_image *image, const uint8_t *manifest) {
                 }
             }
             break;
+        case KEY_RESULT:
+            image->results = read_tensors(&r, received);
+            break;
         default:
             image->operators = (uint16_t)head_within(&r, C_ARRAY, 1, MAX_OPERATORS);
             for (uint32_t i = 0; i < image->operators; i++) {
@@ -219,11 +227,11 @@ static bool read_manifest(struct ts_image *image, const uint8_t *manifest) {
             break;
         }
     }
-    for (uint32_t key = KEY_OPERATORS; pairs > KEY_OPERATORS && !r.bad; pairs--) {
+    for (uint32_t key = KEY_RESULT; pairs > KEY_RESULT && !r.bad; pairs--) {
         key = head_within(&r, C_UNSIGNED, key + 1, UINT32_MAX - 1);
         skip(&r);
     }
-    return !r.bad && pairs == KEY_OPERATORS && rest == 0 && left(&r) == 0;
+    return !r.bad && pairs == KEY_RESULT && rest == 0 && left(&r) == 0;
 }
 
 /* Reads up to element `index` of the array under `key`. */
@@ -242,22 +250,26 @@ static bool seek(struct reader *r, const uint8_t *manifest, uint32_t len, uint32
     return !r->bad;
 }
 
-bool ts_image_received(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor) {
+static bool tensor_at(const uint8_t *manifest, uint32_t len, uint32_t key, uint32_t index,
+                      struct ts_image_tensor *tensor) {
     struct reader r;
-    if (!seek(&r, manifest, len, KEY_RECEIVED, index)) {
+    if (!seek(&r, manifest, len, key, index)) {
         return false;
     }
     read_tensor(&r, tensor);
     return !r.bad;
 }
 
+bool ts_image_received(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor) {
+    return tensor_at(manifest, len, KEY_RECEIVED, index, tensor);
+}
+
 bool ts_image_output(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor) {
-    struct reader r;
-    if (!seek(&r, manifest, len, KEY_OUTPUTS, index)) {
-        return false;
-    }
-    read_tensor(&r, tensor);
-    return !r.bad;
+    return tensor_at(manifest, len, KEY_OUTPUTS, index, tensor);
+}
+
+bool ts_image_result(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor) {
+    return tensor_at(manifest, len, KEY_RESULT, index, tensor);
 }
 
 bool ts_image_input(const uint8_t *manifest, uint32_t len, uint32_t index, uint32_t *received) {

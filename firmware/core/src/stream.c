@@ -2,6 +2,10 @@
 
 #include <string.h>
 
+/* CRC16 over any bytes and the complement of their CRC16. Without the complement zeros at the end would
+ * go unseen. */
+#define WIRE_RESIDUE 0x1D0Fu
+
 void ts_stream_init(struct ts_stream *s, bool cobs, uint8_t *buffer, uint32_t mtu) {
     memset(s, 0, sizeof *s);
     s->buffer = buffer;
@@ -79,19 +83,135 @@ int ts_stream_read(struct ts_stream *s, const uint8_t *data, size_t len, ts_fram
     return TS_OK;
 }
 
-size_t ts_cobs_encode(const uint8_t *frame, size_t len, uint8_t *out) {
-    size_t code = 0;
-    size_t at = 1;
-    for (size_t i = 0; i < len; i++) {
-        if (frame[i] != 0) {
-            out[at++] = frame[i];
+void ts_wire_init(struct ts_wire *w, const struct ts_crc *crc, uint8_t *buffer, uint32_t mtu) {
+    memset(w, 0, sizeof *w);
+    w->crc = crc;
+    w->buffer = buffer;
+    w->mtu = mtu;
+    w->longest = mtu + 2u + (mtu + 2u) / 254u + 1u;
+}
+
+/* Length of what COBS bytes hold if they are COBS and the CRC16 over all of it is as it must be, else 0. */
+static uint32_t check(const struct ts_wire *w) {
+    uint16_t sum = TS_CRC16_INIT;
+    uint32_t n = 0;
+    for (uint32_t at = 0; at < w->len;) {
+        uint32_t code = w->buffer[at];
+        if (code > w->len - at) {
+            return 0;
         }
-        if (frame[i] == 0 || at - code == 255) {
-            out[code] = (uint8_t)(at - code);
-            code = at++;
+        sum = w->crc->crc16(w->crc->ctx, sum, w->buffer + at + 1, code - 1u);
+        n += code - 1u;
+        at += code;
+        if (code < 255u && at < w->len) {
+            static const uint8_t zero = 0;
+            sum = w->crc->crc16(w->crc->ctx, sum, &zero, 1);
+            n++;
         }
     }
-    out[code] = (uint8_t)(at - code);
-    out[at++] = 0;
-    return at;
+    return sum == WIRE_RESIDUE ? n : 0;
+}
+
+/* Takes COBS bytes that passed check() apart where they lie. */
+static void unstuff(uint8_t *bytes, uint32_t len) {
+    uint32_t n = 0;
+    for (uint32_t at = 0; at < len;) {
+        uint32_t code = bytes[at];
+        for (uint32_t end = at + code; ++at < end;) {
+            bytes[n++] = bytes[at];
+        }
+        if (code < 255u && at < len) {
+            bytes[n++] = 0;
+        }
+    }
+}
+
+/* What was collected is no frame: it was text all along. */
+static void give_up(struct ts_wire *w, ts_frame_fn text, void *ctx) {
+    if (w->len > 0) {
+        w->dropped++;
+        text(ctx, w->buffer, w->len);
+    }
+    w->len = 0;
+}
+
+static void end_of_piece(struct ts_wire *w, ts_frame_fn frame, ts_frame_fn text, void *ctx) {
+    uint32_t n = check(w);
+    if (n < 2 || n - 2 > w->mtu) {
+        give_up(w, text, ctx);
+        return; /* and this 0x00 opens the next piece */
+    }
+    unstuff(w->buffer, w->len);
+    w->len = 0;
+    w->collecting = false;
+    if (n > 2) {
+        frame(ctx, w->buffer, n - 2);
+    }
+}
+
+void ts_wire_read(struct ts_wire *w, const uint8_t *data, size_t len, ts_frame_fn frame, ts_frame_fn text, void *ctx) {
+    size_t run = 0; /* where the text that is not given yet begins */
+    for (size_t i = 0; i < len; i++) {
+        if (!w->collecting) {
+            if (data[i] == 0) {
+                if (i > run) {
+                    text(ctx, data + run, i - run);
+                }
+                w->collecting = true;
+            }
+            continue;
+        }
+        if (data[i] == 0) {
+            end_of_piece(w, frame, text, ctx);
+        } else {
+            w->buffer[w->len++] = data[i];
+            if (w->len > w->longest) {
+                give_up(w, text, ctx);
+                w->collecting = false;
+            }
+        }
+        run = i + 1;
+    }
+    if (!w->collecting && len > run) {
+        text(ctx, data + run, len - run);
+    }
+}
+
+struct stuffing {
+    uint8_t *out;
+    size_t at, code;
+};
+
+static void stuff(struct stuffing *s, const uint8_t *bytes, size_t len) {
+    for (size_t i = 0; i < len; i++) {
+        if (bytes[i] != 0) {
+            s->out[s->at++] = bytes[i];
+        }
+        if (bytes[i] == 0 || s->at - s->code == 255) {
+            s->out[s->code] = (uint8_t)(s->at - s->code);
+            s->code = s->at++;
+        }
+    }
+}
+
+static size_t finish(struct stuffing *s) {
+    s->out[s->code] = (uint8_t)(s->at - s->code);
+    s->out[s->at++] = 0;
+    return s->at;
+}
+
+size_t ts_cobs_encode(const uint8_t *frame, size_t len, uint8_t *out) {
+    struct stuffing s = {.out = out, .at = 1};
+    stuff(&s, frame, len);
+    return finish(&s);
+}
+
+size_t ts_wire_encode(const struct ts_crc *crc, const uint8_t *frame, size_t len, uint8_t *out) {
+    uint16_t sum = (uint16_t)~crc->crc16(crc->ctx, TS_CRC16_INIT, frame, len);
+    const uint8_t tail[] = {(uint8_t)(sum >> 8), (uint8_t)sum};
+    struct stuffing s = {.out = out, .at = 2, .code = 1};
+    out[0] = 0;
+    stuff(&s, frame, len);
+    stuff(&s, tail, sizeof tail);
+    return finish(&s);
 }

@@ -576,7 +576,7 @@ class BleAir(Air):
         return BleServer(self.address(stage - 1).host, backend=self._adapter.backend())
 
     def provenance(self) -> str:
-        return "modelled: connection events, packet times and repetitions of Bluetooth 5.4"
+        return "modelled as Bluetooth 5.4 (connection events, packet times, repetition)"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         assert self._port is not None

@@ -190,7 +190,8 @@ class Air(ABC):
 
     @abstractmethod
     def provenance(self) -> str:
-        """How times over this air come about, for people: `modelled: by what`."""
+        """How times over this air come about, for people: `modelled as ...`; the first word is
+        what rows of a table say."""
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         """Lines for people about what the link negotiated and what the air did to it.

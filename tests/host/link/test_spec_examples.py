@@ -45,6 +45,7 @@ MESSAGES = {
 }
 OTHERS = {
     "hello", "hello_ack", "hello_ack_refused", "forward", "stream_length_prefix", "stream_cobs",
+    "wire_frame", "wire_sync", "credit",
 }  # fmt: skip
 
 
@@ -116,6 +117,11 @@ def test_bodies_decode() -> None:
     assert messages.decode_failure(EXAMPLES["error_message"][16:]) == (7, 19, 1, "arena")
 
 
+def test_credit() -> None:
+    assert frames.encode_credit(8, 5) == EXAMPLES["credit"]
+    assert frames.decode_credit(EXAMPLES["credit"]) == (8, 5)
+
+
 def test_forward() -> None:
     address, inner = bytes.fromhex("0200deadbeef"), EXAMPLES["poll"]
     assert frames.encode_forward(address, inner) == EXAMPLES["forward"]
@@ -127,3 +133,5 @@ def test_streams() -> None:
     assert streams.length_prefixed(EXAMPLES["poll"]) == EXAMPLES["stream_length_prefix"]
     assert streams.cobs_encode(EXAMPLES["poll"]) == EXAMPLES["stream_cobs"]
     assert streams.CobsDecoder(128).feed(EXAMPLES["stream_cobs"]) == [EXAMPLES["poll"]]
+    assert streams.wire_encode(EXAMPLES["poll"]) == EXAMPLES["wire_frame"]
+    assert streams.wire_encode(b"") == streams.WIRE_SYNC == EXAMPLES["wire_sync"]

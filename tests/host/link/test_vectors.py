@@ -48,8 +48,8 @@ def test_the_specification_has_the_same_examples() -> None:
 
 def test_every_type_is_covered() -> None:
     known = {
-        "crc", "sid", "hello", "frame", "forward", "message", "tensor", "result", "error",
-        "blob", "prefix", "cobs", "judge",
+        "crc", "sid", "hello", "frame", "forward", "credit", "message", "tensor", "result", "error",
+        "blob", "prefix", "cobs", "wire", "judge",
     }  # fmt: skip
     assert {v["type"] for v in VECTORS} <= known
 
@@ -126,6 +126,16 @@ def test_forward(v: dict[str, str]) -> None:
         check(v, frames.encode_forward(*decoded))
 
 
+@pytest.mark.parametrize("v", of("credit"))
+def test_credit(v: dict[str, str]) -> None:
+    decoded = frames.decode_credit(bytes.fromhex(v["hex"]))
+    if v["verdict"] == "drop":
+        assert decoded is None
+    else:
+        assert decoded == (number(v, "window"), number(v, "count"))
+        check(v, frames.encode_credit(*decoded))
+
+
 @pytest.mark.parametrize("v", of("message"))
 def test_message(v: dict[str, str]) -> None:
     data, sid = bytes.fromhex(v["hex"]), number(v, "sid")
@@ -196,6 +206,20 @@ def test_stream(v: dict[str, str], step: int) -> None:
     assert feed() == expected
     code = streams.length_prefixed if prefix else streams.cobs_encode
     check(v, b"".join(map(code, expected)))
+
+
+@pytest.mark.parametrize("v", of("wire"))
+@pytest.mark.parametrize("step", [1, 3, 10_000])
+def test_wire(v: dict[str, str], step: int) -> None:
+    data = bytes.fromhex(v["hex"])
+    decoder = streams.WireDecoder(number(v, "mtu"))
+    found = [p for at in range(0, len(data), step) for p in decoder.feed(data[at : at + step])]
+    got = [p.data for p in found if p.kind is streams.On.FRAME]
+    assert got == [bytes.fromhex(part) for part in v["frames"].split(" ") if part]
+    text = b"".join(p.data for p in found if p.kind is streams.On.TEXT)
+    assert text == bytes.fromhex(v["text"])
+    assert decoder.dropped == number(v, "dropped")
+    check(v, b"".join(map(streams.wire_encode, got)))
 
 
 @pytest.mark.parametrize("v", of("judge"))

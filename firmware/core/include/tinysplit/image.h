@@ -41,8 +41,8 @@ struct ts_image {
     struct ts_part manifest, model, input, output;
     uint8_t digest[TS_IMAGE_DIGEST]; /* filled in by ts_image_verify */
     uint8_t bundle[TS_BUNDLE_BYTES]; /* these too, for stages */
-    struct ts_part name;             /* of the model: text within the manifest, not terminated */
-    uint8_t received, outputs, inputs, sent;
+    struct ts_part name;             /* of the model: printable ASCII within the manifest, not terminated */
+    uint8_t received, outputs, inputs, sent, results;
     uint16_t operators;
 };
 
@@ -112,6 +112,9 @@ struct ts_image_operator {
 
 bool ts_image_received(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor);
 bool ts_image_output(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor);
+
+/* What the last stage of the chain answers. */
+bool ts_image_result(const uint8_t *manifest, uint32_t len, uint32_t index, struct ts_image_tensor *tensor);
 
 /* Which of the received tensors is input `index` of the model. */
 bool ts_image_input(const uint8_t *manifest, uint32_t len, uint32_t index, uint32_t *received);

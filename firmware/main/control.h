@@ -1,0 +1,34 @@
+/* Commands: one JSON object a line, host/boards/control.schema.json, from consoles, MQTT and sessions. */
+#ifndef CONTROL_H
+#define CONTROL_H
+
+#include "line.h"
+#include "node.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Where a command came from, and its answer goes to: a console's number, or one of these. */
+#define CONTROL_MQTT 16u
+#define CONTROL_SESSION 32u /* + session */
+
+extern const struct line_sink control_sink;
+
+/* Starts the control task: results, events, telemetry, commands of sessions. */
+void control_start(const char *problem);
+
+/* Deals with a line; answers before it returns, but for `run`. From any task with 6 KB of stack. */
+void control_line(unsigned source, struct line *line);
+
+/* From the link task: a result (taken over until control_result_done), a message of a session. False if there is
+ * no room. */
+struct node_result *control_result_take(void);
+void control_result(struct node_result *result);
+bool control_message(uint16_t session, uint8_t slot, uint8_t kind, const uint8_t *body, uint32_t len);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

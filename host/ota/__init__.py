@@ -1,0 +1,1 @@
+"""Images: made, signed and brought to boards."""
