@@ -230,9 +230,9 @@ def run(
     if save_figure is not None:
         require_picture(save_figure)
     named = any(kind != kinds.Virtual() for kind in (head, *relays, tail))
-    if transport == "none" and (named or relays or ipv6 or any(network.values())):
+    if transport == "none" and (named or relays or bridge or ipv6 or any(network.values())):
         raise click.UsageError(
-            "--head, --relay, --tail, --ipv6 and what spoils the network need --transport"
+            "--head, --relay, --tail, --bridge, --ipv6 and what spoils the network need --transport"
         )
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
@@ -441,7 +441,11 @@ class BoardCommand(Command):
     help="With an image: only images signed with its private half are taken.",
 )
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
-@click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
+@click.option(
+    "--pty",
+    is_flag=True,
+    help="Be controlled over a pseudo-terminal, named at start, by one client after the other.",
+)
 @verbose_option()
 def board(
     bundle: Path | None,
@@ -466,7 +470,8 @@ def board(
     then on the board runs what its slots hold.
 
     Commands come on standard input, answers go to standard output; the board ends with its
-    input. host/boards/control.schema.json documents them.
+    input. With --pty it stays when a client leaves, as a real board does when a terminal is
+    closed: Ctrl-C ends it. host/boards/control.schema.json documents the commands.
     """
     if virtual and build is not None:
         raise click.UsageError("a board is either --virtual or --qemu")
@@ -609,7 +614,10 @@ main.add_command(ota.keys)
 
 
 def open_pty() -> int:
-    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end."""
+    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end.
+
+    The other end stays open here too, so that the board does not end with a client.
+    """
     import pty
     import tty
 

@@ -7,8 +7,10 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
@@ -19,6 +21,7 @@ from host.boards import address, control
 from host.boards.address import RADIOS
 from host.boards.control import Command, ControlError, Lines
 from host.boards.selftest import SelfTest
+from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.holding import Holding
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
@@ -204,10 +207,10 @@ class Board:
             "uptime_ms": round((time.monotonic() - self._booted) * 1000),
         }
 
-    def step(self, control_fd: int) -> bool:
-        """Serve the link until a control line can be read; returns whether one can."""
+    def step(self, control_fd: int, timeout_us: int) -> bool:
+        """Serve the link until `control_fd` can be read; returns whether it can."""
         assert self._core is not None
-        readable, _ = self._core.step(_STEP_US, control_fd)
+        readable, _ = self._core.step(timeout_us, control_fd)
         self._report_results()
         return readable
 
@@ -350,31 +353,25 @@ def serve(
     With `announce` it can be found by mDNS meanwhile.
 
     Raises:
-        TinysplitError: it cannot boot.
+        TinysplitError: it cannot boot, or a descriptor is closed.
     """
+    with contextlib.closing(ControlLine(read_fd, write_fd)) as controller:
+        announcer = _announced if announce else None
+        board = Board(holding, flash, defaults, controller.send, announcer)
+        with contextlib.closing(board):
+            _serve(board, controller)
 
-    def write(line: bytes) -> None:
-        view = memoryview(line)
-        while view:
-            view = view[os.write(write_fd, view) :]
 
+def _serve(board: Board, controller: ControlLine) -> None:
+    """One command at a time, so that many of them do not keep the link waiting."""
     lines = Lines()
-    board = Board(holding, flash, defaults, write, _announced if announce else None)
-    try:
-        while True:
-            if not board.step(read_fd):
-                continue
-            data = os.read(read_fd, 65536)
-            if not data:
-                return
+    commands: deque[bytes] = deque()
+    while not controller.ended:
+        busy = bool(commands) and not controller.full
+        if board.step(controller.fileno(), 0 if busy else _STEP_US) or busy:
             try:
-                complete = lines.feed(data)
+                commands.extend(lines.feed(controller.exchange(take=not commands)))
             except ControlError as error:
-                write(control.refusal(error))
-                continue
-            for line in complete:
-                board.handle(line)
-    except BrokenPipeError:
-        return
-    finally:
-        board.close()
+                controller.send(control.refusal(error))
+        if commands and not controller.full:
+            board.handle(commands.popleft())

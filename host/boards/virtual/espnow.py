@@ -285,6 +285,7 @@ class EspNowAir(Air):
         first, tally = radios[0], self._ether.tally
         state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
         version = min(radio["version"] for radio in radios)
+        wire = ["the tail's bridge: link and return contain the times of its wire (measured)"]
         return [
             f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
             f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}",
@@ -292,4 +293,5 @@ class EspNowAir(Air):
             f"{tally.lost} lost, {tally.corrupted} damaged, {tally.acks_lost} acknowledgements "
             f"lost, {tally.collided} in collisions, {tally.given_up} given up; "
             f"busy for {tally.busy_us / 1e6:.2f} s",
+            *(wire if self._bridge is not None else []),
         ]

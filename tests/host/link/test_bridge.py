@@ -359,3 +359,19 @@ def test_a_bridge_that_cannot_be_is_one_line(
 ) -> None:
     found = invoke(main, "board", *arguments)
     assert (found.exit_code, text in found.output) == (code, True), found.output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--transport", "udp", "--tail", "host", "--bridge", "serial:/dev/x"], 1, "is for --tail"),
+        (["--transport", "espnow", "--bridge", "serial:/dev/x"], 1, "is for --tail host"),
+        (["--transport", "espnow", "--bridge", "board"], 2, "a bridge is on a serial port"),
+        (["--bridge", "serial:/dev/x"], 2, "need --transport"),
+    ],
+)
+def test_a_bridge_where_none_is_needed_is_one_line(
+    folder: Path, invoke: Invoke, options: list[str], code: int, text: str
+) -> None:
+    found = invoke(main, "run", folder, *options)
+    assert (found.exit_code, text in found.output) == (code, True), found.output
