@@ -3,7 +3,8 @@
     make setup-dev && .venv/bin/python experiments/bench_link.py [--quick] [--parts 1,2,3,4]
 
 Prints a table and writes it to experiments/bench_link.md (`--quick`: only with --output). Part 1
-and 2 run the C core over a simulated network in simulated time, part 3 real sockets on loopback.
+and 2 run the C core over a simulated network in simulated time (modelled), part 3 real sockets on
+loopback.
 Part 4 needs root: it makes two network namespaces with a lossy path between them and sends the
 same boundaries by tinysplit, TCP and CoAP (aiocoap) over it. Needs a C compiler; exits 1 when a
 bound fails.
@@ -66,7 +67,7 @@ HERE = "127.0.0.1"
 class Row:
     what: str
     value: str
-    how: str  # measured, simulated
+    how: str  # measured, modelled
     bound: str = ""
     holds: bool | None = None
 
@@ -127,13 +128,14 @@ def overhead(program: Path) -> Part:
                 f"{name}: bytes of DATA frames beyond the payload / payload",
                 f"{share:.2%} ({found['data_frames']} frames, {found['data_bytes']} bytes; "
                 f"acknowledged by {found['ack_frames']} frame of {found['ack_bytes']} bytes)",
-                "simulated",
+                "modelled",
                 f"<= {bound:.1%}" if bound else "",
                 share <= bound if bound else None,
             )
         )
     part.notes.append(
-        "Frames are those the C core sends. IP, UDP and MAC headers below it are not counted."
+        "Modelled: the C core itself, over a simulated network. Frames are those it sends. "
+        "IP, UDP and MAC headers below it are not counted."
     )
     return part
 
@@ -184,7 +186,7 @@ def retransmission(program: Path, count: int, python_count: int) -> Part:
                     Row(
                         f"{name}, loss {loss:.0%}, {end}",
                         f"{ratio:.3f} ({said})",
-                        "simulated",
+                        "modelled",
                         f"<= {FRAMES_BOUND:.2f}",
                         ratio <= FRAMES_BOUND and whole,
                     )

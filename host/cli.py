@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,22 +21,31 @@ from rich.text import Text
 
 from host import link_run
 from host import run as split_run
+from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import read_key
+from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
-from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.ota import cli as ota
-from host.report import contact_sheet, link_table
+from host.ota.keys import load_public
+from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
+from host.sim.cli import main as sim_command
 from host.testbed import Options, Testbed
 from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
+from partitioner.cost.wifi import DEFAULT_RATE, RATES
+from partitioner.plan.cli import calibrate
+from partitioner.plan.cli import main as plan_command
+
+if TYPE_CHECKING:
+    from host.boards.virtual.holding import Holding
 
 _SEED = 0
 
@@ -157,6 +169,12 @@ def main() -> None:
     metavar="NODE",
     help="The same for the last stage, which may also be: host (this process).",
 )
+@click.option(
+    "--bridge",
+    type=NodeKind(),
+    metavar="serial:PORT",
+    help="The bridge whose ESP-NOW radio --tail host uses; not needed with virtual boards.",
+)
 @click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
@@ -195,6 +213,7 @@ def run(
     head: kinds.Kind,
     relays: tuple[kinds.Kind, ...],
     tail: kinds.Kind,
+    bridge: kinds.Kind | None,
     qemu_bin: Path | None,
     ipv6: bool,
     timeout: float,
@@ -211,9 +230,9 @@ def run(
     if save_figure is not None:
         require_picture(save_figure)
     named = any(kind != kinds.Virtual() for kind in (head, *relays, tail))
-    if transport == "none" and (named or relays or ipv6 or any(network.values())):
+    if transport == "none" and (named or relays or bridge or ipv6 or any(network.values())):
         raise click.UsageError(
-            "--head, --relay, --tail, --ipv6 and what spoils the network need --transport"
+            "--head, --relay, --tail, --bridge, --ipv6 and what spoils the network need --transport"
         )
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
@@ -236,6 +255,8 @@ def run(
         between = len(opened.stages) - 2
         if relays and len(relays) != between:
             raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+        if bridge is not None and not isinstance(bridge, kinds.OnSerial):
+            raise click.UsageError("a bridge is on a serial port: --bridge serial:PORT")
         nodes = [head, *(relays or [kinds.Virtual()] * between), tail]
         options = Options(
             transport=transport,
@@ -250,6 +271,7 @@ def run(
             },
             on_text=_print_text if verbose else None,
             radio=radio,
+            bridge=bridge,
         )
         _run_over_link(opened, bundle, image_set, options)
         return
@@ -371,9 +393,24 @@ class BoardCommand(Command):
 
 
 @main.command(cls=BoardCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
-@click.option("--stage", type=click.IntRange(0, 253), required=True, help="Which stage it runs.")
+@click.option(
+    "--qemu",
+    "build",
+    type=click.Path(path_type=Path),
+    metavar="BUILD_DIR",
+    help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
+)
+@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option(
+    "--role",
+    type=click.Choice(["stage", "bridge"]),
+    default="stage",
+    show_default=True,
+    help="bridge: no stage, but a radio for a host, on a pseudo-terminal.",
+)
+@click.option("--stage", type=click.IntRange(0, 253), help="Which stage it runs.")
 @click.option(
     "--listen",
     default="udp://127.0.0.1:0",
@@ -396,44 +433,201 @@ class BoardCommand(Command):
 @click.option(
     "--flash",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File that stands for the flash; keeps what `configure` sets.",
+    help="File that stands for the flash; keeps what `configure` sets, and an image's slots.",
 )
-@click.option("--pty", is_flag=True, help="Be controlled over a pseudo-terminal, named at start.")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With an image: only images signed with its private half are taken.",
+)
+@click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
+@click.option(
+    "--pty",
+    is_flag=True,
+    help="Be controlled over a pseudo-terminal, named at start, by one client after the other.",
+)
 @verbose_option()
 def board(
-    bundle: Path,
+    bundle: Path | None,
     virtual: bool,
-    stage: int,
+    build: Path | None,
+    qemu_bin: Path | None,
+    role: str,
+    stage: int | None,
     listen: str,
     following: str | None,
     flash: Path | None,
+    public_key: Path | None,
+    announce: bool,
     pty: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
+    Or, with --qemu, an emulated one: the firmware itself.
+
+    BUNDLE may be an image of `tinysplit pack` instead: it is written to a new --flash, and from
+    then on the board runs what its slots hold.
 
     Commands come on standard input, answers go to standard output; the board ends with its
-    input. host/boards/control.schema.json documents them.
+    input. With --pty it stays when a client leaves, as a real board does when a terminal is
+    closed: Ctrl-C ends it. host/boards/control.schema.json documents the commands.
     """
-    from host.boards.virtual import board as program  # Needs the compiled core.
-
-    address.parse(listen)
-    if following is not None:
-        address.parse(following)
+    if virtual and build is not None:
+        raise click.UsageError("a board is either --virtual or --qemu")
+    if build is None and qemu_bin is not None:
+        raise click.UsageError("--qemu-bin goes with --qemu")
+    place = address.parse(listen)
+    target = None if following is None else address.parse(following)
     given = {name: value for name, value in settings.items() if value is not None}
     if "espnow_version" in given:
         given["espnow_version"] = int(given["espnow_version"])
     if "espnow_peers" in given:
         given["espnow_peers"] = given["espnow_peers"].split(",")
-    defaults = {"stage": stage, "listen": listen, **given}
+    defaults = {"listen": listen, **given}
+    if role == "bridge":
+        if any(given is not None for given in (bundle, stage, following, build, flash)):
+            raise click.UsageError("a bridge has no bundle, no stage, no flash and no next stage")
+        from host.boards.virtual import bridge
+
+        control.check_settings(defaults)
+        bridge.serve(defaults, open_pty())
+        return
+    if bundle is None or stage is None:
+        raise click.UsageError("a stage needs a BUNDLE and --stage; a bridge --role bridge")
+    defaults["stage"] = stage
     if following is not None:
         defaults["next"] = following
     control.check_settings(defaults)
     read_fd, write_fd = 0, 1
+    if build is None:
+        held = _holding(bundle, stage, flash, public_key)
+        from host.boards.virtual import board as program  # Needs the compiled core.
+
+        if pty:
+            read_fd = write_fd = open_pty()
+        program.serve(held, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+        return
+    from host.boards.emulated import console
+    from host.boards.emulated.process import LOOPBACK, free_port
+
+    if flash is not None or settings["air"] is not None or settings["window"] or announce:
+        raise click.UsageError("--flash, --air, --window and --announce go with virtual boards")
+    if place.transport in RADIOS or place.host != LOOPBACK:
+        raise click.UsageError(f"an emulated board listens on udp or tcp at {LOOPBACK}")
+    if place.port == 0:
+        place = replace(place, port=free_port())
     if pty:
         read_fd = write_fd = open_pty()
-    program.serve(bundle, Flash(flash), defaults, read_fd, write_fd)
+    console.serve(
+        bundle,
+        stage,
+        build,
+        qemu_bin,
+        name=settings["name"],
+        listen=place,
+        following=target,
+        mtu=settings["mtu"],
+        timeout_ms=settings["timeout_ms"],
+        read_fd=read_fd,
+        write_fd=write_fd,
+    )
+
+
+def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None) -> Holding:
+    """What a virtual board runs: a bundle's stage, or what its slots hold."""
+    from host.boards.virtual import holding  # Needs the compiled core.
+    from host.boards.virtual.slots import SlotFlash
+
+    if not path.is_file():
+        if public_key is not None:
+            raise click.UsageError("--public-key goes with an image")
+        return holding.BundleHolding(path)
+    if flash is None:
+        raise click.UsageError("an image needs --flash FILE to be written to")
+    key = None if public_key is None else load_public(public_key)
+    return holding.from_image(path, SlotFlash(flash), key, stage, kernels.exact())
+
+
+@main.command(cls=Command)
+@click.option("--port", "ports", multiple=True, help="A serial port to ask besides; repeat it.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 60),
+    default=3.0,
+    show_default=True,
+    help="How long to listen on the network and by Bluetooth.",
+)
+@click.option(
+    "--udp-port",
+    type=click.IntRange(1, 65535),
+    default=4000,
+    show_default=True,
+    help="Where boards listen that no name service tells of.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@verbose_option()
+def boards(
+    ports: tuple[str, ...], seconds: float, udp_port: int, as_json: bool, verbose: bool
+) -> None:
+    """List boards on serial ports, on the network and in reach of Bluetooth."""
+    from host.boards.discovery import bluetooth, network, usb
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(usb.search, ports)
+        heard = pool.submit(network.search, seconds, udp_port)
+        advertised = bluetooth.search(seconds)  # macOS wants the main thread for it.
+        searches = [asked.result(), heard.result(), advertised]
+    if as_json:
+        click.echo(boards_table.as_json(searches))
+        return
+    rows = boards_table.table(searches)
+    console = wide_console(*([] if rows is None else [rows]))
+    console.print("no board found" if rows is None else rows)
+    for note in boards_table.notes(searches):
+        console.print(note)
+
+
+@main.command(cls=Command)
+@click.argument("transport", type=click.Choice(RADIOS))
+@click.option("--loss", type=float, default=0.0, help="Share of receptions lost.")
+@click.option("--corrupt", type=float, default=0.0, help="ESP-NOW: share with bits flipped.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--controller",
+    "controllers",
+    multiple=True,
+    metavar="NAME",
+    help="BLE: be a controller of a host outside, by Bumble's name for it; vhci: of this "
+    "machine's kernel. May be repeated.",
+)
+@verbose_option()
+def air(
+    transport: str,
+    loss: float,
+    corrupt: float,
+    seed: int,
+    controllers: tuple[str, ...],
+    verbose: bool,
+) -> None:
+    """Be the air for virtual boards that are started by hand, until interrupted.
+
+    Prints its place, which boards get as --air.
+    """
+    try:
+        spoilt = Impairment(loss=loss, corrupt=corrupt, seed=seed)
+    except ImpairmentError as error:
+        raise click.UsageError(str(error)) from error
+    if controllers and transport != "ble":
+        raise click.UsageError("--controller is for ble")
+    with Background(precise=True) as background:
+        options = {"stages": 0, "controllers": controllers}
+        hosted = background.enter(create_air(transport, spoilt, options))
+        click.echo(hosted.place)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        for line in hosted.report([]):
+            click.echo(line)
 
 
 main.add_command(ota.pack)
@@ -441,7 +635,10 @@ main.add_command(ota.keys)
 
 
 def open_pty() -> int:
-    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end."""
+    """A pseudo-terminal in raw mode; its name is printed. Returns the board's end.
+
+    The other end stays open here too, so that the board does not end with a client.
+    """
     import pty
     import tty
 
@@ -510,6 +707,11 @@ def _summary(
             f"and {changed} of {len(inferences)} predictions"
         )
     return lines
+
+
+main.add_command(plan_command, "plan")
+main.add_command(calibrate)
+main.add_command(sim_command, "sim")
 
 
 if __name__ == "__main__":

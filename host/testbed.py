@@ -11,6 +11,7 @@ protocol. Any stage may be a board that is there already, on a serial port, or a
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,19 +23,21 @@ import numpy as np
 
 from host.background import Background
 from host.boards import address
-from host.boards.address import RADIOS, Address
+from host.boards.address import CENTRAL, RADIOS, Address
 from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
+from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, create_air
+from host.boards.virtual.radio import Air, create_air, not_installed
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
+from host.link.transport import ServerTransport
 from host.link.udp import UdpServer
 from models.errors import TinysplitError
 from partitioner import kernels
@@ -42,6 +45,8 @@ from partitioner.bundle import Bundle
 from partitioner.chain import Stage
 from partitioner.kernels import Array
 
+SESSIONS_TIMEOUT_S = 8.0
+SESSIONS_LOOK_S = 0.05
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -51,6 +56,7 @@ class Options:
 
     `tail` is `board` or `host`; `boards` has the stages whose boards are not virtual ones. `family`
     is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
+    `bridge` lends the host's tail its ESP-NOW radio where the boards are real.
     `on_text` gets the name of a board and a line it printed beside its answers.
 
     Raises:
@@ -66,6 +72,7 @@ class Options:
     radio: Mapping[str, Any] = field(default_factory=dict)
     boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
     on_text: Callable[[str, str], None] | None = None
+    bridge: OnSerial | None = None
 
     def check(self, stages: int) -> None:
         """Raises TestbedError for what cannot be a chain of so many stages."""
@@ -79,7 +86,15 @@ class Options:
         ):
             raise TestbedError("emulated boards have udp and tcp over IPv4 only")
         attached = sum(isinstance(kind, OnSerial) for kind in kinds)
-        if self.transport in RADIOS and 0 < attached < stages:
+        real_host = attached > 0 and self.tail == "host" and self.transport == "espnow"
+        if real_host != (self.bridge is not None):
+            raise TestbedError(
+                "a tail on the host over ESP-NOW from real boards needs --bridge serial:PORT"
+                if real_host
+                else "--bridge is for --tail host over ESP-NOW from real boards"
+            )
+        on_boards = stages - (self.tail == "host")  # The host has a bridge, or Bluetooth.
+        if self.transport in RADIOS and 0 < attached < on_boards:
             raise TestbedError(
                 f"over {self.transport} either every stage is a real board or none: radios made "
                 "of software and real ones do not hear each other"
@@ -90,6 +105,15 @@ class TestbedError(TinysplitError):
     """Options of a chain that do not go together."""
 
     __test__ = False
+
+
+def ble_server(board: str) -> ServerTransport:
+    """The last stage here, by this machine's Bluetooth; `board` is the name of the one before."""
+    try:
+        from host.link.ble.transport import BleServer
+    except ModuleNotFoundError as error:
+        raise not_installed("this machine's Bluetooth", "ble", error) from error
+    return BleServer(board)
 
 
 @dataclass(frozen=True)
@@ -180,6 +204,19 @@ class Testbed:
                 node = StageNode("a virtual board", "measured")
             self.nodes.insert(0, node)
             following = self._impaired(place, stage) if stage else None
+        if self._air is not None:
+            self._wait_for_sessions()
+
+    def _wait_for_sessions(self) -> None:
+        """Until every board has the next stage, so that no inference counts the time for it.
+
+        Radios take their time to connect. A stage that is never found is the first inference's to
+        report.
+        """
+        deadline = time.monotonic() + SESSIONS_TIMEOUT_S
+        for board in self.boards[: len(self.nodes) - 1]:
+            while not board.ask("stats")["next_up"] and time.monotonic() < deadline:
+                time.sleep(SESSIONS_LOOK_S)
 
     def _place(self, stage: int) -> Address:
         """Where a node of this process or machine is to be: any port that the stage before it
@@ -201,7 +238,9 @@ class Testbed:
         name = f"stage {stage} on {kind.port}"
         board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
         self._stack.enter_context(board)
-        return AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached = AttachedBoard(board, stage, self._bundle.manifest.id)
+        attached.join(self._options.transport, self._options.family)
+        return attached
 
     def _configure(self, stage: int, following: Address | None) -> tuple[Address, StageNode]:
         options, attached = self._options, self._attached[stage]
@@ -211,9 +250,10 @@ class Testbed:
             family=options.family,
             mtu=options.mtu,
             timeout_ms=options.timeout_ms,
+            needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.board.provenance)
+        return place, StageNode(attached.what, attached.provenance)
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
@@ -266,6 +306,14 @@ class Testbed:
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
             return self._place(stage)
+        if options.bridge is not None:
+            place, bridge = open_bridge(options.bridge.port, options.bridge.baud)
+            self._background.enter(LinkServer(bridge, node, handle))
+            return place
+        if options.transport == "ble":
+            before = self._attached[stage - 1].info["name"]
+            self._background.enter(LinkServer(ble_server(before), node, handle))
+            return Address("ble", CENTRAL)
         listen = self._place(stage)
         kind = UdpServer if options.transport == "udp" else TcpServer
         server = LinkServer(kind(listen.host, listen.port), node, handle)
@@ -304,6 +352,14 @@ class Testbed:
         except BoardError:
             self._watch()  # A stage that ended says more than what the head saw of it.
             raise
+        try:
+            return self._round(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{self.head.name} answers `run` with something else: {error!r}"
+            raise BoardError("malformed", text) from error
+
+    def _round(self, answer: Mapping[str, Any]) -> Round:
+        """What the head answered; raises BoardError, KeyError, TypeError or ValueError."""
         specs = self._bundle.manifest.outputs
         data = [base64.b64decode(t) for t in answer["tensors"]]
         if [len(d) for d in data] != [spec.bytes for spec in specs]:

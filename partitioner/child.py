@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -13,3 +14,12 @@ def command(module: str, function: str) -> list[str]:
     path = [entry for entry in sys.path if entry]
     code = f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
     return [sys.executable, "-I", "-c", code]
+
+
+def how_ended(code: int | None) -> str:
+    """A return code for people: `exit 1`, `killed by SIGSEGV`."""
+    return (
+        f"killed by {signal.Signals(-code).name}"
+        if code is not None and code < 0
+        else f"exit {code}"
+    )

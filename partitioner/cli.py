@@ -11,7 +11,6 @@ import click
 from rich.table import Table
 
 from models.errors import TinysplitError
-from models.preprocess import MODES
 from partitioner import bundle, evaluate, inputs, kernels, listing
 from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
@@ -19,14 +18,18 @@ from partitioner.command import (
     Bytes,
     Command,
     Steps,
+    model_options,
     require_picture,
     size,
     verbose_option,
     wide_console,
 )
+from partitioner.cost.links import Link
 from partitioner.output import refuse_existing
+from partitioner.plan import exact, model
 from partitioner.source import SEED, Request, Source, open_source
 
+AUTOMATIC = "auto"
 _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
 
 
@@ -37,36 +40,10 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     "layer_names",
     multiple=True,
     metavar="NAME",
-    help="Cut after this layer and write a bundle; repeat it for a chain of stages.",
+    help="Cut after this layer and write a bundle; repeat it for a chain of stages. auto: what "
+    "`tinysplit plan` finds best for two boards.",
 )
-@click.option(
-    "--model",
-    default="mobilenet_v2",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="mobilenet_v2, resnet50, a .keras file, or a full-int8 .tflite file.",
-)
-@click.option("--weights", metavar="NAME|FILE", help="digits, imagenet, random, or a weights file.")
-@click.option("--alpha", type=float, help="Width of mobilenet_v2.  [default: 0.35]")
-@click.option("--size", type=int, help="Height and width of the input.  [default: 96 or 224]")
-@click.option("--classes", type=int, help="Classes.  [default: 10, imagenet 1000]")
-@click.option(
-    "--calibration",
-    default="digits",
-    show_default=True,
-    metavar="digits|DIR|NPZ",
-    help="What the int8 ranges are taken from: digits, a folder of images, or an .npz of arrays.",
-)
-@click.option(
-    "--calibration-images", default=100, show_default=True, type=click.IntRange(1), metavar="N"
-)
-@click.option(
-    "--preprocess",
-    "preprocessing",
-    type=click.Choice(MODES),
-    help="How pixels become the input of a model from a file.",
-)
-@click.option("--resize", is_flag=True, help="Scale images of another size instead of refusing.")
+@model_options
 @click.option(
     "--evaluate",
     "evaluate_on",
@@ -86,7 +63,8 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     type=Bytes(),
     default=DEFAULT_RAM_BYTES,
     metavar="BYTES",
-    help="With --list: what the head's arena should fit in.  [default: 300k]",
+    help="With --list: what the head's arena should fit in; with --layer auto: each board's.  "
+    "[default: 300k]",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="With --list: as JSON.")
 @click.option(
@@ -111,7 +89,8 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
             raise click.UsageError(f"--{name[:4]} goes with --list")
     wanted = {field.name for field in fields(Request)}
     chosen = {key: value for key, value in options.items() if key in wanted}
-    request = Request(**chosen, layer_names=layer_names)
+    checked = () if layer_names == (AUTOMATIC,) else layer_names
+    request = Request(**chosen, layer_names=checked)
     if list_layers:
         _list(request, options["ram_bytes"], options["json_path"], options["plot_path"])
     else:
@@ -162,11 +141,13 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         source = open_source(request, steps)
         steps("cuts")
         catalogue = Catalogue(source.graph, source.layers)
+        notes: list[str] = []
+        if layer_names == (AUTOMATIC,):
+            layer_names = _automatic(source, catalogue, options["ram_bytes"], notes)
         cuts = catalogue.chain(layer_names)
         if output is None:
             output = Path("build") / _folder_name(source.name, [name for name, _ in cuts])
             refuse_existing(output, force=options["force"])
-        notes: list[str] = []
         built = bundle.build(
             source.graph,
             cuts,
@@ -205,6 +186,23 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
     for note in notes:
         click.echo(note, err=True)
     _report(built, output)
+
+
+def _automatic(
+    source: Source, catalogue: Catalogue, ram_bytes: int, notes: list[str]
+) -> tuple[str, ...]:
+    """The cut with the least latency on two ESP32-S3 boards over ESP-NOW, by the cost model."""
+    boards = [replace(model.KNOWN_NODES["esp32s3"], internal_bytes=ram_bytes)] * 2
+    split = model.SplitModel(source.graph, model.named(boards), [Link()])
+    solution = exact.best(split.problem(), split.latency())
+    position = split.positions[solution.plan.cuts[0]]
+    named = [row.name for row in catalogue.rows if row.cut and row.cut.position == position]
+    name = named[0] if named else f"#{position - 1}"
+    notes.append(
+        f"--layer auto is {name}: {solution.costs[0] / 1e3:,.0f} ms (modelled) on two ESP32-S3 "
+        "over ESP-NOW; tinysplit plan knows more"
+    )
+    return (name,)
 
 
 def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:

@@ -25,6 +25,10 @@
  * that is overdue by this never comes, e.g. because the radio was stopped. */
 #define REPORT_US 500000u
 
+/* The MAC keeps the order and repeats for some 100 ms what the protocol must not repeat meanwhile:
+ * firmware/core/DESIGN.md. */
+#define RTO_MIN_US 100000u
+
 struct known_peer {
     uint8_t mac[6];
     bool used;
@@ -250,7 +254,10 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     next_known = false;
     atomic_store(&in_flight, 0);
     atomic_store(&blocked, false);
-    *link = (struct ts_link){.mtu = mtu, .window = settings->window != 0 ? (uint16_t)settings->window : LINK_WINDOW};
+    *link = (struct ts_link){.mtu = mtu,
+                             .window = settings->window != 0 ? (uint16_t)settings->window : LINK_WINDOW,
+                             .reorder = 1,
+                             .rto_min_us = RTO_MIN_US};
     link_on_wait(LINK_RADIO, flush);
     running = true;
     return ESP_OK;

@@ -30,9 +30,11 @@ static const char TAG[] = "node";
 #define HEAD_SESSIONS 3 /* next stage, two hosts */
 #define LEAST_MESSAGE (NODE_RESULT_BYTES + SLACK_BYTES)
 #define BRIDGE_MESSAGE 2048
+#define BRIDGE_SLOTS 8 /* frames of the host that wait for the radio */
 
 static struct ts_bridge bridge; /* its node is that of the other roles, too */
 static struct ts_node *const node = &bridge.node;
+static struct ts_bridge_slot bridge_slots[BRIDGE_SLOTS];
 static struct ts_node_config config;
 static struct ts_link links[2];
 static struct ts_job jobs[NODE_JOBS];
@@ -548,7 +550,7 @@ static void link_task(void *arg) {
             ts_node_invoked(node, now, &node->run, code);
         }
         uint64_t alone = run_alone(now);
-        uint64_t until = ts_node_poll(node, now);
+        uint64_t until = is_bridge ? ts_bridge_poll(&bridge, now) : ts_node_poll(node, now);
         until = alone < until ? alone : until;
         give_late_inputs();
         show_phases();
@@ -689,6 +691,17 @@ int node_start(const char **problem) {
         *problem = "the core refuses its settings";
         ESP_LOGE(TAG, "%s", ts_error_name((unsigned)started));
         return ESP_ERR_INVALID_STATE;
+    }
+    if (is_bridge) {
+        uint8_t *frames = memory((size_t)BRIDGE_SLOTS * links[LINK_RADIO].mtu);
+        if (frames == NULL) {
+            *problem = "no memory for the link's buffers";
+            return ESP_ERR_NO_MEM;
+        }
+        for (unsigned i = 0; i < BRIDGE_SLOTS; i++) {
+            bridge_slots[i].frame = frames + (size_t)i * links[LINK_RADIO].mtu;
+        }
+        ts_bridge_queue(&bridge, bridge_slots, BRIDGE_SLOTS);
     }
     auto_left = config.endpoint.role == TS_ROLE_HEAD ? settings->iterations : 0;
     auto_at = now_us() + 1000000u;

@@ -10,6 +10,7 @@ from models.errors import TinysplitError
 
 RADIOS = ("espnow", "ble")
 TRANSPORTS = ("udp", "tcp", *RADIOS)
+CENTRAL = "central"  # ble://central: the next stage is a central that connects (SPEC section 13).
 
 
 class AddressError(TinysplitError):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from host.boards import control
 from host.boards.control import ControlError, Lines
@@ -16,6 +16,9 @@ from models.errors import TinysplitError
 ANSWER_TIMEOUT_S = 10.0
 _WATCH_S = 0.1
 _TEXT_LINES = 20
+
+
+AnyBoard = TypeVar("AnyBoard", bound="Board")
 
 
 class BoardError(TinysplitError):
@@ -56,7 +59,7 @@ class Board(ABC):
     def close(self) -> None:
         """Let go of the board; a virtual one ends. May be called twice."""
 
-    def __enter__(self) -> Board:
+    def __enter__(self: AnyBoard) -> AnyBoard:
         return self
 
     def __exit__(
@@ -123,7 +126,7 @@ class Board(ABC):
         """
         self._take(self._receive(0))
         if self._ready is not None:
-            reason = self._ready.get("reset_reason")
+            reason = self._ready.get("reset")
             self._ready = None
             why = f" ({reason})" if reason else ""
             raise BoardError("restarted", f"{self.name} restarted by itself{why}")

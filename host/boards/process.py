@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from host.boards.board import Board, BoardError
 from partitioner import child
 
 _END_TIMEOUT_S = 10.0
+_SEND_TIMEOUT_S = 10.0  # Without a byte taken.
 
 
 class ProcessBoard(Board):
@@ -44,7 +45,9 @@ class ProcessBoard(Board):
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the host; it ends its boards itself.
         )
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
@@ -57,13 +60,10 @@ class ProcessBoard(Board):
             self._process.wait(_END_TIMEOUT_S)
         self._errors.seek(0)
         printed = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        code = self._process.returncode
         if printed:
             why = printed[-1].split("error: ")[-1]
-        elif code is not None and code < 0:
-            why = f"killed by {signal.Signals(-code).name}"
         else:
-            why = f"exit {code}"
+            why = child.how_ended(self._process.returncode)
         return BoardError("gone", f"{self.name} ended: {why}")
 
     def _send(self, line: bytes) -> None:
@@ -71,7 +71,9 @@ class ProcessBoard(Board):
         view = memoryview(line)
         try:
             while view:
-                view = view[self._process.stdin.write(view) :]
+                if not select.select([], [self._process.stdin], [], _SEND_TIMEOUT_S)[1]:
+                    raise BoardError("no_answer", f"{self.name} takes no commands")
+                view = view[self._process.stdin.write(view) or 0 :]
         except (BrokenPipeError, ValueError) as error:
             raise self._gone() from error
 

@@ -1,15 +1,13 @@
 """A board on a serial port: USB, a USB-to-UART bridge, or a pseudo-terminal.
 
 A port carries three things at once: lines of JSON, log text, and frames of the link (SPEC.md
-section 9). Boards reset when they like, also when a port is opened, and what was sent to them
-then is lost; so an exchange begins by asking until the board answers.
+section 9).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 import select
 import socket
 import sys
@@ -20,10 +18,11 @@ from typing import Any
 import serial
 
 from host.boards.address import Address
-from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError
+from host.boards.board import ANSWER_TIMEOUT_S, BoardError
+from host.boards.wired import WiredBoard
 
 BAUD = 115_200
-_ASK_AGAIN_S = 1.0
+_REOPEN_S = 0.1
 _CHUNK_BYTES = 256  # Written at once; what comes back meanwhile is read between them.
 _SEND_TIMEOUT_S = 5.0  # For one of them.
 _POLL_S = 0.02
@@ -44,8 +43,8 @@ _UNUSABLE = {
 }
 
 
-class SerialBoard(Board):
-    """The board on `port`. Opened at once; call `greet` before anything else.
+class SerialBoard(WiredBoard):
+    """The board on a serial port, which is opened at once.
 
     Raises:
         BoardError: `no_port`, `not_allowed`, `busy`, `not_a_port`: the port cannot be had.
@@ -62,7 +61,6 @@ class SerialBoard(Board):
         super().__init__(name or f"the board on {port}", on_text)
         self.port = port
         self._baud = baud
-        self._last_id = secrets.randbelow(1 << 30)  # Late answers to another program are not ours.
         self._unread = b""
         self._serial = self._open()
 
@@ -122,43 +120,6 @@ class SerialBoard(Board):
             self._wait(left)
         return data
 
-    def greet(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
-        """What the board says of itself, asked again and again: it may be starting.
-
-        Raises:
-            BoardError: `no_answer`: whatever is on that port is no board of ours; `gone`.
-        """
-        deadline = time.monotonic() + timeout_s
-        self._send(b"\n")  # Ends what another program may have left half-written.
-        while (left := deadline - time.monotonic()) > 0:
-            self._ready = None
-            try:
-                return self.ask("info", min(left, _ASK_AGAIN_S))
-            except BoardError as error:
-                if error.code not in ("no_answer", "restarted"):
-                    raise
-        raise BoardError(
-            "no_answer",
-            f"no board answers on {self.port}{self._printed()}; is it the right port, and does "
-            "the board run tinysplit's firmware?",
-        )
-
-    def finish(
-        self,
-        command_id: int,
-        timeout_s: float = ANSWER_TIMEOUT_S,
-        watch: Callable[[], None] | None = None,
-    ) -> dict[str, Any]:
-        """As Board's; also raises `restarted`: the board was reset, and the command with it."""
-
-        def look() -> None:
-            if command_id not in self._answers:
-                self.check()
-            if watch is not None:
-                watch()
-
-        return super().finish(command_id, timeout_s, look)
-
     def reboot(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """As Board's. A port that vanishes meanwhile, as USB ports of boards do, is reopened."""
         deadline = time.monotonic() + timeout_s
@@ -171,11 +132,11 @@ class SerialBoard(Board):
             self._serial.close()
             try:
                 self._serial = self._open()
-                return self.greet(max(deadline - time.monotonic(), _ASK_AGAIN_S))
+                return self.greet(max(deadline - time.monotonic(), 1.0))
             except BoardError as error:
                 if error.code not in ("gone", "no_port", "busy") or time.monotonic() > deadline:
                     raise
-            time.sleep(_ASK_AGAIN_S / 10)
+            time.sleep(_REOPEN_S)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

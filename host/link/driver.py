@@ -287,7 +287,13 @@ class LinkClient(_Driver):
         except asyncio.TimeoutError:
             self._spent.add(inference_id)
             known = "delivered, but no result came" if pending.sent else "not delivered"
-            raise DeadlineError(f"{known} within {deadline_s:g} s") from None
+            why = "" if self._hint is None else f": {self._hint}"
+            raise DeadlineError(f"{known} within {deadline_s:g} s{why}") from None
+        except LinkError as failed:
+            if self._mending is None or self._hint is None:
+                raise
+            text = str(failed).removeprefix(f"{failed.name}: ")
+            raise type(failed)(f"{text}; now: {self._hint}", code=failed.code) from failed
         except asyncio.CancelledError:
             self._spent.add(inference_id)
             raise
@@ -335,6 +341,8 @@ class LinkClient(_Driver):
                     await asyncio.wait_for(self._transport.open(self), deadline_s)
                 except (TransportError, asyncio.TimeoutError) as failed:
                     _log.debug("not back yet: %s", failed)
+                    if isinstance(failed, TransportError):
+                        self._hint = failed
                     await asyncio.sleep(pause_s)
                     continue
                 self.endpoint.connect(now_us())

@@ -183,6 +183,14 @@ class WireDecoder:
                 at += 1
         return found
 
+    def flush(self) -> list[Piece]:
+        """What is collected is text after all: too long nothing came for it to become a frame."""
+        found: list[Piece] = []
+        if self._held:
+            self._give_up(found)
+            self._held = None
+        return found
+
     def _end(self, found: list[Piece]) -> None:
         """A zero came: what was collected is a frame, or it was text and this zero opens anew."""
         assert self._held is not None

@@ -61,10 +61,15 @@ from host.link.messages import (
 
 RTO_INITIAL_US: Final = 250_000
 RTO_MAX_US: Final = 2_000_000
-PROBE_MAX_US: Final = 500_000
+PROBE_MAX_US: Final = 100_000
+KNOCK_MAX_US: Final = 500_000
 RTO_GRANULARITY_US: Final = 1_000
 PARTIAL_TIMEOUT_US: Final = 10_000_000
 REORDER_MAX: Final = 16
+# Of a row of probes: every eighth carries data, the 2nd, 10th, 18th ... bring a PING, and an answer
+# to a row of more than four gives no sample, because attempts and seqs count modulo four.
+PROBE_CYCLE: Final = 8
+CLEAR_PROBES: Final = 4
 WINDOW_MIN: Final = 4
 TRIES: Final = 3
 # Rejections that a new id may cure: a damaged copy, or a receiver whose patience ended.
@@ -684,7 +689,7 @@ class Sender:
         if live is None:
             self._heard(limit)
             if ack.echo == ECHO_POLL and ack.attempt == self._poll_seq & 3:
-                self._poll_answered(ack, message_id, now)
+                self._poll_answered(ack, message_id, self._knocks, now)
             return None
         if ack.complete and (ack.base != live.total or ack.have):
             self._drop()
@@ -694,9 +699,9 @@ class Sender:
             self._drop()
             return None
         self._heard(limit)
+        shown, echoed = self._echoed(ack, live, message_id, now)
         live.probes = 0
         live.last_us = now
-        shown, echoed = self._echoed(ack, live, message_id, now)
         if ack.complete:
             self._forget(live)
             self._grow_window(len(live.flight))
@@ -762,11 +767,11 @@ class Sender:
         if not (self._live or self._queue or self._blobs or self._tell_oldest):
             return NEVER
         when = min((message.deadline_us for message in self._waiting()), default=NEVER)
-        loss_delay = self._rtt.loss_delay_us or 0
+        loss_delay = self._rtt.loss_delay_us
         for live in self._live.values():
             if live.flight or live.sent == live.total:
-                when = min(when, live.last_us + self._wait_us(live.probes))
-            if live.overtaken:
+                when = min(when, live.last_us + self._wait_us(live.probes, PROBE_MAX_US))
+            if live.overtaken and loss_delay is not None:
                 for tx in live.flight.values():
                     if tx.overtaken:
                         when = min(when, tx.at_us + loss_delay)
@@ -779,10 +784,10 @@ class Sender:
         yield from self._queue
         yield from self._blobs
 
-    def _wait_us(self, probes: int) -> int:
+    def _wait_us(self, probes: int, most_us: int) -> int:
         """How long to wait for an answer after so many probes in a row without one."""
         rto = self._rtt.rto_us
-        return min(rto << min(max(probes - 3, 0), 16), max(rto, PROBE_MAX_US))
+        return min(rto << min(max(probes - 3, 0), 16), max(rto, most_us))
 
     def _queue_of(self, message: Outgoing) -> deque[Outgoing]:
         return self._blobs if message.kind == MessageKind.BLOB else self._queue
@@ -797,11 +802,14 @@ class Sender:
             self._knocks = 0
             self._knock_us = NEVER
 
-    def _poll_answered(self, ack: Ack, message_id: int, now: int) -> None:
+    def _poll_answered(self, ack: Ack, message_id: int, probes: int, now: int) -> None:
         if self._poll_at_us >= 0 and message_id == self._poll_id:
-            self._rtt.sample(now - self._poll_at_us - ack.delay * ACK_DELAY_UNIT_US)
+            if probes <= CLEAR_PROBES:
+                self._rtt.sample(now - self._poll_at_us - ack.delay * ACK_DELAY_UNIT_US)
             self._poll_at_us = -1
             self._tell_oldest = False
+            if self._knock_us != NEVER:  # Heard, but no more room: not so soon again.
+                self._knock_us = now + self._wait_us(self._knocks, KNOCK_MAX_US)
 
     def _echoed(
         self, ack: Ack, live: _Live, message_id: int, now: int
@@ -811,12 +819,13 @@ class Sender:
             asked = ack.attempt == self._poll_seq & 3 and message_id == self._poll_id
             if not asked:
                 return 0, None
-            self._poll_answered(ack, message_id, now)
+            self._poll_answered(ack, message_id, live.probes, now)
             return self._poll_number, None
         tx = live.tx.get(ack.echo)
         if tx is None or not tx.attempts:
             return 0, None
-        if (tx.attempts - 1) & 3 == ack.attempt and tx.last_number and ack.echo in live.flight:
+        latest = (tx.attempts - 1) & 3 == ack.attempt and ack.echo in live.flight
+        if latest and live.probes <= CLEAR_PROBES:
             self._rtt.sample(now - tx.at_us - ack.delay * ACK_DELAY_UNIT_US)
         return tx.numbers[ack.attempt], tx
 
@@ -985,16 +994,17 @@ class Sender:
         for live in self._live.values():
             if not (live.flight or live.sent == live.total):
                 continue
-            if now < live.last_us + self._wait_us(live.probes):
+            if now < live.last_us + self._wait_us(live.probes, PROBE_MAX_US):
                 continue
             live.probes += 1
             self.counters.probes += 1
-            if live.probes >= 2:
+            if live.probes % PROBE_CYCLE == 2:
                 self.want_ping = True
             if live.probes == 4:
                 self._window = max(self._window // 2, min(WINDOW_MIN, self._start_window))
-            if live.probes == 1 and live.flight:
-                fragment = max(live.flight)
+            first = live.probes == 1
+            if (first or live.probes % PROBE_CYCLE == 0) and live.flight:
+                fragment = max(live.flight) if first else min(live.flight)
                 live.flight[fragment].probed = True
                 self.counters.retransmitted += 1
                 self._transmit(live, fragment, now, True)
@@ -1026,8 +1036,8 @@ class Sender:
             self._knock_us = now + self._rtt.rto_us
         if now < self._knock_us:
             return
-        if self._knocks >= 1:
-            self.want_ping = True
         self._ask(self._oldest(), 0, now)
         self._knocks += 1
-        self._knock_us = now + self._wait_us(self._knocks)
+        if self._knocks % PROBE_CYCLE == 2:
+            self.want_ping = True
+        self._knock_us = now + self._wait_us(self._knocks, PROBE_MAX_US)

@@ -61,6 +61,7 @@ def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[PhaseRo
 def how(row: PhaseRow, nodes: Sequence[StageNode], air: str) -> str:
     """How the times of a row come about. `air`: how those over the air do, empty if measured."""
     found = {nodes[stage].provenance for stage in row.stages} or {"measured"}
+    air = air.partition(" ")[0]  # By what is said below the table.
     if air and row.over_air != "no":
         found = {air} if row.over_air == "all" else {*found, air}
     return " and ".join(sorted(found))
@@ -97,7 +98,7 @@ def lines(
         figures = (statistics.median(row.values), percentile(row.values, 0.95), max(row.values))
         style = "bold" if row.name == "round trip" else ""
         cells = [f"{v / 1000:.2f}" for v in figures]
-        table.add_row(row.name, *cells, how(row, nodes, provenance), style=style)
+        table.add_row(row.name, *cells, how(row, nodes, provenance.split(" ")[0]), style=style)
     sent = sum(i.round.fragments_sent for i in inferences)
     resent = sum(i.round.fragments_resent for i in inferences)
     payload = sum(b.payload_bytes for b in manifest.boundaries) * len(inferences)

@@ -101,6 +101,11 @@ def _features(shape: Shape) -> tuple[float, ...]:
     return (float(max(shape.outputs, shape.inputs)),)
 
 
+def feature_count(path: Path) -> int:
+    """How many weights a path has."""
+    return {Path.CONV_1X1: 6, Path.DEPTHWISE_3X3: 4, Path.ADD: 2}.get(path, 1)
+
+
 _Rows = Sequence[tuple[Shape, float]]
 
 

@@ -34,7 +34,7 @@ struct end {
         size_t len;
         uint8_t *bytes;
     } frames[QUEUE];
-    uint32_t frames_from, frames_to;
+    uint32_t frames_from, frames_to, room;
     struct end_event *events[QUEUE];
     uint32_t events_from, events_to;
     uint8_t inputs[JOBS * 4][MESSAGE];
@@ -45,7 +45,7 @@ struct end {
 static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *bytes, size_t len) {
     struct end *e = ctx;
     (void)to;
-    if (e->frames_to - e->frames_from == QUEUE) {
+    if (e->frames_to - e->frames_from >= e->room) {
         return TS_E_WOULD_BLOCK;
     }
     uint32_t i = e->frames_to++ % QUEUE;
@@ -110,6 +110,8 @@ static int run_stage(void *ctx, struct ts_invoke *run) {
 }
 
 struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now);
+void end_link(struct end *e, uint16_t window, uint8_t reorder, uint32_t rto_min_us, uint32_t room);
+uint32_t end_data_out(const struct end *e);
 void end_free(struct end *e);
 void end_receive(struct end *e, uint64_t now, const uint8_t *frame, size_t len);
 uint64_t end_poll(struct end *e, uint64_t now);
@@ -122,6 +124,7 @@ int end_take_event(struct end *e, struct end_event *out);
 struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now) {
     struct end *e = calloc(1, sizeof *e);
     e->seed = seed;
+    e->room = QUEUE;
     e->peer = (struct ts_addr){.len = 1, .bytes = {1}};
     e->link = (struct ts_link){.mtu = mtu, .reorder = stream ? 1 : 3, .rto_min_us = stream ? 1000000 : 5000};
     ts_crc_fast_init(&e->tables);
@@ -161,6 +164,20 @@ struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t 
         return NULL;
     }
     return e;
+}
+
+/* Makes it another link than end_new did, before anything was sent. It takes `room` frames (at most QUEUE) that
+ * end_take_frame has not fetched, and is full then. */
+void end_link(struct end *e, uint16_t window, uint8_t reorder, uint32_t rto_min_us, uint32_t room) {
+    e->link.window = window;
+    e->link.reorder = reorder;
+    e->link.rto_min_us = rto_min_us;
+    e->room = room < QUEUE ? room : QUEUE;
+}
+
+/* DATA frames sent. */
+uint32_t end_data_out(const struct end *e) {
+    return e->node.ep.stats.data_out;
 }
 
 void end_free(struct end *e) {

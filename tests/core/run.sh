@@ -153,7 +153,7 @@ if have xtensa clang-22 clang-22 llvm-mc-22 llvm-22 gcc gcc xtensa-lx106-elf-gcc
     begin
     if quietly "$work/xtensa.log" bash "$here/xtensa/run.sh" "$work/xtensa"; then
         report xtensa passed "$(grep -c 'byte for byte' "$work/xtensa.log") ABIs equal to the host, $(sed -n \
-            's/^linked *| *\([0-9]*\).*/\1/p' "$work/xtensa.log") bytes of code in a node, $(took)"
+            's/^streaming *| *\([0-9]*\).*/\1/p' "$work/xtensa.log") bytes of code in a node with streams, $(took)"
     else
         report xtensa FAILED "see $work/xtensa.log"
     fi

@@ -42,9 +42,7 @@ static size_t frame_of_kind(uint8_t kind, uint8_t *out) {
                          .code = 10,
                          .seq = 77,
                          .detail = 4096,
-                         .t1 = 1,
-                         .t2 = 2,
-                         .t3 = 3,
+                         .t = {1, 2, 3},
                          .payload = payload,
                          .payload_len = kind == TS_F_DATA  ? sizeof payload
                                         : kind == TS_F_ACK ? TS_ACK_BITMAP_BYTES

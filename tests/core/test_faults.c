@@ -178,7 +178,7 @@ static void strangers_ping_is_answered_sparingly(void **state) {
     net->other_frames = 0;
     for (uint32_t i = 0; i < 100; i++) {
         uint8_t bytes[TS_CONTROL_FRAME_BYTES];
-        struct ts_frame ping = {.kind = TS_F_PING, .seq = (uint16_t)i, .t1 = 1};
+        struct ts_frame ping = {.kind = TS_F_PING, .seq = (uint16_t)i, .t = {1}};
         size_t len = ts_frame_encode(crc, 99 + i, ts_seed(crc, 99 + i), &ping, bytes);
         net_inject(net, 3, 1, bytes, len);
     }

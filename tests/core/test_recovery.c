@@ -191,6 +191,73 @@ static void live_link_never_meets_the_deadline(void **state) {
     }
 }
 
+/* What a sender says to a peer that is silent: D and the fragment, P for POLL, a for PING. */
+static char row[200];
+
+static void note_row(struct net *net, uint8_t from, uint8_t to, const uint8_t *bytes, size_t len) {
+    (void)to;
+    (void)len;
+    (void)net;
+    char one[16] = "";
+    uint32_t kind = bytes[0] >> 4;
+    if (from == 0 && kind == TS_F_DATA) {
+        snprintf(one, sizeof one, " D%u", ts_get16(bytes + 4));
+    } else if (from == 0) {
+        snprintf(one, sizeof one, "%s", kind == TS_F_POLL ? " P" : kind == TS_F_PING ? " a" : " ?");
+    }
+    strncat(row, one, sizeof row - strlen(row) - 1);
+}
+
+static void row_of_probes_is_data_now_and_then(void **state) {
+    (void)state;
+    struct net *net = net_pair(10);
+    net_run(net, 100000, NULL);
+    net->cut = true;
+    net->tap = note_row;
+    row[0] = '\0';
+    say(net, 700, 0);
+    net_run(net, 1500000, NULL);
+    assert_non_null(strstr(row, " D0 D1 D2 D2 a P P P P P P D0 P a P P P P P P D0 P a P"));
+    net_free(net);
+}
+
+/* Half of all frames lost and more, each way: three of four probes or more go unanswered. */
+static void rows_of_probes_end_before_the_deadline(void **state) {
+    (void)state;
+    static const uint32_t cases[][2] = {{5000, 5500}, {6000, 200}};
+    for (uint32_t i = 0; i < 2; i++) {
+        struct net *net = net_pair(11);
+        net->delay_us = 50000;
+        uint64_t longest = 0;
+        for (wanted = 1; wanted <= 520; wanted++) {
+            net->loss = wanted > 20 ? cases[i][0] : 0; /* the first learn the round trip */
+            uint64_t start = net->now;
+            assert_int_equal(say(net, cases[i][1], 0), TS_OK);
+            assert_true(net_run(net, 20000000, all_sent));
+            longest = net->now - start > longest ? net->now - start : longest;
+        }
+        print_message("RTT 100 ms, loss %u %% each way, %u bytes: longest of 500 took %.2f s\n", cases[i][0] / 100,
+                      cases[i][1], (double)longest / 1e6);
+        assert_int_equal(net->hosts[0].sent_failed, 0);
+        net_free(net);
+    }
+}
+
+static void round_trip_that_grew_suddenly_is_learnt(void **state) {
+    (void)state;
+    struct net *net = net_pair(12);
+    net_run(net, 100000, NULL);
+    assert_true(net->hosts[0].sessions[0].rtt.srtt_us < 10000);
+    net->delay_us = 225000;
+    for (wanted = 1; wanted <= 30; wanted++) {
+        assert_int_equal(say(net, 100, 0), TS_OK);
+        assert_true(net_run(net, 20000000, all_sent));
+        net_run(net, 1000000, NULL);
+    }
+    assert_in_range(net->hosts[0].sessions[0].rtt.srtt_us, 400000, 500000);
+    net_free(net);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(giving_up_all_slots_frees_the_receiver),
@@ -202,6 +269,9 @@ int main(void) {
         cmocka_unit_test(acceptor_knows_the_round_trip_before_it_sends),
         cmocka_unit_test(duplicated_acks_give_one_sample),
         cmocka_unit_test(live_link_never_meets_the_deadline),
+        cmocka_unit_test(row_of_probes_is_data_now_and_then),
+        cmocka_unit_test(rows_of_probes_end_before_the_deadline),
+        cmocka_unit_test(round_trip_that_grew_suddenly_is_learnt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

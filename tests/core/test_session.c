@@ -20,7 +20,7 @@ static void opening_brings_both_up(void **state) {
     struct ts_session *b = &host(net, 1)->sessions[0];
     assert_int_equal(a->keys.sid, b->keys.sid);
     assert_int_equal(a->frame_size, 250);
-    assert_int_equal(b->peer_role, TS_ROLE_HEAD);
+    assert_int_equal(b->peer.role, TS_ROLE_HEAD);
     assert_true(a->inference && b->inference);
     net_free(net);
 }

@@ -151,7 +151,7 @@ static void sender_drops_acks_that_cannot_be(void **state) {
     struct ts_tx tx = {.kind = TS_CONTROL, .body = body, .len = 1000};
     ts_tx_begin(&tx, &crc, sid, 1, 0, 100);
     for (uint32_t i = 0; i < 4; i++) {
-        assert_true(ts_tx_pick(&tx, TS_WINDOW, &fragment));
+        assert_true(ts_tx_pick(&tx, TS_WINDOW, TS_NO_FRAGMENT, &fragment));
         assert_int_equal(fragment, i);
         ts_tx_sent(&tx, fragment, 100 + i);
     }

@@ -180,9 +180,9 @@ static void run_frame(const struct vector *v, const uint8_t *in, uint32_t len, b
     expect_number(v, "code", f.code);
     expect_number(v, "detail", f.detail);
     expect_number(v, "seq", f.seq);
-    expect_number(v, "t1", f.t1);
-    expect_number(v, "t2", f.t2);
-    expect_number(v, "t3", f.t3);
+    expect_number(v, "t1", f.t[0]);
+    expect_number(v, "t2", f.t[1]);
+    expect_number(v, "t3", f.t[2]);
     if (get(v, "payload") != NULL) {
         expect_bytes(v, "payload", f.payload, f.payload_len);
     }

@@ -45,7 +45,7 @@ def test_lossy_links_get_few_frames_beyond_the_least_and_exact_boundaries(
 
 def test_every_figure_says_how_it_was_obtained(rows: list[list[str]]) -> None:
     figures = [row for row in rows if row[0] != "what"]
-    assert {row[2] for row in figures} == {"simulated"}
+    assert {row[2] for row in figures} == {"modelled"}
 
 
 def test_a_wrong_part_is_one_plain_line() -> None:

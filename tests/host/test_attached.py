@@ -1,9 +1,11 @@
-"""Chains with boards on serial ports: real virtual boards behind pseudo-terminals stand for them."""
+"""Chains with boards on serial ports: virtual boards behind pseudo-terminals."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import threading
 import time
@@ -14,8 +16,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from host.boards import control, process
+from host.boards.address import Address
+from host.boards.attached import AttachedBoard
 from host.boards.board import BoardError
 from host.boards.kinds import Emulated, Host, KindError, OnSerial, Virtual, parse
+from host.boards.serial import SerialBoard
+from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.link.messages import Phase
 from host.link_run import LinkInference
@@ -136,6 +143,89 @@ def test_another_bundle_on_a_board_is_named_and_nothing_changed(
     assert set(flash.read_bytes()) == {0xFF}
 
 
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({}, "answers `info` with something else"),
+        ({"kind": 1, "name": "x", "listen": "udp://1.2.3.4:1"}, "with something else"),
+        ({"kind": "board", "name": "x", "listen": "udp://"}, "is no address"),
+        (
+            {"kind": "board", "name": "x", "listen": "udp://1.2.3.4:1", "problem": "slot_empty"},
+            r"holds no bundle \(slot_empty\), not",
+        ),
+    ],
+)
+def test_a_board_that_answers_something_else(
+    invoke: Invoke, folder: Path, info: dict[str, object], message: str
+) -> None:
+    with Cable() as cable:
+
+        def answer(data: bytes) -> bytes:
+            ids = [json.loads(line)["id"] for line in data.splitlines() if line]
+            return b"".join(control.reply(number, info) for number in ids)
+
+        cable.answer = answer
+        chain = ("--transport", "udp", "--tail", f"serial:{cable.port}")
+        result = invoke(main, "run", folder, "--count", 1, *chain)
+    assert result.exit_code == 1
+    assert re.search(message, result.stderr), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_right_bundle_on_the_wrong_board(
+    invoke: Invoke, stranger_bundle: Bundle, folder: Path
+) -> None:
+    said = {"kind": "board", "name": "x", "listen": "udp://127.0.0.1:9", "stage": 1}
+    with Cable() as cable:
+
+        def answer(data: bytes) -> bytes:
+            ids = [json.loads(line)["id"] for line in data.splitlines() if line]
+            info = {**said, "bundle": stranger_bundle.manifest.id}
+            return b"".join(control.reply(number, info) for number in ids)
+
+        cable.answer = answer
+        chain = ("--transport", "udp", "--tail", f"serial:{cable.port}")
+        result = invoke(main, "run", folder, "--count", 1, *chain)
+    assert result.exit_code == 1
+    assert "holds stage 1, not 2: name the boards in stage order" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("udp://0.0.0.0:4000", "udp://192.168.1.7:4000"),
+        ("tcp://[::]:4000", "tcp://[fe80::1]:4000"),
+        ("espnow://00:00:00:00:00:00", "espnow://02:00:00:00:00:01"),
+        ("ble://attic", "ble://attic"),
+    ],
+)
+def test_a_board_is_given_time_to_join_its_network(before: str, after: str) -> None:
+    """A stand-in that knows its address the second time it is asked."""
+    bundle = "ab" * 32
+    said = {"kind": "board", "name": "attic", "stage": 1, "bundle": bundle}
+    asked = []
+    settings = {"next": None, "mtu": 0, "timeout_ms": 9}
+
+    def answer(data: bytes) -> bytes:
+        out = b""
+        for command in map(json.loads, filter(None, data.splitlines())):
+            if command["cmd"] == "info":
+                asked.append(command)
+            listen = before if len(asked) < 2 else after
+            info = settings if command["cmd"] == "configure" else {**said, "listen": listen}
+            out += control.reply(command["id"], info)
+        return out
+
+    with Cable() as cable, SerialBoard(cable.port) as board:
+        cable.answer = answer
+        attached = AttachedBoard(board, 1, bundle)
+        transport = before.partition(":")[0]
+        place = attached.configure(
+            transport, None, family=4, mtu=0, timeout_ms=9, needs_address=True
+        )
+        assert str(place) == after
+
+
 def test_a_port_without_a_board_is_one_line(invoke: Invoke, folder: Path) -> None:
     chain = ("--transport", "udp", "--head", "serial:/dev/ttyNONE")
     result = invoke(main, "run", folder, "--count", 1, *chain)
@@ -180,6 +270,18 @@ def test_a_board_that_dies_in_mid_run_is_named_at_once(
         killer.join()
 
 
+def test_a_head_that_hangs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_SEND_TIMEOUT_S", 0.5)
+    with VirtualBoard("stuck", folder, 2, Address("udp", "127.0.0.1", 0), None) as board:
+        board.wait_ready(60)
+        os.kill(board.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BoardError, match="stuck takes no commands"):
+                board.begin("run", input="tensors", tensors=["A" * 300_000])
+        finally:
+            os.kill(board.pid, signal.SIGCONT)
+
+
 def test_a_board_that_restarts_in_mid_run_is_named(stranger_bundle: Bundle, folder: Path) -> None:
     with virtual_board(folder, 2) as tail, Cable(tail) as cable:
         options = Options(timeout_ms=60_000, boards={2: OnSerial(cable.port)})
@@ -189,7 +291,7 @@ def test_a_board_that_restarts_in_mid_run_is_named(stranger_bundle: Bundle, fold
             os.kill(relay, signal.SIGSTOP)
             with contextlib.ExitStack() as stack:
                 stack.callback(os.kill, relay, signal.SIGCONT)
-                cable.say(b'{"event":"ready","info":{"reset_reason":"panic"}}\n')
+                cable.say(b'{"event":"ready","info":{"reset":"panic"}}\n')
                 with pytest.raises(BoardError, match=r"stage 2 .* restarted by itself \(panic\)"):
                     testbed.infer([value()])
 

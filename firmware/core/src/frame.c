@@ -4,6 +4,66 @@
 
 #define MAGIC 0x53u
 
+/* A field in one byte: where it lies in the struct, and above that how wide it is. Fields lie one
+ * behind the other on the wire. */
+#define U8(type, member) offsetof(struct type, member)
+#define U16(type, member) (0x40u | offsetof(struct type, member))
+#define U32(type, member) (0x80u | offsetof(struct type, member))
+#define WIDTH_OF(field) (1u << ((field) >> 6))
+#define OFFSET_OF(field) ((field) & 0x3fu)
+#define END 0xc0u
+
+static const uint8_t hello_fields[] = {
+    U8(ts_hello, version_max), U8(ts_hello, version_min),   U32(ts_hello, nonce_i),     U32(ts_hello, nonce_a),
+    U16(ts_hello, mtu),        U16(ts_hello, window),       U32(ts_hello, max_message), U8(ts_hello, slots),
+    U8(ts_hello, role),        U8(ts_hello, stage),         U8(ts_hello, stage_count),  U16(ts_hello, codecs),
+    U16(ts_hello, ack_delay),  U16(ts_hello, idle_timeout), U16(ts_hello, status),      END};
+
+/* Frames of a session, from TS_F_DATA on. */
+static const struct layout {
+    uint8_t flags; /* bits that may be set */
+    uint8_t bytes; /* without payload or times, with the CRC16 */
+    uint8_t fields[6];
+} layouts[] = {
+    {0xf, 8, {U16(ts_frame, message), U16(ts_frame, fragment), END}},
+    {0xf,
+     14,
+     {U16(ts_frame, message), U16(ts_frame, base), U16(ts_frame, echo), U16(ts_frame, delay), U16(ts_frame, limit),
+      END}},
+    {0x3, 8, {U16(ts_frame, message), U16(ts_frame, oldest), END}},
+    {0x0, 14, {U16(ts_frame, message), U16(ts_frame, code), U16(ts_frame, limit), U32(ts_frame, detail), END}},
+    {0x0, 10, {U16(ts_frame, seq), U32(ts_frame, sid), END}},
+    {0x0, 10, {U16(ts_frame, seq), U32(ts_frame, sid), END}},
+    {0x0, 10, {U16(ts_frame, seq), U32(ts_frame, sid), END}},
+    {0x0, 10, {U16(ts_frame, code), U32(ts_frame, sid), END}},
+};
+
+static void put_fields(const uint8_t *field, const void *record, uint8_t *out) {
+    for (; *field != END; field++) {
+        const void *at = (const uint8_t *)record + OFFSET_OF(*field);
+        uint32_t width = WIDTH_OF(*field);
+        uint32_t v = width == 4 ? *(const uint32_t *)at : width == 2 ? *(const uint16_t *)at : *(const uint8_t *)at;
+        for (; width > 0; width--, v >>= 8) {
+            *out++ = (uint8_t)v;
+        }
+    }
+}
+
+static void get_fields(const uint8_t *field, void *record, const uint8_t *in) {
+    for (; *field != END; field++) {
+        void *at = (uint8_t *)record + OFFSET_OF(*field);
+        uint32_t width = WIDTH_OF(*field);
+        if (width == 4) {
+            *(uint32_t *)at = ts_get32(in);
+        } else if (width == 2) {
+            *(uint16_t *)at = ts_get16(in);
+        } else {
+            *(uint8_t *)at = *in;
+        }
+        in += width;
+    }
+}
+
 static uint16_t crc16_of(const struct ts_crc *crc, uint16_t seed, const uint8_t *data, size_t len) {
     return crc->crc16(crc->ctx, seed, data, len);
 }
@@ -24,21 +84,7 @@ uint16_t ts_seed(const struct ts_crc *crc, uint32_t sid) {
 void ts_hello_encode(const struct ts_crc *crc, uint8_t kind, const struct ts_hello *h, uint8_t *out) {
     out[0] = (uint8_t)(kind << 4);
     out[1] = MAGIC;
-    out[2] = h->version_max;
-    out[3] = h->version_min;
-    ts_put32(out + 4, h->nonce_i);
-    ts_put32(out + 8, h->nonce_a);
-    ts_put16(out + 12, h->mtu);
-    ts_put16(out + 14, h->window);
-    ts_put32(out + 16, h->max_message);
-    out[20] = h->slots;
-    out[21] = h->role;
-    out[22] = h->stage;
-    out[23] = h->stage_count;
-    ts_put16(out + 24, h->codecs);
-    ts_put16(out + 26, h->ack_delay);
-    ts_put16(out + 28, h->idle_timeout);
-    ts_put16(out + 30, h->status);
+    put_fields(hello_fields, h, out + 2);
     memcpy(out + 32, h->bundle, TS_BUNDLE_BYTES);
     ts_put32(out + 64, crc->crc32(crc->ctx, 0, out, 64));
 }
@@ -48,162 +94,65 @@ bool ts_hello_decode(const struct ts_crc *crc, uint8_t kind, const uint8_t *in, 
         ts_get32(in + len - 4) != crc->crc32(crc->ctx, 0, in, len - 4)) {
         return false;
     }
-    h->version_max = in[2];
-    h->version_min = in[3];
-    h->nonce_i = ts_get32(in + 4);
-    h->nonce_a = ts_get32(in + 8);
-    h->mtu = ts_get16(in + 12);
-    h->window = ts_get16(in + 14);
-    h->max_message = ts_get32(in + 16);
-    h->slots = in[20];
-    h->role = in[21];
-    h->stage = in[22];
-    h->stage_count = in[23];
-    h->codecs = ts_get16(in + 24);
-    h->ack_delay = ts_get16(in + 26);
-    h->idle_timeout = ts_get16(in + 28);
-    h->status = ts_get16(in + 30);
+    get_fields(hello_fields, h, in + 2);
     memcpy(h->bundle, in + 32, TS_BUNDLE_BYTES);
     return true;
 }
 
+/* What a frame of this kind carries behind its fields: t1, t2 and t3 of a PONG, t1 of a PING. */
+static uint32_t times_of(uint32_t kind) {
+    return kind == TS_F_PONG ? 3 : kind == TS_F_PING ? 1 : 0;
+}
+
 size_t ts_frame_encode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, const struct ts_frame *f, uint8_t *out) {
-    size_t len = 0;
-    uint32_t low = f->flags;
-    switch (f->kind) {
-    case TS_F_DATA:
-        low |= (uint32_t)f->attempt << 2;
-        ts_put16(out + 2, f->message);
-        ts_put16(out + 4, f->fragment);
-        if (f->payload != out + 6) {
-            memcpy(out + 6, f->payload, f->payload_len);
-        }
-        len = 6u + f->payload_len;
-        break;
-    case TS_F_ACK:
-        low |= (uint32_t)f->attempt << 2;
-        ts_put16(out + 2, f->message);
-        ts_put16(out + 4, f->base);
-        ts_put16(out + 6, f->echo);
-        ts_put16(out + 8, f->delay);
-        ts_put16(out + 10, f->limit);
-        if (f->payload_len > 0) {
-            memcpy(out + 12, f->payload, f->payload_len);
-        }
-        len = 12u + f->payload_len;
-        break;
-    case TS_F_POLL:
-        low |= f->attempt;
-        ts_put16(out + 2, f->message);
-        ts_put16(out + 4, f->oldest);
-        len = 6;
-        break;
-    case TS_F_REJECT:
-        ts_put16(out + 2, f->message);
-        ts_put16(out + 4, f->code);
-        ts_put16(out + 6, f->limit);
-        ts_put32(out + 8, f->detail);
-        len = 12;
-        break;
-    default: /* PING, PONG, RESET, BYE */
-        ts_put16(out + 2, f->kind == TS_F_BYE ? f->code : f->seq);
-        ts_put32(out + 4, sid);
-        len = 8;
-        if (f->kind == TS_F_PING || f->kind == TS_F_PONG) {
-            ts_put64(out + 8, f->t1);
-            len = 16;
-        }
-        if (f->kind == TS_F_PONG) {
-            ts_put64(out + 16, f->t2);
-            ts_put64(out + 24, f->t3);
-            len = 32;
-        }
-        break;
-    }
-    out[0] = (uint8_t)(((uint32_t)f->kind << 4) | (low & 15u));
+    const struct layout *layout = &layouts[f->kind - TS_F_DATA];
+    size_t len = layout->bytes - 2u;
+    uint32_t low = f->kind == TS_F_POLL ? f->attempt : f->flags | (uint32_t)f->attempt << 2;
+    out[0] = (uint8_t)((uint32_t)f->kind << 4 | (low & layout->flags));
     out[1] = (uint8_t)sid;
+    put_fields(layout->fields, f, out + 2);
+    if (f->kind >= TS_F_PING) {
+        ts_put32(out + 4, sid);
+    }
+    for (uint32_t i = 0; i < times_of(f->kind); i++, len += 8) {
+        ts_put64(out + len, f->t[i]);
+    }
+    if (f->kind <= TS_F_ACK && f->payload_len > 0) {
+        if (f->payload != out + len) {
+            memcpy(out + len, f->payload, f->payload_len);
+        }
+        len += f->payload_len;
+    }
     ts_put16(out + len, crc16_of(crc, seed, out, len));
     return len + 2;
 }
 
-bool ts_frame_named_sid(const uint8_t *in, size_t len, uint32_t *sid) {
-    if (len < 10 || (in[0] >> 4) < TS_F_PING || (in[0] >> 4) > TS_F_BYE) {
-        return false;
-    }
-    *sid = ts_get32(in + 4);
-    return true;
-}
-
-/* Lengths and flags that each kind may have, before its checksum is looked at. */
-static bool shape_ok(const uint8_t *in, size_t len) {
-    uint32_t low = in[0] & 15u;
-    switch (in[0] >> 4) {
-    case TS_F_DATA:
-        return len >= 9 && len <= TS_MAX_MTU;
-    case TS_F_ACK:
-        return len >= 14 && len <= 14 + TS_ACK_BITMAP_BYTES;
-    case TS_F_POLL:
-        return len == 8 && low < 4;
-    case TS_F_REJECT:
-        return len == 14 && low == 0;
-    case TS_F_PING:
-        return len == 18 && low == 0;
-    case TS_F_PONG:
-        return len == 34 && low == 0;
-    case TS_F_RESET:
-    case TS_F_BYE:
-        return len == 10 && low == 0;
-    default:
-        return false;
-    }
-}
-
 bool ts_frame_decode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, const uint8_t *in, size_t len,
                      struct ts_frame *f) {
-    if (len < 8 || !shape_ok(in, len) || in[1] != (uint8_t)sid ||
+    uint32_t kind = in[0] >> 4;
+    if (len < 8 || kind < TS_F_DATA || kind > TS_F_BYE) {
+        return false;
+    }
+    const struct layout *layout = &layouts[kind - TS_F_DATA];
+    uint32_t low = in[0] & 15u;
+    uint32_t wrong = low & ~(uint32_t)layout->flags;
+    uint32_t times = times_of(kind);
+    size_t fixed = layout->bytes + 8u * times;
+    size_t most = kind == TS_F_DATA ? TS_MAX_MTU : kind == TS_F_ACK ? fixed + TS_ACK_BITMAP_BYTES : fixed;
+    if (len < fixed + (kind == TS_F_DATA) || len > most || wrong != 0 || in[1] != (uint8_t)sid ||
         ts_get16(in + len - 2) != crc16_of(crc, seed, in, len - 2)) {
         return false;
     }
-    uint8_t low = in[0] & 15u;
-    f->kind = in[0] >> 4;
+    f->kind = (uint8_t)kind;
     f->flags = low & 3u;
-    f->attempt = (uint8_t)(low >> 2);
-    f->message = ts_get16(in + 2);
-    switch (f->kind) {
-    case TS_F_DATA:
-        f->fragment = ts_get16(in + 4);
-        f->payload = in + 6;
-        f->payload_len = (uint16_t)(len - TS_DATA_OVERHEAD);
-        return f->fragment <= TS_MAX_FRAGMENT;
-    case TS_F_ACK:
-        f->base = ts_get16(in + 4);
-        f->echo = ts_get16(in + 6);
-        f->delay = ts_get16(in + 8);
-        f->limit = ts_get16(in + 10);
-        f->payload = in + 12;
-        f->payload_len = (uint16_t)(len - 14);
-        return true;
-    case TS_F_POLL:
-        f->flags = 0;
-        f->attempt = low;
-        f->oldest = ts_get16(in + 4);
-        return true;
-    case TS_F_REJECT:
-        f->code = ts_get16(in + 4);
-        f->limit = ts_get16(in + 6);
-        f->detail = ts_get32(in + 8);
-        return f->code != TS_OK;
-    default:
-        break;
+    f->attempt = (uint8_t)(kind == TS_F_POLL ? low : low >> 2);
+    get_fields(layout->fields, f, in + 2);
+    for (uint32_t i = 0; i < times; i++) {
+        f->t[i] = ts_get64(in + 8 + 8u * i);
     }
-    f->code = f->seq = f->message;
-    f->sid = ts_get32(in + 4);
-    if (f->kind == TS_F_PING || f->kind == TS_F_PONG) {
-        f->t1 = ts_get64(in + 8);
-    }
-    if (f->kind == TS_F_PONG) {
-        f->t2 = ts_get64(in + 16);
-        f->t3 = ts_get64(in + 24);
-    }
-    return f->sid == sid;
+    f->payload = in + fixed - 2;
+    f->payload_len = (uint16_t)(len - fixed);
+    return kind == TS_F_DATA     ? f->fragment <= TS_MAX_FRAGMENT
+           : kind == TS_F_REJECT ? f->code != TS_OK
+                                 : kind < TS_F_PING || f->sid == sid;
 }

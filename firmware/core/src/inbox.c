@@ -141,22 +141,21 @@ static void deliver(struct ts_endpoint *ep, struct ts_session *s, struct ts_rx *
     ts__emit(ep, &e);
 }
 
-void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+bool ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     uint32_t id = ts__extend(f->message, s->highest);
-    if (!id_above(id, 0) || id_above(s->highest - TS_MAX_LIVE + 1, id) || id_above(id, limit_now(s))) {
-        ep->stats.dropped++;
-        return;
+    if (f->payload_len + TS_DATA_OVERHEAD > s->frame_size || !id_above(id, 0) ||
+        id_above(s->highest - TS_MAX_LIVE + 1, id) || id_above(id, limit_now(s))) {
+        return false;
     }
     raise_highest(s, id);
     uint16_t *outcome = outcome_of(s, id);
     if (*outcome == O_ABANDONED) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
     if (*outcome != O_UNKNOWN && *outcome != O_PARTIAL) {
         ep->stats.duplicates++;
         answer(ep, s, id, f->fragment, f->attempt, true);
-        return;
+        return true;
     }
     struct ts_rx *rx = rx_of(s, id);
     if (rx == NULL) {
@@ -164,8 +163,7 @@ void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
             rx = s->rx[i].state == TS_RX_FREE ? &s->rx[i] : NULL;
         }
         if (rx == NULL) {
-            ep->stats.dropped++;
-            return;
+            return false;
         }
         ts_rx_begin(rx, id, ep->now);
         *outcome = O_PARTIAL;
@@ -180,8 +178,7 @@ void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
                                       .ctx = &ctx};
     enum ts_rx_verdict verdict = ts_rx_data(rx, &rules, f, &code);
     if (verdict == TS_RX_DROP) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
     rx->last_at = ep->now;
     if (verdict == TS_RX_REJECT) {
@@ -194,21 +191,21 @@ void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
     } else if (verdict == TS_RX_DUP) {
         ep->stats.duplicates++;
     } else if (verdict == TS_RX_STORED && (f->flags & TS_DATA_ACKREQ) == 0) {
-        return;
+        return true;
     }
     answer(ep, s, id, f->fragment, f->attempt, verdict == TS_RX_DUP);
     if (verdict == TS_RX_COMPLETE) {
         deliver(ep, s, rx);
     }
+    return true;
 }
 
-void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+bool ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     uint32_t oldest = ts__extend(f->oldest, s->highest);
     uint32_t id = ts__extend(f->message, s->highest);
     /* A sender that gave up all it had in flight names the id after the limit. */
     if (id_above(oldest, limit_now(s) + 1) || id_above(s->highest - TS_MAX_LIVE + 1, id)) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
     if (id_above(oldest, s->highest + 1)) {
         raise_highest(s, oldest - 1);
@@ -220,13 +217,14 @@ void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_f
         }
     }
     answer(ep, s, id, TS_ECHO_POLL, f->attempt, false);
+    return true;
 }
 
 /* Unfinished messages that got nothing for too long; their sender may begin anew. */
 void ts__expire_partial(struct ts_endpoint *ep, struct ts_session *s) {
     for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
         struct ts_rx *rx = &s->rx[i];
-        if (rx->state == TS_RX_PARTIAL && ts_due(ep->now, ts_after(rx->last_at, PARTIAL_US))) {
+        if (rx->state == TS_RX_PARTIAL && ts__reached(ep, ts_after(rx->last_at, PARTIAL_US))) {
             rx->state = TS_RX_FREE;
             release_id(s, rx->id, TS_E_DEADLINE);
             answer(ep, s, rx->id, TS_ECHO_NONE, 0, false);
@@ -243,12 +241,10 @@ uint8_t ts__free_slots(const struct ts_session *s) {
 }
 
 void ts_release(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t slot) {
-    ts__set_time(ep, now_us);
-    if (session >= ep->cfg->session_count || slot >= TS_RX_SLOTS ||
-        ep->cfg->sessions[session].rx[slot].state != TS_RX_HELD) {
+    struct ts_session *s = ts__enter(ep, now_us, session);
+    if (s == NULL || slot >= TS_RX_SLOTS || s->rx[slot].state != TS_RX_HELD) {
         return;
     }
-    struct ts_session *s = &ep->cfg->sessions[session];
     struct ts_rx *rx = &s->rx[slot];
     rx->state = TS_RX_FREE;
     rx->waiting = false;

@@ -7,13 +7,15 @@
 
 #define MS 1000u
 #define RTO_MAX_US (2000u * MS)
-#define PROBE_MAX_US (500u * MS)
+#define PROBE_MAX_US (100u * MS)
+#define KNOCK_MAX_US (500u * MS)
 #define PARTIAL_US (10000u * MS)
 #define RETRY_US (1u * MS)
+#define TIMEOUT_MS 10000u
 
 /* Outcomes of message ids that are not error codes. */
-#define O_UNKNOWN 0xFFFFu
-#define O_ABANDONED 0xFFFEu
+#define O_ABANDONED 0xFFFFu
+#define O_UNKNOWN 0xFFFEu
 #define O_PARTIAL 0xFFFDu
 #define O_HELD 0xFFFCu
 
@@ -40,7 +42,10 @@ static inline uint16_t index_of(const struct ts_endpoint *ep, const struct ts_se
 
 /* session.c */
 uint32_t ts__span_us(uint32_t ms, uint32_t otherwise_ms);
+bool ts__reached(struct ts_endpoint *ep, uint32_t at);
+uint64_t ts__wake_at(const struct ts_endpoint *ep, uint32_t at);
 void ts__set_time(struct ts_endpoint *ep, uint64_t raw);
+struct ts_session *ts__enter(struct ts_endpoint *ep, uint64_t now_us, uint16_t session);
 uint32_t ts__extend(uint16_t wire, uint32_t near);
 int ts__transmit(struct ts_endpoint *ep, const struct ts_addr *to, const uint8_t *bytes, size_t len);
 int ts__transmit_control(struct ts_endpoint *ep, const struct ts_addr *to, const struct ts_keys *keys,
@@ -48,21 +53,18 @@ int ts__transmit_control(struct ts_endpoint *ep, const struct ts_addr *to, const
 void ts__emit(struct ts_endpoint *ep, const struct ts_event *e);
 void ts__ping(struct ts_endpoint *ep, struct ts_session *s);
 
-/* outbox.c */
-uint32_t ts__inflight(const struct ts_session *s);
-uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes);
-void ts__pump(struct ts_endpoint *ep, struct ts_session *s);
-void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx);
-void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code);
+/* outbox.c; ts__on_... are false for a frame to be dropped */
+uint32_t ts__full_window(const struct ts_endpoint *ep, const struct ts_session *s);
+void ts__tick_outbox(struct ts_endpoint *ep, struct ts_session *s);
 void ts__fail_all(struct ts_endpoint *ep, struct ts_session *s, uint16_t code);
-void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
-void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
+bool ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
+bool ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
 
 /* inbox.c */
 uint8_t ts__free_slots(const struct ts_session *s);
 void ts__pay_owed(struct ts_endpoint *ep, struct ts_session *s);
 void ts__expire_partial(struct ts_endpoint *ep, struct ts_session *s);
-void ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
-void ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
+bool ts__on_data(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
+bool ts__on_poll(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f);
 
 #endif

@@ -1,5 +1,7 @@
 #include "tinysplit/node.h"
 
+#include "internal.h"
+
 #include <string.h>
 
 /* A relay with two sessions and two jobs: what a board carries beside its buffers. */
@@ -7,12 +9,12 @@ _Static_assert(sizeof(struct ts_node) + 2 * sizeof(struct ts_session) + 2 * size
                    TS_WINDOW > 64 || TS_TX_SLOTS + TS_RX_SLOTS > 4,
                "a node's own state stays under 4 KB");
 
-static uint16_t index_of(const struct ts_node *n, const struct ts_job *job) {
+static uint16_t job_index(const struct ts_node *n, const struct ts_job *job) {
     return (uint16_t)(job - n->cfg->jobs);
 }
 
 static uint32_t token_of(const struct ts_node *n, const struct ts_job *job) {
-    return TS_NODE_TOKEN | index_of(n, job);
+    return TS_NODE_TOKEN | job_index(n, job);
 }
 
 static uint8_t own_stage(const struct ts_node *n) {
@@ -44,7 +46,7 @@ static void drop_result(struct ts_node *n, struct ts_job *job) {
 }
 
 static void free_job(struct ts_node *n, struct ts_job *job) {
-    bool busy = n->running == index_of(n, job);
+    bool busy = n->running == job_index(n, job);
     uint16_t upstream = job->upstream;
     job->state = busy ? TS_J_DRAINING : TS_J_FREE;
     job->unsent = false;
@@ -92,8 +94,9 @@ static void send_body(struct ts_node *n, struct ts_job *job) {
     }
 }
 
-static void send_upstream(struct ts_node *n, struct ts_job *job, uint8_t kind, const uint8_t *body, uint32_t len) {
-    job->state = TS_J_RETURNING;
+/* A TENSOR goes down, a RESULT or ERROR up. */
+static void send_on(struct ts_node *n, struct ts_job *job, uint8_t kind, const uint8_t *body, uint32_t len) {
+    job->state = kind == TS_TENSOR ? TS_J_SENDING : TS_J_RETURNING;
     job->kind = kind;
     job->body = body;
     job->body_len = len;
@@ -118,7 +121,11 @@ static void fail_job(struct ts_node *n, struct ts_job *job, uint16_t code, uint8
         .inference = job->input.inference, .code = code, .stage = stage, .text = text, .text_len = text_len};
     /* Behind the output, which the engine may still be writing. */
     uint8_t *at = job->out + TS_OUT_HEADROOM + n->cfg->max_output;
-    send_upstream(n, job, TS_ERROR, at, ts_error_encode(&e, at));
+    send_on(n, job, TS_ERROR, at, ts_error_encode(&e, at));
+}
+
+static void fail_here(struct ts_node *n, struct ts_job *job, int code) {
+    fail_job(n, job, (uint16_t)code, own_stage(n), NULL, 0);
 }
 
 static struct ts_job *new_job(struct ts_node *n, uint16_t upstream, uint32_t started) {
@@ -138,11 +145,15 @@ static struct ts_job *new_job(struct ts_node *n, uint16_t upstream, uint32_t sta
     return NULL;
 }
 
+/* True between its beginning and its end: what a deadline or a cancel can meet. */
+static bool is_live(const struct ts_job *job) {
+    return job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING;
+}
+
 static struct ts_job *find_job(struct ts_node *n, uint16_t upstream, uint32_t inference) {
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
-        if (job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING && job->upstream == upstream &&
-            job->input.inference == inference) {
+        if (is_live(job) && job->upstream == upstream && job->input.inference == inference) {
             return job;
         }
     }
@@ -150,33 +161,34 @@ static struct ts_job *find_job(struct ts_node *n, uint16_t upstream, uint32_t in
 }
 
 static uint32_t deadline_of(const struct ts_node *n, uint32_t from, uint32_t timeout_ms) {
-    uint32_t otherwise = n->cfg->endpoint.message_timeout_ms != 0 ? n->cfg->endpoint.message_timeout_ms : 10000;
-    uint32_t ms = timeout_ms != 0 ? timeout_ms : otherwise;
-    return ts_after(from, ms < TS_MAX_SPAN_US / 1000u ? ms * 1000u : TS_MAX_SPAN_US);
+    return ts_after(from, ts__span_us(timeout_ms, or_default(n->cfg->endpoint.message_timeout_ms, TIMEOUT_MS)));
 }
 
 /* A TENSOR for this stage. False if it has to wait for a free job. */
 static bool take_tensor(struct ts_node *n, uint16_t session, uint8_t slot) {
     struct ts_session *s = &n->cfg->endpoint.sessions[session];
     struct ts_rx *rx = &s->rx[slot];
-    struct ts_tensors in;
-    bool valid = ts_tensors_decode(TS_TENSOR, rx->buffer, rx->env.len, &in);
-    bool duplicate = find_job(n, session, in.inference) != NULL;
     struct ts_job *job = new_job(n, session, rx->last_at);
     rx->waiting = job == NULL;
     if (job == NULL) {
         return false;
     }
-    job->input = in;
     job->slot = slot;
     job->input_held = true;
     job->deadline = deadline_of(n, rx->last_at, rx->env.ttl_ms);
     ts_phase_set(&job->phases, TS_P_RECEIVE, rx->last_at - rx->first_at);
     ts_phase_set(&job->phases, TS_P_DECODE, n->ep.now - rx->last_at);
-    if (!valid || duplicate || in.codec != s->codec) {
-        n->malformed += valid ? 0 : 1;
-        uint16_t code = !valid ? TS_E_MALFORMED : duplicate ? TS_E_DUPLICATE : TS_E_CODEC_MISMATCH;
-        fail_job(n, job, code, own_stage(n), NULL, 0);
+    int code = TS_OK;
+    if (!ts_tensors_decode(TS_TENSOR, rx->buffer, rx->env.len, &job->input)) {
+        n->malformed++;
+        code = TS_E_MALFORMED;
+    } else if (find_job(n, session, job->input.inference) != NULL) {
+        code = TS_E_DUPLICATE;
+    } else if (job->input.codec != s->codec) {
+        code = TS_E_CODEC_MISMATCH;
+    }
+    if (code != TS_OK) {
+        fail_here(n, job, code);
         drop_input(n, job);
     } else {
         job->state = TS_J_QUEUED;
@@ -236,7 +248,7 @@ static void take_result(struct ts_node *n, const struct ts_event *e) {
     uint8_t added =
         ts_phase_write(&job->phases, own_stage(n), e->body + e->len, (uint8_t)(TS_MAX_PHASES - t.phase_count));
     e->body[5] = (uint8_t)(t.phase_count + added);
-    send_upstream(n, job, TS_RESULT, e->body, e->len + (uint32_t)added * TS_PHASE_BYTES);
+    send_on(n, job, TS_RESULT, e->body, e->len + (uint32_t)added * TS_PHASE_BYTES);
 }
 
 static void take_error(struct ts_node *n, const struct ts_event *e) {
@@ -259,26 +271,25 @@ static void message_sent(struct ts_node *n, const struct ts_event *e) {
     if (job == NULL) {
         return;
     }
-    if (job->state == TS_J_SENDING && e->session == n->downstream) {
+    if (e->session == n->downstream) {
         job->fragments_sent += e->fragments_sent;
         job->fragments_resent += e->fragments_resent;
+    }
+    if (job->state == TS_J_SENDING && e->session == n->downstream) {
         if (e->code == TS_OK) {
             ts_phase_set(&job->phases, TS_P_SEND, n->ep.now - job->mark);
             job->state = TS_J_WAITING;
             job->mark = n->ep.now;
         } else {
-            fail_job(n, job, e->code, own_stage(n), NULL, 0);
+            fail_here(n, job, e->code);
         }
     } else if (job->state == TS_J_RETURNING && e->session == job->upstream) {
         bool up = n->cfg->endpoint.sessions[e->session].state == TS_S_UP;
         if (e->code != TS_OK && job->kind == TS_RESULT && up) {
-            fail_job(n, job, e->code, own_stage(n), NULL, 0);
+            fail_here(n, job, e->code);
         } else {
             free_job(n, job);
         }
-    } else {
-        job->fragments_sent += e->fragments_sent;
-        job->fragments_resent += e->fragments_resent;
     }
 }
 
@@ -357,7 +368,7 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
     }
     drop_input(n, job);
     if (code != TS_OK) {
-        fail_job(n, job, (uint16_t)code, own_stage(n), NULL, 0);
+        fail_here(n, job, code);
         return;
     }
     if (run->preprocess_us != 0) {
@@ -371,7 +382,6 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
     uint8_t *body = data - TS_TENSOR_HEADER(run->count);
     uint32_t len = TS_TENSOR_HEADER(run->count) + t.total;
     t.data = data;
-    job->mark = n->ep.now;
     if (!last_stage(n)) {
         /* Two heads may have chosen the same id: the way down needs one of its own. */
         while (awaited(n, t.inference) != NULL) {
@@ -380,18 +390,14 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
         job->wire = t.inference;
         t.codec = n->downstream >= 0 ? n->cfg->endpoint.sessions[n->downstream].codec : 0;
         ts_tensors_encode(TS_TENSOR, &t, body);
-        job->state = TS_J_SENDING;
-        job->kind = TS_TENSOR;
-        job->body = body;
-        job->body_len = len;
-        send_body(n, job);
+        send_on(n, job, TS_TENSOR, body, len);
     } else if (job->upstream == TS_LOCAL) {
         report(n, job, TS_OK, own_stage(n), NULL, 0, &t);
         free_job(n, job);
     } else {
         t.phase_count = ts_phase_write(&job->phases, own_stage(n), data + t.total, TS_MAX_PHASES);
         ts_tensors_encode(TS_RESULT, &t, body);
-        send_upstream(n, job, TS_RESULT, body, len + (uint32_t)t.phase_count * TS_PHASE_BYTES);
+        send_on(n, job, TS_RESULT, body, len + (uint32_t)t.phase_count * TS_PHASE_BYTES);
     }
 }
 
@@ -414,9 +420,9 @@ static void run_engine(struct ts_node *n) {
     ts_phase_set(&job->phases, TS_P_QUEUE, n->ep.now - job->mark);
     job->state = TS_J_RUNNING;
     job->mark = n->ep.now;
-    n->running = index_of(n, job);
+    n->running = job_index(n, job);
     memset(&n->run, 0, sizeof n->run);
-    n->run.job = index_of(n, job);
+    n->run.job = job_index(n, job);
     n->run.inference = job->input.inference;
     n->run.input = &job->input;
     n->run.output = job->out + TS_OUT_HEADROOM;
@@ -479,7 +485,7 @@ int ts_node_cancel(struct ts_node *n, uint64_t now_us, uint32_t inference) {
     if (job == NULL) {
         return TS_E_INVALID;
     }
-    fail_job(n, job, TS_E_CANCELLED, own_stage(n), NULL, 0);
+    fail_here(n, job, TS_E_CANCELLED);
     return TS_OK;
 }
 
@@ -496,26 +502,24 @@ void ts_node_on_datagram(struct ts_node *n, uint64_t now_us, const struct ts_add
 }
 
 uint64_t ts_node_poll(struct ts_node *n, uint64_t now_us) {
+    uint32_t wake = 0;
     ts_poll(&n->ep, now_us);
     take_waiting(n);
     for (uint32_t i = 0; i < n->cfg->job_count; i++) {
         struct ts_job *job = &n->cfg->jobs[i];
-        bool live = job->state >= TS_J_QUEUED && job->state <= TS_J_WAITING;
-        if (live && ts_due(n->ep.now, job->deadline)) {
-            fail_job(n, job, TS_E_DEADLINE, own_stage(n), NULL, 0);
-        } else if (job->unsent && (job->state == TS_J_SENDING || job->state == TS_J_RETURNING)) {
+        if (is_live(job)) {
+            if (ts_due(n->ep.now, job->deadline)) {
+                fail_here(n, job, TS_E_DEADLINE);
+            } else {
+                wake = ts_sooner(wake, job->deadline);
+            }
+        }
+        if (job->unsent && (job->state == TS_J_SENDING || job->state == TS_J_RETURNING)) {
             send_body(n, job);
         }
     }
     run_engine(n);
     uint64_t next = ts_poll(&n->ep, n->ep.raw);
-    for (uint32_t i = 0; i < n->cfg->job_count; i++) {
-        struct ts_job *job = &n->cfg->jobs[i];
-        if (job->state < TS_J_QUEUED || job->state > TS_J_WAITING) {
-            continue;
-        }
-        uint64_t due = n->ep.raw + (ts_due(n->ep.now, job->deadline) ? 0 : job->deadline - n->ep.now);
-        next = due < next ? due : next;
-    }
-    return next_queued(n) != NULL ? n->ep.raw : next;
+    uint64_t due = ts__wake_at(&n->ep, wake);
+    return next_queued(n) != NULL ? n->ep.raw : due < next ? due : next;
 }

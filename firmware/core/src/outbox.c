@@ -5,9 +5,11 @@
 #define MIN_CWND 4u
 #define FLAT_PROBES 3u
 #define HALVING_PROBE 4u
+#define PROBE_CYCLE 8u
+#define MAX_CLEAR 4u
 #define MAX_REORDER 16u
 #define MAX_TRIES 3u
-#define MAX_PROBES 16u
+#define MAX_PROBES (3 * PROBE_CYCLE)
 
 static uint32_t oldest_live(const struct ts_session *s) {
     uint32_t oldest = s->next_id;
@@ -19,12 +21,21 @@ static uint32_t oldest_live(const struct ts_session *s) {
     return oldest;
 }
 
-uint32_t ts__inflight(const struct ts_session *s) {
+static uint32_t inflight_of(const struct ts_session *s) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
         n += s->tx[i].state == TS_TX_SENDING ? s->tx[i].inflight : 0;
     }
     return n;
+}
+
+static uint32_t window_of(const struct ts_session *s) {
+    return min32(s->peer.window, TS_WINDOW);
+}
+
+/* Fragments in flight where nothing was lost. */
+uint32_t ts__full_window(const struct ts_endpoint *ep, const struct ts_session *s) {
+    return min32(or_default(link_of(ep, s)->window, 32), window_of(s));
 }
 
 static void finish_tx(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code, uint32_t detail) {
@@ -40,7 +51,7 @@ static void finish_tx(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx
 }
 
 /* Ends a message that the peer may still wait for. */
-void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code) {
+static void give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx, uint16_t code) {
     if (tx->state == TS_TX_SENDING) {
         s->tell = true;
         s->knocks = 0;
@@ -50,24 +61,25 @@ void ts__give_up(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx,
     finish_tx(ep, s, tx, code, 0);
 }
 
-static void count_probe(uint8_t *probes) {
-    if (*probes < MAX_PROBES) {
-        (*probes)++;
-    }
+/* One more in a row; at the end of the count it starts over where the waits have their full length.
+ * True if a PING goes with it: the 2nd, 10th, 18th ... */
+static bool count_probe(uint8_t *probes) {
+    *probes = (uint8_t)(*probes < MAX_PROBES ? *probes + 1u : MAX_PROBES - PROBE_CYCLE + 1u);
+    return *probes % PROBE_CYCLE == 2;
 }
 
-/* How long to wait for an answer after this many probes in a row. */
-uint32_t ts__rto(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes) {
+/* How long to wait for an answer after this many probes in a row; the doubling ends at most_us. */
+static uint32_t rto_of(const struct ts_endpoint *ep, const struct ts_session *s, uint32_t probes, uint32_t most_us) {
     const struct ts_link *link = link_of(ep, s);
     uint32_t us = or_default(link->rto_initial_us, 250u * MS);
     if (s->rtt.known) {
         uint32_t var = 4 * s->rtt.rttvar_us;
-        us = s->rtt.srtt_us + (var > MS ? var : MS) + s->peer_ack_delay_us;
+        us = s->rtt.srtt_us + (var > MS ? var : MS) + 100u * s->peer.ack_delay;
         us = us > or_default(link->rto_min_us, 5u * MS) ? us : or_default(link->rto_min_us, 5u * MS);
     }
     us = min32(us, RTO_MAX_US);
-    for (uint32_t i = FLAT_PROBES; i < probes && us < PROBE_MAX_US; i++) {
-        us = min32(2 * us, PROBE_MAX_US);
+    for (uint32_t i = FLAT_PROBES; i < probes && us < most_us; i++) {
+        us = min32(2 * us, most_us);
     }
     return us;
 }
@@ -101,9 +113,9 @@ static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct t
                          .flags = fragment + 1 == tx->fragments ? TS_DATA_LAST : 0,
                          .payload = ep->cfg->frame + 6};
     /* Ask for an ACK when nothing more of this message can follow now. */
-    uint32_t window = min32(s->peer_window, TS_WINDOW);
-    bool more = !probe && ts__inflight(s) + 1 < s->cwnd && ts_tx_more(tx, window, fragment);
-    if (!more || tx->since_ackreq + 1u >= window / 2) {
+    uint32_t other;
+    bool more = !probe && inflight_of(s) + 1 < s->cwnd && ts_tx_pick(tx, window_of(s), fragment, &other);
+    if (!more || tx->since_ackreq + 1u >= window_of(s) / 2) {
         f.flags |= TS_DATA_ACKREQ;
     }
     f.payload_len = ts_tx_payload(tx, fragment, piece, ep->cfg->frame + 6);
@@ -116,7 +128,7 @@ static bool send_fragment(struct ts_endpoint *ep, struct ts_session *s, struct t
     ep->stats.data_resent += fresh ? 0 : 1;
     tx->since_ackreq = (f.flags & TS_DATA_ACKREQ) != 0 ? 0 : (uint16_t)(tx->since_ackreq + 1u);
     ts_tx_sent(tx, fragment, ep->now);
-    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
+    tx->timer = ts_after(ep->now, rto_of(ep, s, tx->probes, PROBE_MAX_US));
     if (link->pace_ns_per_byte != 0) {
         uint32_t earliest = ep->now - link->pace_burst_us;
         uint32_t from = s->pace_at == 0 || ts_due(earliest, s->pace_at) ? earliest : s->pace_at;
@@ -138,8 +150,8 @@ static bool start_queued(struct ts_endpoint *ep, struct ts_session *s) {
         if (tx == NULL) {
             break;
         }
-        if (tx->len > s->peer_max_message) {
-            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
+        if (tx->len > s->peer.max_message) {
+            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer.max_message);
             continue;
         }
         if (id_above(s->next_id, s->limit) || s->next_id - oldest_live(s) >= TS_MAX_LIVE) {
@@ -149,7 +161,7 @@ static bool start_queued(struct ts_endpoint *ep, struct ts_session *s) {
         uint32_t left = ts_due(ep->now, tx->deadline) ? 0 : min32((tx->deadline - ep->now) / MS, 65535u);
         uint32_t ttl = tx->kind != TS_TENSOR ? 0 : left > 0 ? left : 1;
         if (!ts_tx_begin(tx, &ep->cfg->crc, s->keys.sid, s->next_id, (uint16_t)ttl, s->frame_size - TS_DATA_OVERHEAD)) {
-            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer_max_message);
+            finish_tx(ep, s, tx, TS_E_TOO_LARGE, s->peer.max_message);
             continue;
         }
         s->next_id++;
@@ -164,19 +176,55 @@ static void knock(struct ts_endpoint *ep, struct ts_session *s, bool blocked) {
         s->knock_at = 0;
         s->knocks = 0;
     } else if (s->knock_at == 0) {
-        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
-    } else if (ts_due(ep->now, s->knock_at) && poll_peer(ep, s, oldest)) {
-        if (s->knocks > 0) {
+        s->knock_at = ts_after(ep->now, rto_of(ep, s, 0, 0));
+    } else if (ts__reached(ep, s->knock_at) && poll_peer(ep, s, oldest)) {
+        if (count_probe(&s->knocks)) {
             ts__ping(ep, s);
         }
-        count_probe(&s->knocks);
-        s->knock_at = ts_after(ep->now, ts__rto(ep, s, s->knocks));
+        s->knock_at = ts_after(ep->now, rto_of(ep, s, s->knocks, PROBE_MAX_US));
     }
 }
 
+/* Nothing was acknowledged for too long: find out what the peer has. */
+static void probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
+    uint32_t fragment;
+    if (count_probe(&tx->probes)) {
+        ts__ping(ep, s);
+    }
+    bool first = tx->probes == 1;
+    if ((first || tx->probes % PROBE_CYCLE == 0) && ts_tx_probe(tx, !first, &fragment)) {
+        send_fragment(ep, s, tx, fragment, true);
+    } else if (poll_peer(ep, s, tx->id)) {
+        tx->poll_order = tx->order_next++;
+    }
+    if (tx->probes == HALVING_PROBE) {
+        s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
+    }
+    tx->timer = ts_after(ep->now, rto_of(ep, s, tx->probes, PROBE_MAX_US));
+}
+
+/* The fragment to send next, and of which message: lost ones first, then older messages, BLOBs last. */
+static struct ts_tx *pick(struct ts_session *s, uint32_t *fragment) {
+    struct ts_tx *best = NULL;
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        struct ts_tx *tx = &s->tx[i];
+        uint32_t f;
+        if (tx->state != TS_TX_SENDING || !ts_tx_pick(tx, window_of(s), TS_NO_FRAGMENT, &f)) {
+            continue;
+        }
+        bool later = best != NULL && (tx->kind == TS_BLOB) == (best->kind == TS_BLOB) ? id_above(tx->id, best->id)
+                                                                                      : tx->kind == TS_BLOB;
+        if (best == NULL || !later) {
+            best = tx;
+            *fragment = f;
+        }
+    }
+    return best;
+}
+
 /* Sends what may be sent now. */
-void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
-    if (s->state != TS_S_UP || (s->retry_at != 0 && !ts_due(ep->now, s->retry_at))) {
+static void pump(struct ts_endpoint *ep, struct ts_session *s) {
+    if (s->retry_at != 0 && !ts__reached(ep, s->retry_at)) {
         return;
     }
     s->retry_at = 0;
@@ -184,49 +232,34 @@ void ts__pump(struct ts_endpoint *ep, struct ts_session *s) {
         s->pace_at = 0;
     }
     ts__pay_owed(ep, s);
-    bool blocked = start_queued(ep, s);
-    knock(ep, s, blocked);
-    uint32_t window = min32(s->peer_window, TS_WINDOW);
-    while ((s->pace_at == 0 || ts_due(ep->now, s->pace_at)) && ts__inflight(s) < s->cwnd) {
-        struct ts_tx *best = NULL;
-        uint32_t fragment = 0;
-        for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-            struct ts_tx *tx = &s->tx[i];
-            uint32_t f;
-            if (tx->state != TS_TX_SENDING || !ts_tx_pick(tx, window, &f)) {
-                continue;
-            }
-            bool later = best != NULL && (tx->kind == TS_BLOB) == (best->kind == TS_BLOB) ? id_above(tx->id, best->id)
-                                                                                          : tx->kind == TS_BLOB;
-            if (best == NULL || !later) {
-                best = tx;
-                fragment = f;
-            }
-        }
-        if (best == NULL || !send_fragment(ep, s, best, fragment, false)) {
-            break;
-        }
+    knock(ep, s, start_queued(ep, s));
+    struct ts_tx *tx;
+    uint32_t fragment;
+    while (inflight_of(s) < s->cwnd && (tx = pick(s, &fragment)) != NULL &&
+           (s->pace_at == 0 || ts__reached(ep, s->pace_at)) && send_fragment(ep, s, tx, fragment, false)) {
     }
 }
 
-/* Nothing was acknowledged for too long: find out what the peer has. */
-void ts__probe(struct ts_endpoint *ep, struct ts_session *s, struct ts_tx *tx) {
-    uint32_t fragment;
-    count_probe(&tx->probes);
-    if (tx->probes == 1 && ts_tx_probe(tx, &fragment)) {
-        send_fragment(ep, s, tx, fragment, true);
-    } else {
-        if (poll_peer(ep, s, tx->id)) {
-            tx->poll_order = tx->order_next++;
+/* Deadlines, timers, and all that can be sent. */
+void ts__tick_outbox(struct ts_endpoint *ep, struct ts_session *s) {
+    bool up = s->state == TS_S_UP;
+    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+        struct ts_tx *tx = &s->tx[i];
+        if (tx->state != TS_TX_FREE && ts__reached(ep, tx->deadline)) {
+            give_up(ep, s, tx, up ? TS_E_DEADLINE : (uint16_t)or_default(s->last_error, TS_E_NO_PEER));
         }
-        if (tx->probes > 1) {
-            ts__ping(ep, s);
+        if (up && tx->state == TS_TX_SENDING) {
+            if (ts__reached(ep, tx->loss_at)) {
+                ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
+            }
+            if (ts__reached(ep, tx->timer)) {
+                probe(ep, s, tx);
+            }
         }
     }
-    if (tx->probes == HALVING_PROBE) {
-        s->cwnd = (uint16_t)(s->cwnd / 2 > MIN_CWND ? s->cwnd / 2 : MIN_CWND);
+    if (up) {
+        pump(ep, s);
     }
-    tx->timer = ts_after(ep->now, ts__rto(ep, s, tx->probes));
 }
 
 static struct ts_tx *tx_of(struct ts_session *s, uint16_t message) {
@@ -241,7 +274,7 @@ static struct ts_tx *tx_of(struct ts_session *s, uint16_t message) {
 /* False if no receiver could say that: each id is released once, and beyond these it has its slots. */
 static bool learn_limit(struct ts_session *s, uint16_t wire) {
     uint32_t limit = ts__extend(wire, s->limit);
-    if (id_above(limit, s->next_id - 1 + s->peer_slots)) {
+    if (id_above(limit, s->next_id - 1 + s->peer.slots)) {
         return false;
     }
     if (id_above(limit, s->limit)) {
@@ -252,58 +285,63 @@ static bool learn_limit(struct ts_session *s, uint16_t wire) {
     return true;
 }
 
-void ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+bool ts__on_ack(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     if (!learn_limit(s, f->limit)) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
     bool polled =
         f->echo == TS_ECHO_POLL && s->poll_at != 0 && s->poll_message == f->message && s->poll_seq == f->attempt;
     struct ts_tx *tx = tx_of(s, f->message);
+    /* In a longer row seq and attempt have come round: nobody knows which one was answered. */
+    bool clear = (tx != NULL ? tx->probes : s->knocks) <= MAX_CLEAR;
     if (polled) {
-        ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));
+        if (clear) {
+            ts_rtt_sample(&s->rtt, ts_rtt_of(f, s->poll_at, ep->now));
+        }
         s->poll_at = 0;
         s->tell = false;
+        if (s->knock_at != 0) { /* heard, but no more room: not so soon again */
+            s->knock_at = ts_after(ep->now, rto_of(ep, s, s->knocks, KNOCK_MAX_US));
+        }
     }
     if (tx == NULL) {
-        return;
+        return true;
     }
     struct ts_ack_outcome out = ts_tx_ack(tx, f, polled, ep->now);
     if (!out.valid) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
-    if (out.sampled) {
+    if (out.sampled && clear) {
         ts_rtt_sample(&s->rtt, out.sample_us);
     }
     if (out.spurious && s->reorder < MAX_REORDER) {
         s->reorder++;
     }
-    uint32_t most = min32(min32(or_default(link_of(ep, s)->window, 32), TS_WINDOW), s->peer_window);
-    s->cwnd = (uint16_t)min32(s->cwnd + out.newly_acked, most);
+    s->cwnd = (uint16_t)min32(s->cwnd + out.newly_acked, ts__full_window(ep, s));
     if (out.complete) {
         finish_tx(ep, s, tx, TS_OK, 0);
-        return;
+        return true;
     }
     tx->probes = 0;
     ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
-    tx->timer = tx->inflight > 0 || tx->next == tx->fragments ? ts_after(ep->now, ts__rto(ep, s, 0)) : 0;
+    tx->timer = tx->inflight > 0 || tx->next == tx->fragments ? ts_after(ep->now, rto_of(ep, s, 0, 0)) : 0;
+    return true;
 }
 
-void ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+bool ts__on_reject(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     if (!learn_limit(s, f->limit)) {
-        ep->stats.dropped++;
-        return;
+        return false;
     }
     struct ts_tx *tx = tx_of(s, f->message);
     if (tx == NULL) {
-        return;
+        return true;
     }
     if ((f->code == TS_E_INTEGRITY || f->code == TS_E_DEADLINE) && ++tx->tries < MAX_TRIES) {
         tx->state = TS_TX_QUEUED;
-        return;
+        return true;
     }
     finish_tx(ep, s, tx, f->code, f->detail);
+    return true;
 }
 
 void ts__fail_all(struct ts_endpoint *ep, struct ts_session *s, uint16_t code) {
@@ -316,15 +354,12 @@ void ts__fail_all(struct ts_endpoint *ep, struct ts_session *s, uint16_t code) {
 
 int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t kind, const uint8_t *body, uint32_t len,
             uint32_t timeout_ms, uint32_t token) {
-    ts__set_time(ep, now_us);
-    if (session >= ep->cfg->session_count || (body == NULL && len > 0) || len > UINT32_MAX / 2) {
+    struct ts_session *s = ts__enter(ep, now_us, session);
+    if (s == NULL || (body == NULL && len > 0) || len > UINT32_MAX / 2 ||
+        (s->state != TS_S_UP && !(s->state == TS_S_OPENING && s->initiator))) {
         return TS_E_INVALID;
     }
-    struct ts_session *s = &ep->cfg->sessions[session];
-    if (s->state != TS_S_UP && !(s->state == TS_S_OPENING && s->initiator)) {
-        return TS_E_INVALID;
-    }
-    uint32_t timeout_us = ts__span_us(timeout_ms, or_default(ep->cfg->message_timeout_ms, 10000));
+    uint32_t timeout_us = ts__span_us(timeout_ms, or_default(ep->cfg->message_timeout_ms, TIMEOUT_MS));
     for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
         struct ts_tx *tx = &s->tx[i];
         if (tx->state == TS_TX_FREE) {
@@ -338,7 +373,7 @@ int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t k
             tx->queued = s->queued++;
             tx->fragments_sent = tx->fragments_resent = 0;
             tx->deadline = ts_after(ep->now, timeout_us);
-            ep->queued = true;
+            ep->busy = true;
             return TS_OK;
         }
     }
@@ -346,14 +381,10 @@ int ts_send(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint8_t k
 }
 
 void ts_cancel(struct ts_endpoint *ep, uint64_t now_us, uint16_t session, uint32_t token) {
-    ts__set_time(ep, now_us);
-    if (session >= ep->cfg->session_count) {
-        return;
-    }
-    struct ts_session *s = &ep->cfg->sessions[session];
-    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
+    struct ts_session *s = ts__enter(ep, now_us, session);
+    for (uint32_t i = 0; s != NULL && i < TS_TX_SLOTS; i++) {
         if (s->tx[i].state != TS_TX_FREE && s->tx[i].token == token) {
-            ts__give_up(ep, s, &s->tx[i], TS_E_CANCELLED);
+            give_up(ep, s, &s->tx[i], TS_E_CANCELLED);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#define IDLE_MS 15000u
 #define HELLO_GAP_US (100u * MS)
 #define HELLO_GAP_MAX_US (1000u * MS)
 #define PENDING_US (3000u * MS)
@@ -9,6 +10,7 @@
 #define RESET_GAP_US (10u * MS)
 #define CLOCK_FRESH_US (60000u * MS)
 #define CLOCK_PING_US (50000u * MS)
+#define MAX_ROUNDS 4u
 
 uint32_t ts__span_us(uint32_t ms, uint32_t otherwise_ms) {
     return min32(or_default(ms, otherwise_ms), TS_MAX_SPAN_US / MS) * MS;
@@ -24,6 +26,11 @@ void ts__set_time(struct ts_endpoint *ep, uint64_t raw) {
     ep->raw = raw;
 }
 
+/* A point in own time by the caller's clock. */
+uint64_t ts__wake_at(const struct ts_endpoint *ep, uint32_t at) {
+    return at == 0 ? TS_NEVER : ep->raw + (ts_due(ep->now, at) ? 0 : at - ep->now);
+}
+
 /* Extends 16 bits of the wire to the number nearest to `near`. */
 uint32_t ts__extend(uint16_t wire, uint32_t near) {
     uint32_t ahead = (wire - near) & 0xFFFFu;
@@ -32,6 +39,7 @@ uint32_t ts__extend(uint16_t wire, uint32_t near) {
 
 int ts__transmit(struct ts_endpoint *ep, const struct ts_addr *to, const uint8_t *bytes, size_t len) {
     int code = ep->cfg->send(ep->cfg->ctx, to, bytes, len);
+    ep->busy = true;
     if (code == TS_E_WOULD_BLOCK) {
         ep->stats.blocked++;
         return code;
@@ -55,12 +63,10 @@ void ts__emit(struct ts_endpoint *ep, const struct ts_event *e) {
 }
 
 void ts__ping(struct ts_endpoint *ep, struct ts_session *s) {
-    struct ts_frame f = {.kind = TS_F_PING, .seq = (uint16_t)(s->ping_seq + 1u), .t1 = ep->raw};
-    if (ts__transmit_control(ep, &s->addr, &s->keys, &f) == TS_OK) {
-        s->ping_seq = f.seq;
-        s->ping_t1 = f.t1;
-        s->ping_waiting = true;
-    }
+    struct ts_frame f = {.kind = TS_F_PING, .seq = (uint16_t)(s->ping_seq + 1u), .t = {ep->raw}};
+    s->ping_waiting = ts__transmit_control(ep, &s->addr, &s->keys, &f) == TS_OK;
+    s->ping_seq = f.seq;
+    s->ping_t1 = f.t[0];
     s->ping_at = ep->now;
 }
 
@@ -85,11 +91,14 @@ static void emit_session(struct ts_endpoint *ep, const struct ts_session *s, enu
     ts__emit(ep, &e);
 }
 
-/* True if the peer holds our bundle. */
+/* True if the peer holds our bundle; all zero is none. */
 static bool same_bundle(const struct ts_endpoint *ep, const struct ts_hello *peer) {
-    static const uint8_t none[TS_BUNDLE_BYTES];
-    return memcmp(peer->bundle, none, TS_BUNDLE_BYTES) != 0 &&
-           memcmp(peer->bundle, ep->cfg->bundle, TS_BUNDLE_BYTES) == 0;
+    const uint8_t *own = ep->cfg->bundle;
+    uint8_t any = 0;
+    for (uint32_t i = 0; i < TS_BUNDLE_BYTES; i++) {
+        any |= own[i];
+    }
+    return any != 0 && memcmp(peer->bundle, own, TS_BUNDLE_BYTES) == 0;
 }
 
 static uint32_t own_codecs(const struct ts_endpoint *ep) {
@@ -124,7 +133,7 @@ static void own_hello(const struct ts_endpoint *ep, uint8_t link, uint8_t slots,
     h->max_message = cfg->max_message;
     h->codecs = (uint16_t)own_codecs(ep);
     h->ack_delay = (uint16_t)min32((cfg->ack_delay_us + 99u) / 100u, 0xFFFFu);
-    h->idle_timeout = (uint16_t)min32(or_default(cfg->idle_timeout_ms, 15000) / 100u, 0xFFFFu);
+    h->idle_timeout = (uint16_t)min32(or_default(cfg->idle_timeout_ms, IDLE_MS) / 100u, 0xFFFFu);
     memcpy(h->bundle, cfg->bundle, TS_BUNDLE_BYTES);
 }
 
@@ -132,43 +141,25 @@ static void own_hello(const struct ts_endpoint *ep, uint8_t link, uint8_t slots,
 static void begin(struct ts_endpoint *ep, struct ts_session *s, const struct ts_keys *keys, const struct ts_hello *peer,
                   uint8_t slots) {
     const struct ts_link *link = link_of(ep, s);
-    uint32_t own_idle = ts__span_us(ep->cfg->idle_timeout_ms, 15000);
+    uint32_t own_idle = ts__span_us(ep->cfg->idle_timeout_ms, IDLE_MS);
     uint32_t peer_idle = ts__span_us(peer->idle_timeout * 100u, 0);
+    memset(&s->heard, 0, offsetof(struct ts_session, rx) - offsetof(struct ts_session, heard));
+    memset(s->outcome, 0xFF, sizeof s->outcome); /* O_ABANDONED */
     s->state = TS_S_UP;
-    s->heard = false;
     s->last_error = TS_OK;
     s->keys = *keys;
-    s->version = TS_PROTOCOL_VERSION;
-    s->peer_role = peer->role;
-    s->peer_stage = peer->stage;
+    s->peer = *peer;
     s->inference = same_bundle(ep, peer);
     s->frame_size = (uint16_t)min32(link->mtu, peer->mtu);
-    s->peer_window = peer->window;
-    s->peer_slots = peer->slots;
-    s->peer_max_message = peer->max_message;
-    s->peer_ack_delay_us = peer->ack_delay * 100u;
     s->idle_us = peer_idle != 0 ? min32(own_idle, peer_idle) : own_idle;
     s->codec = choose_codec(ep, peer);
-    s->reorder = link->reorder != 0 ? link->reorder : 3;
-    s->cwnd = (uint16_t)min32(min32(or_default(link->window, 32), TS_WINDOW), peer->window);
-    memset(&s->rtt, 0, sizeof s->rtt);
-    memset(&s->clock, 0, sizeof s->clock);
-    s->ping_waiting = false;
-    s->heard_at = ep->now;
-    s->ping_at = ep->now;
-    s->hello_at = 0;
+    s->reorder = (uint8_t)or_default(link->reorder, 3);
+    s->cwnd = (uint16_t)ts__full_window(ep, s);
+    s->heard_at = s->ping_at = ep->now;
     s->next_id = 1;
     s->limit = peer->slots;
-    s->pace_at = s->retry_at = s->knock_at = s->poll_at = 0;
-    s->tell = false;
-    s->knocks = s->poll_seq = 0;
-    s->highest = s->released = 0;
     s->slots_told = slots;
     s->limit_told = slots;
-    s->owed = 0;
-    for (uint32_t i = 0; i < TS_MAX_LIVE; i++) {
-        s->outcome[i] = O_ABANDONED;
-    }
 }
 
 static void start_opening(struct ts_endpoint *ep, struct ts_session *s, uint32_t at) {
@@ -204,6 +195,12 @@ static void end_session(struct ts_endpoint *ep, struct ts_session *s, uint16_t c
     emit_session(ep, s, TS_EV_DOWN, code);
 }
 
+/* The next HELLO, or PING in its place: each wait is twice the one before. */
+static void space_hello(struct ts_endpoint *ep, struct ts_session *s) {
+    s->hello_at = ts_after(ep->now, s->hello_gap_us);
+    s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
+}
+
 static void send_hello(struct ts_endpoint *ep, struct ts_session *s) {
     uint8_t bytes[TS_HELLO_BYTES];
     struct ts_hello h;
@@ -217,8 +214,7 @@ static void send_hello(struct ts_endpoint *ep, struct ts_session *s) {
     s->slots_told = h.slots;
     s->hello_repeated = s->hello_sent_at != 0;
     s->hello_sent_at = ep->now;
-    s->hello_at = ts_after(ep->now, s->hello_gap_us);
-    s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
+    space_hello(ep, s);
 }
 
 /* SPEC.md 2.2, rows 2 to 9. */
@@ -279,7 +275,6 @@ static void on_hello(struct ts_endpoint *ep, const struct ts_addr *from, const u
         ep->stats.dropped++;
         return;
     }
-    h.mtu = (uint16_t)min32(h.mtu, TS_MAX_MTU);
     int code = judge_hello(ep, &h);
     struct ts_session *s = code == TS_OK ? find(ep, from, false) : NULL;
     uint32_t nonce_a = 0;
@@ -342,110 +337,91 @@ static void on_hello_ack(struct ts_endpoint *ep, const struct ts_addr *from, con
         ep->stats.dropped++;
         return;
     }
-    h.mtu = (uint16_t)min32(h.mtu, TS_MAX_MTU);
     struct ts_keys keys;
-    uint32_t rtt_us = ep->now - s->hello_sent_at;
-    bool sample = !s->hello_repeated;
     set_keys(ep, &keys, h.nonce_i, h.nonce_a);
     begin(ep, s, &keys, &h, s->slots_told);
-    if (sample) {
-        ts_rtt_sample(&s->rtt, rtt_us);
+    if (!s->hello_repeated) {
+        ts_rtt_sample(&s->rtt, ep->now - s->hello_sent_at);
     }
     s->hello_gap_us = HELLO_GAP_US;
-    s->hello_at = ts_after(ep->now, s->hello_gap_us);
+    space_hello(ep, s);
     ts__ping(ep, s);
     emit_session(ep, s, TS_EV_UP, TS_OK);
 }
 
 static void on_ping(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
-    struct ts_frame pong = {.kind = TS_F_PONG, .seq = f->seq, .t1 = f->t1, .t2 = ep->raw, .t3 = ep->raw};
+    struct ts_frame pong = {.kind = TS_F_PONG, .seq = f->seq, .t = {f->t[0], ep->raw, ep->raw}};
     ts__transmit_control(ep, &s->addr, &s->keys, &pong);
 }
 
-static void on_pong(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
-    if (!s->ping_waiting || f->seq != s->ping_seq || f->t1 != s->ping_t1) {
-        ep->stats.dropped++;
-        return;
+static bool on_pong(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+    if (!s->ping_waiting || f->seq != s->ping_seq || f->t[0] != s->ping_t1) {
+        return false;
     }
     s->ping_waiting = false;
-    uint64_t rtt_us = ep->raw - f->t1;
-    uint64_t held_us = f->t3 - f->t2;
-    /* A clock that went back, here or there, makes these huge. */
-    if (rtt_us > TS_MAX_SPAN_US || held_us > rtt_us) {
-        return;
+    uint32_t rtt_us = ep->now - s->ping_at;
+    uint32_t held_us = (uint32_t)(f->t[2] - f->t[1]);
+    if (held_us > rtt_us) { /* a clock that went back, here or there */
+        return true;
     }
-    uint32_t travel_us = (uint32_t)rtt_us - (uint32_t)held_us;
+    uint32_t travel_us = rtt_us - held_us;
     ts_rtt_sample(&s->rtt, travel_us);
     if (!s->clock.known || travel_us / 2 <= s->clock.uncertainty_us || ep->now - s->clock.at > CLOCK_FRESH_US) {
         /* ((t2 - t1) + (t3 - t4)) / 2, with t3 = t2 + held and t4 = t1 + rtt. */
-        s->clock.offset_us = (int64_t)(f->t2 - f->t1 - travel_us / 2);
+        s->clock.offset_us = (int64_t)(f->t[1] - f->t[0] - travel_us / 2);
         s->clock.uncertainty_us = travel_us / 2;
         s->clock.known = true;
         s->clock.at = ep->now;
     }
+    return true;
 }
 
-static void on_session_frame(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
+/* False if the frame is to be dropped. */
+static bool on_session_frame(struct ts_endpoint *ep, struct ts_session *s, const struct ts_frame *f) {
     s->heard_at = ep->now;
     s->heard = true;
     switch (f->kind) {
     case TS_F_DATA:
-        if (f->payload_len + TS_DATA_OVERHEAD > s->frame_size) {
-            ep->stats.dropped++;
-        } else {
-            ts__on_data(ep, s, f);
-        }
-        break;
+        return ts__on_data(ep, s, f);
     case TS_F_ACK:
-        ts__on_ack(ep, s, f);
-        break;
+        return ts__on_ack(ep, s, f);
     case TS_F_POLL:
-        ts__on_poll(ep, s, f);
-        break;
+        return ts__on_poll(ep, s, f);
     case TS_F_REJECT:
-        ts__on_reject(ep, s, f);
-        break;
+        return ts__on_reject(ep, s, f);
     case TS_F_PING:
         on_ping(ep, s, f);
-        break;
+        return true;
     case TS_F_PONG:
-        on_pong(ep, s, f);
-        break;
+        return on_pong(ep, s, f);
     case TS_F_RESET:
-        if (f->seq == s->ping_seq && s->ping_waiting) {
-            end_session(ep, s, TS_E_RESET);
+        if (f->seq != s->ping_seq || !s->ping_waiting) {
+            return false;
         }
-        break;
+        end_session(ep, s, TS_E_RESET);
+        return true;
     default:
         end_session(ep, s, TS_E_CLOSED);
-        break;
+        return true;
     }
 }
 
-/* A PING of a session that is not known here: tell its sender. */
+static bool decode(const struct ts_endpoint *ep, const struct ts_keys *keys, const uint8_t *in, size_t len,
+                   struct ts_frame *f) {
+    return ts_frame_decode(&ep->cfg->crc, keys->sid, keys->seed, in, len, f);
+}
+
+/* A PING, of 8 bytes at least, of a session that is not known here: tell its sender. */
 static void on_stranger(struct ts_endpoint *ep, const struct ts_addr *from, const uint8_t *in, size_t len) {
-    struct ts_keys keys = {0};
+    struct ts_keys keys = {.sid = ts_get32(in + 4)};
     struct ts_frame f;
     ep->stats.dropped++;
-    if (in[0] != TS_F_PING << 4 || !ts_frame_named_sid(in, len, &keys.sid) ||
-        (ep->reset_at != 0 && !ts_due(ep->now, ep->reset_at))) {
-        return;
-    }
     keys.seed = ts_seed(&ep->cfg->crc, keys.sid);
-    if (ts_frame_decode(&ep->cfg->crc, keys.sid, keys.seed, in, len, &f)) {
+    bool quiet = ep->reset_at == 0 || ts_due(ep->now, ep->reset_at);
+    if (in[0] == TS_F_PING << 4 && quiet && decode(ep, &keys, in, len, &f)) {
         struct ts_frame reset = {.kind = TS_F_RESET, .seq = f.seq};
         ep->reset_at = ts_after(ep->now, RESET_GAP_US);
         ts__transmit_control(ep, from, &keys, &reset);
-    }
-}
-
-/* Callbacks may have queued messages for any session. */
-static void pump_others(struct ts_endpoint *ep) {
-    if (ep->queued) {
-        ep->queued = false;
-        for (uint32_t i = 0; i < ep->cfg->session_count; i++) {
-            ts__pump(ep, &ep->cfg->sessions[i]);
-        }
     }
 }
 
@@ -464,11 +440,6 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
     }
     if (frame[0] >> 4 == TS_F_HELLO_ACK) {
         on_hello_ack(ep, from, frame, len);
-        struct ts_session *opened = find(ep, from, true);
-        if (opened != NULL) {
-            ts__pump(ep, opened);
-        }
-        pump_others(ep);
         return;
     }
     for (uint32_t i = 0; i < ep->cfg->session_count; i++) {
@@ -478,9 +449,8 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
             continue;
         }
         bool opened = false;
-        bool known = s->state == TS_S_UP && ts_frame_decode(&ep->cfg->crc, s->keys.sid, s->keys.seed, frame, len, &f);
-        if (!known && s->pending.until != 0 &&
-            ts_frame_decode(&ep->cfg->crc, s->pending.keys.sid, s->pending.keys.seed, frame, len, &f)) {
+        bool known = s->state == TS_S_UP && decode(ep, &s->keys, frame, len, &f);
+        if (!known && s->pending.until != 0 && decode(ep, &s->pending.keys, frame, len, &f)) {
             if (s->state == TS_S_UP) {
                 end_session(ep, s, TS_E_REPLACED);
             }
@@ -490,16 +460,24 @@ void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_add
             known = opened = true;
         }
         if (known) {
-            on_session_frame(ep, s, &f);
+            ep->stats.dropped += !on_session_frame(ep, s, &f);
             if (opened && s->state == TS_S_UP) {
                 ts__ping(ep, s); /* the first RESULT should know the round-trip time */
             }
-            ts__pump(ep, s);
-            pump_others(ep);
             return;
         }
     }
     on_stranger(ep, from, frame, len);
+}
+
+/* True if a point in time is there. If not, the endpoint wakes by then. */
+bool ts__reached(struct ts_endpoint *ep, uint32_t at) {
+    if (ts_due(ep->now, at)) {
+        ep->busy = true;
+        return true;
+    }
+    ep->wake = ts_sooner(ep->wake, at);
+    return false;
 }
 
 /* When to ask whether the peer is still there, and what its clock says. */
@@ -511,102 +489,52 @@ static uint32_t keepalive_at(const struct ts_session *s) {
 }
 
 static void tick_up(struct ts_endpoint *ep, struct ts_session *s) {
-    if (ts_due(ep->now, ts_after(s->heard_at, s->idle_us))) {
+    if (ts__reached(ep, ts_after(s->heard_at, s->idle_us))) {
         end_session(ep, s, TS_E_PEER_LOST);
         return;
     }
-    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-        struct ts_tx *tx = &s->tx[i];
-        if (tx->state != TS_TX_SENDING) {
-            continue;
-        }
-        if (ts_due(ep->now, tx->loss_at)) {
-            ts_tx_detect(tx, &s->rtt, s->reorder, ep->now);
-        }
-        if (ts_due(ep->now, tx->timer)) {
-            ts__probe(ep, s, tx);
-        }
-    }
     ts__expire_partial(ep, s);
-    if (!s->heard && ts_due(ep->now, s->hello_at)) {
+    if (!s->heard && ts__reached(ep, s->hello_at)) {
         ts__ping(ep, s);
-        s->hello_gap_us = min32(2 * s->hello_gap_us, HELLO_GAP_MAX_US);
-        s->hello_at = ts_after(ep->now, s->hello_gap_us);
+        space_hello(ep, s);
     }
-    if (ts_due(ep->now, keepalive_at(s))) {
+    if (ts__reached(ep, keepalive_at(s))) {
         ts__ping(ep, s);
     }
 }
 
-static uint32_t next_of(const struct ts_session *s) {
-    uint32_t next = s->pending.until;
-    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-        next = s->tx[i].state != TS_TX_FREE ? ts_sooner(next, s->tx[i].deadline) : next;
+static void tick(struct ts_endpoint *ep, struct ts_session *s) {
+    if (ts__reached(ep, s->pending.until)) {
+        s->pending.until = 0;
+        s->state = s->state == TS_S_PENDING ? TS_S_DOWN : s->state;
     }
-    if (s->state == TS_S_OPENING) {
-        return ts_sooner(next, ts_sooner(s->hello_at, s->connect_by));
+    if (s->state == TS_S_OPENING && ts__reached(ep, s->connect_by)) {
+        end_session(ep, s, TS_E_NO_PEER);
     }
-    if (s->state != TS_S_UP) {
-        return next;
+    if (s->state == TS_S_OPENING && ts__reached(ep, s->hello_at)) {
+        send_hello(ep, s);
     }
-    next = ts_sooner(next, ts_after(s->heard_at, s->idle_us));
-    next = ts_sooner(next, keepalive_at(s));
-    next = ts_sooner(next, s->knock_at);
-    next = s->heard ? next : ts_sooner(next, s->hello_at);
-    for (uint32_t i = 0; i < TS_RX_SLOTS; i++) {
-        next = s->rx[i].state == TS_RX_PARTIAL ? ts_sooner(next, ts_after(s->rx[i].last_at, PARTIAL_US)) : next;
+    if (s->state == TS_S_UP) {
+        tick_up(ep, s);
     }
-    bool paced = false;
-    for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-        const struct ts_tx *tx = &s->tx[i];
-        uint32_t fragment;
-        if (tx->state == TS_TX_SENDING) {
-            next = ts_sooner(next, ts_sooner(tx->timer, tx->loss_at));
-            paced = paced || (ts__inflight(s) < s->cwnd && ts_tx_pick(tx, min32(s->peer_window, TS_WINDOW), &fragment));
-        }
-    }
-    /* What could not be sent just now waits for one of these two. */
-    return ts_sooner(next, s->retry_at != 0 ? s->retry_at : paced ? s->pace_at : 0);
+    ts__tick_outbox(ep, s);
 }
 
 uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us) {
-    uint32_t next = 0;
     ts__set_time(ep, now_us);
     ep->reset_at = ts_due(ep->now, ep->reset_at) ? 0 : ep->reset_at;
-    for (uint32_t n = 0; n < ep->cfg->session_count; n++) {
-        struct ts_session *s = &ep->cfg->sessions[n];
-        if (ts_due(ep->now, s->pending.until)) {
-            s->pending.until = 0;
-            s->state = s->state == TS_S_PENDING ? TS_S_DOWN : s->state;
+    /* What was done may have set timers, and callbacks may have queued messages: until all is quiet. */
+    for (uint32_t round = 0; round < MAX_ROUNDS; round++) {
+        ep->wake = 0;
+        ep->busy = false;
+        for (uint32_t n = 0; n < ep->cfg->session_count; n++) {
+            tick(ep, &ep->cfg->sessions[n]);
         }
-        for (uint32_t i = 0; i < TS_TX_SLOTS; i++) {
-            if (s->tx[i].state != TS_TX_FREE && ts_due(ep->now, s->tx[i].deadline)) {
-                uint16_t code = s->last_error != TS_OK ? s->last_error : TS_E_NO_PEER;
-                ts__give_up(ep, s, &s->tx[i], s->state == TS_S_UP ? TS_E_DEADLINE : code);
-            }
+        if (!ep->busy) {
+            return ts__wake_at(ep, ep->wake);
         }
-        if (s->state == TS_S_OPENING && ts_due(ep->now, s->connect_by)) {
-            end_session(ep, s, TS_E_NO_PEER);
-        }
-        if (s->state == TS_S_OPENING && ts_due(ep->now, s->hello_at)) {
-            send_hello(ep, s);
-        }
-        if (s->state == TS_S_UP) {
-            tick_up(ep, s);
-        }
-        ts__pump(ep, s);
     }
-    pump_others(ep);
-    for (uint32_t n = 0; n < ep->cfg->session_count; n++) {
-        next = ts_sooner(next, next_of(&ep->cfg->sessions[n]));
-    }
-    if (ep->queued) {
-        return ep->raw;
-    }
-    if (next == 0) {
-        return TS_NEVER;
-    }
-    return ep->raw + (ts_due(ep->now, next) ? 0 : next - ep->now);
+    return ep->raw;
 }
 
 int ts_endpoint_init(struct ts_endpoint *ep, const struct ts_config *cfg, ts_event_fn on_event, void *event_ctx,
@@ -660,12 +588,17 @@ int ts_connect(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *pe
     return index_of(ep, s);
 }
 
-void ts_close(struct ts_endpoint *ep, uint64_t now_us, uint16_t session) {
+/* A session of the caller's, at this time; NULL if there is none of that index. */
+struct ts_session *ts__enter(struct ts_endpoint *ep, uint64_t now_us, uint16_t session) {
     ts__set_time(ep, now_us);
-    if (session >= ep->cfg->session_count || ep->cfg->sessions[session].state == TS_S_DOWN) {
+    return session < ep->cfg->session_count ? &ep->cfg->sessions[session] : NULL;
+}
+
+void ts_close(struct ts_endpoint *ep, uint64_t now_us, uint16_t session) {
+    struct ts_session *s = ts__enter(ep, now_us, session);
+    if (s == NULL || s->state == TS_S_DOWN) {
         return;
     }
-    struct ts_session *s = &ep->cfg->sessions[session];
     if (s->state == TS_S_UP) {
         struct ts_frame bye = {.kind = TS_F_BYE};
         ts__transmit_control(ep, &s->addr, &s->keys, &bye);

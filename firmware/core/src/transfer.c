@@ -4,6 +4,10 @@
 
 _Static_assert(TS_WINDOW % 32 == 0 && TS_WINDOW >= 32 && TS_WINDOW <= 256, "TS_WINDOW");
 
+/* In ts_tx.attempt: the number, and whether that transmission was a probe. */
+#define ATTEMPT 3u
+#define ATTEMPT_PROBE 4u
+
 static bool bit_get(const struct ts_bits *b, uint32_t i) {
     return i < TS_WINDOW && (b->w[i / 32] >> (i % 32) & 1u) != 0;
 }
@@ -65,45 +69,33 @@ bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint3
     tx->base = tx->next = 0;
     memset(&tx->acked, 0, sizeof tx->acked);
     memset(&tx->lost, 0, sizeof tx->lost);
-    tx->inflight = tx->order_next = tx->order_seen = tx->probe_order = tx->poll_order = tx->since_ackreq = 0;
+    tx->inflight = tx->order_next = tx->order_seen = tx->poll_order = tx->since_ackreq = 0;
     tx->probes = 0;
     tx->timer = tx->loss_at = 0;
     return true;
 }
 
-bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t *fragment) {
+bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t but, uint32_t *fragment) {
+    struct ts_bits lost = tx->lost;
+    bit_clear(&lost, but - tx->base);
     for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
-        uint32_t w = tx->lost.w[i];
-        if (w != 0) {
-            uint32_t bit = 0;
-            while ((w >> bit & 1u) == 0) {
-                bit++;
+        if (lost.w[i] != 0) {
+            *fragment = tx->base + 32 * i;
+            while (!bit_get(&lost, *fragment - tx->base)) {
+                (*fragment)++;
             }
-            *fragment = tx->base + 32 * i + bit;
             return true;
         }
     }
-    *fragment = tx->next;
-    return tx->next < tx->fragments && tx->next - tx->base < window;
+    *fragment = tx->next + (but == tx->next);
+    return *fragment < tx->fragments && *fragment - tx->base < window;
 }
 
-bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment) {
-    struct ts_bits rest = tx->lost;
-    bit_clear(&rest, fragment - tx->base);
-    for (uint32_t i = 0; i < TS_BIT_WORDS; i++) {
-        if (rest.w[i] != 0) {
-            return true;
-        }
-    }
-    uint32_t next = fragment == tx->next ? fragment + 1 : tx->next;
-    return next < tx->fragments && next - tx->base < window;
-}
-
-bool ts_tx_probe(const struct ts_tx *tx, uint32_t *fragment) {
-    for (uint32_t f = tx->next; f > tx->base; f--) {
-        uint32_t i = f - 1 - tx->base;
+bool ts_tx_probe(const struct ts_tx *tx, bool oldest, uint32_t *fragment) {
+    for (uint32_t n = tx->next - tx->base; n > 0; n--) {
+        uint32_t i = oldest ? tx->next - tx->base - n : n - 1;
         if (!bit_get(&tx->acked, i) && !bit_get(&tx->lost, i)) {
-            *fragment = f - 1;
+            *fragment = tx->base + i;
             return true;
         }
     }
@@ -128,13 +120,13 @@ void ts_tx_sent(struct ts_tx *tx, uint32_t fragment, uint32_t now_us) {
         tx->attempt[slot] = 0;
         tx->inflight++;
     } else {
-        tx->attempt[slot] = (tx->attempt[slot] + 1u) & 3u;
+        tx->attempt[slot] = (tx->attempt[slot] + 1u) & ATTEMPT;
         tx->fragments_resent++;
         if (bit_get(&tx->lost, fragment - tx->base)) {
             bit_clear(&tx->lost, fragment - tx->base);
             tx->inflight++;
         } else {
-            tx->probe_order = (uint16_t)(tx->order_next + 1u);
+            tx->attempt[slot] |= ATTEMPT_PROBE;
         }
     }
     tx->fragments_sent++;
@@ -173,7 +165,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
     out.complete = complete;
 
     uint32_t slot = ack->echo % TS_WINDOW;
-    bool echoed = ack->echo >= tx->base && ack->echo < tx->next && tx->attempt[slot] == ack->attempt;
+    bool echoed = ack->echo >= tx->base && ack->echo < tx->next && (tx->attempt[slot] & ATTEMPT) == ack->attempt;
     if (echoed || polled) {
         uint16_t order = polled ? tx->poll_order : tx->order[slot];
         if (echoed) {
@@ -181,7 +173,7 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
             out.sample_us = ts_rtt_of(ack, tx->sent_at[slot], now_us);
         }
         out.spurious =
-            echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->probe_order != (uint16_t)(order + 1u);
+            echoed && (ack->flags & TS_ACK_DUP) != 0 && ack->attempt > 0 && tx->attempt[slot] < ATTEMPT_PROBE;
         if (tx->order_seen == 0 || order_before(tx->order_seen, (uint16_t)(order + 1u))) {
             tx->order_seen = (uint16_t)(order + 1u);
         }
@@ -190,11 +182,8 @@ struct ts_ack_outcome ts_tx_ack(struct ts_tx *tx, const struct ts_frame *ack, bo
         return out;
     }
 
-    while (tx->base < ack->base) {
-        out.newly_acked += mark_acked(tx, 0);
-        bits_shift(&tx->acked);
-        bits_shift(&tx->lost);
-        tx->base++;
+    for (uint32_t fragment = tx->base; fragment < ack->base; fragment++) {
+        out.newly_acked += mark_acked(tx, fragment - tx->base);
     }
     for (uint32_t j = 0; j < 8u * ack->payload_len; j++) {
         uint32_t fragment = ack->base + 1u + j;
@@ -225,22 +214,21 @@ void ts_tx_detect(struct ts_tx *tx, const struct ts_rtt *rtt, uint32_t reorder, 
             continue;
         }
         uint32_t age = now_us - tx->sent_at[f % TS_WINDOW];
-        if ((uint16_t)(seen - order) >= reorder || age >= wait_us) {
+        if ((uint16_t)(seen - order) >= reorder || (rtt->known && age >= wait_us)) {
             bit_set(&tx->lost, i);
             tx->inflight--;
-        } else {
+        } else if (rtt->known) {
             tx->loss_at = ts_sooner(tx->loss_at, ts_after(now_us, wait_us - age));
         }
     }
 }
 
 void ts_rx_begin(struct ts_rx *rx, uint32_t id, uint32_t now_us) {
+    uint8_t *buffer = rx->buffer;
+    memset(rx, 0, sizeof *rx);
+    rx->buffer = buffer;
     rx->state = TS_RX_PARTIAL;
-    rx->waiting = false;
     rx->id = id;
-    rx->total = rx->base = rx->top = rx->bytes = 0;
-    memset(&rx->have, 0, sizeof rx->have);
-    memset(&rx->env, 0, sizeof rx->env);
     rx->first_at = rx->last_at = now_us;
 }
 

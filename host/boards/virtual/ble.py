@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bumble import gatt as bumble_gatt
 from bumble import hci
-from bumble.core import AdvertisingData, BaseBumbleError, ProtocolError
+from bumble.core import UUID, AdvertisingData, BaseBumbleError, ProtocolError
 from bumble.device import Connection, ConnectionParametersPreferences, Device, Peer
 from bumble.gatt_client import CharacteristicProxy
 from bumble.transport.common import Transport as HciTransport
 
-from host.boards.address import Address
+from host.boards.address import CENTRAL, Address
 from host.boards.virtual.radio import Air, Radio, RadioSetup, not_installed
 from host.link.ble import gatt
 from host.link.ble.controllers import HciPort, TimedLink, open_hci, power_on
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HOST_ADDRESS: Final = "c0:54:53:00:ff:ff"  # Of this process on an air that it hosts.
-CENTRAL: Final = "central"  # The next stage is a central that connects here.
 SILENT_S: Final = 0.3
+CENTRAL_FIRST_S: Final = 0.1
 MAX_CENTRALS: Final = 3  # As NimBLE's default.
 CONNECT_TIMEOUT_S: Final = 5.0
 SETUP_TIMEOUT_S: Final = 5.0
@@ -61,7 +61,7 @@ _FAILURES: Final = (BaseBumbleError, ProtocolError, asyncio.TimeoutError, OSErro
 
 @dataclass(eq=False)
 class _Link:
-    """A connection that carries frames. `up` is the peer's characteristic if this end is central."""
+    """A connection that carries frames; `up` is the peer's characteristic, for a central."""
 
     key: bytes
     connection: Connection
@@ -97,6 +97,16 @@ def granted(connection: Connection, phy: tuple[int, int]) -> Granted:
 def device_address(address: Address) -> hci.Address:
     """The static random address of a board."""
     return hci.Address(address.host.upper(), hci.Address.RANDOM_DEVICE_ADDRESS)
+
+
+async def attach(port: HciPort, name: str) -> None:
+    """Put a controller of the host at this Bumble transport name on the air. TransportError."""
+    try:
+        await port.attach(name)
+    except (*_FAILURES, ValueError, ImportError) as error:
+        hint = "needs the kernel module hci_vhci and the right to open /dev/vhci"
+        why = f"{error.strerror}: {hint}" if isinstance(error, OSError) else str(error)
+        raise TransportError(f"cannot be the controller of a host at {name}: {why}") from error
 
 
 class BleRadio(Radio):
@@ -158,13 +168,7 @@ class BleRadio(Radio):
         if air.split(":")[0] == "vhci":
             self._port = HciPort(TimedLink())
             await self._port.__aenter__()
-            try:
-                await self._port.attach(air)
-            except OSError as error:
-                raise TransportError(
-                    f"cannot be a virtual controller of this machine ({error.strerror}): needs "
-                    "the kernel module hci_vhci and the right to open /dev/vhci"
-                ) from error
+            await attach(self._port, air)
             air = self._port.place
         self._hci = await open_hci(air)
         address = device_address(self.setup.own) if self.setup.own.mac else None
@@ -198,13 +202,13 @@ class BleRadio(Radio):
     def _add_service(self, device: Device) -> bumble_gatt.Characteristic[bytes]:
         char, properties = bumble_gatt.Characteristic, bumble_gatt.Characteristic.Properties
         down = char(gatt.DOWN, properties.NOTIFY, char.Permissions(0), b"")
-        up = char(
+        up: bumble_gatt.Characteristic[bytes] = char(
             gatt.UP,
             properties.WRITE_WITHOUT_RESPONSE,
             char.Permissions.WRITEABLE,
             bumble_gatt.CharacteristicValue(write=self._on_value),
         )
-        status = char(
+        status: bumble_gatt.Characteristic[bytes] = char(
             gatt.STATUS,
             properties.READ,
             char.Permissions.READABLE,
@@ -224,7 +228,7 @@ class BleRadio(Radio):
             name = gatt.shortened(self.setup.name, gatt.NAME_BYTES)
             whole = name == self.setup.name.encode()
             kinds = AdvertisingData.Type
-            uuid = bytes(bumble_gatt.UUID(gatt.SERVICE))
+            uuid = bytes(UUID(gatt.SERVICE))
             flags = AdvertisingData.Flags
             await self._device.start_advertising(
                 advertising_data=bytes(
@@ -288,6 +292,7 @@ class BleRadio(Radio):
         connection.on(connection.EVENT_DISCONNECTION, lambda _: self._on_disconnection(connection))
         if connection.role == hci.Role.PERIPHERAL:
             self._advertise_again()
+            self._spawn(self._ask_for_speed(connection))
 
     def _on_disconnection(self, connection: Connection) -> None:
         self._phys.pop(connection, None)
@@ -326,6 +331,16 @@ class BleRadio(Radio):
         self._add_link(bytes(connection.peer_address)[::-1], connection, None)
         if connection.parameters.connection_interval > gatt.INTERVAL_MS[1]:
             self._spawn(self._ask_for_interval(connection))
+
+    async def _ask_for_speed(self, connection: Connection) -> None:
+        """What the central did not ask for itself (13.5). A refusal shows in the status."""
+        await asyncio.sleep(CENTRAL_FIRST_S)
+        with contextlib.suppress(*_FAILURES, hci.HCI_Error):
+            if connection.data_length.max_tx_octets < gatt.DATA_BYTES:
+                await connection.set_data_length(gatt.DATA_BYTES, gatt.DATA_TIME_US)
+        with contextlib.suppress(*_FAILURES, hci.HCI_Error):
+            if self._phys.get(connection, (2, 2)) != (2, 2):
+                await connection.set_phy([hci.Phy.LE_2M], [hci.Phy.LE_2M])
 
     async def _ask_for_interval(self, connection: Connection) -> None:
         with contextlib.suppress(*_FAILURES, hci.HCI_Error):  # What is granted is in the status.
@@ -445,6 +460,7 @@ class BleRadio(Radio):
         if link is None:
             raise TransportError(self.problem or "the peer is not connected")
         assert self._device is not None
+        self.problem = None
         queue = link.connection.data_packet_queue
         link.frames_out += 1
         for value in link.values.outgoing(frame):
@@ -499,7 +515,11 @@ async def board_characteristics(peer: Peer, place: str) -> dict[str, Characteris
 
 
 class BleAir(Air):
-    """See `Air`. The option `att_mtu` is what every node asks for and grants, 23 at least."""
+    """See `Air`.
+
+    Options: `att_mtu`, which every node asks for and grants, 23 at least; `controllers`, hosts
+    outside by Bumble's names for them, whose controllers are to be on this air.
+    """
 
     def __init__(self, impairment: Impairment, options: Mapping[str, Any]) -> None:
         if impairment != Impairment(loss=impairment.loss, seed=impairment.seed):
@@ -508,6 +528,7 @@ class BleAir(Air):
                 "order and drops what is damaged, and its speed follows from the connection"
             )
         self._att_mtu = int(options.get("att_mtu", gatt.WANTED_ATT_MTU))
+        self._controllers: tuple[str, ...] = tuple(options.get("controllers", ()))
         self._impairment = impairment
         self._port: HciPort | None = None
         self._adapter: Adapter | None = None
@@ -517,6 +538,12 @@ class BleAir(Air):
         link = TimedLink(self._impairment.loss, self._impairment.seed)
         self._port = await HciPort(link).__aenter__()
         self.place = self._port.place
+        try:
+            for name in self._controllers:
+                await attach(self._port, name)
+        except BaseException:
+            await self._port.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -549,7 +576,7 @@ class BleAir(Air):
         return BleServer(self.address(stage - 1).host, backend=self._adapter.backend())
 
     def provenance(self) -> str:
-        return "modelled as Bluetooth 5.4's link layer (connection events, PHY, packet lengths)"
+        return "modelled as Bluetooth 5.4 (connection events, packet times, repetition)"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         assert self._port is not None
@@ -564,11 +591,12 @@ class BleAir(Air):
                 lines.append(f"stage {stage}: {radio['problem']}")
         link = self._port.link
         tallies = [wire.model.tally for wire in link.wires()]
+        mean_ms = link.late_sum_us / max(link.deliveries, 1) / 1000
         sent, lost = sum(sum(t.sent) for t in tallies), sum(sum(t.lost) for t in tallies)
         lines.append(
             f"link layer: {sent} data packets in {sum(t.events for t in tallies)} connection "
-            f"events, {lost} lost and repeated; delivered at most {link.late_us / 1000:.1f} ms "
-            "later than modelled"
+            f"events, {lost} lost and repeated; this machine delivered them {mean_ms:.1f} ms later "
+            f"than modelled on average, {link.late_us / 1000:.1f} ms at most"
         )
         return lines
 

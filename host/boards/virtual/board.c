@@ -10,10 +10,11 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "machine.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103 /* linux/udp.h */
@@ -85,20 +86,6 @@ struct vb {
     bool one_by_one;
     uint8_t *datagram; /* DATAGRAM_BYTES: several frames, where the kernel joined them */
 };
-
-static uint64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
-static uint32_t random_word(void *ctx) {
-    (void)ctx;
-    uint32_t word = 0;
-    while (getrandom(&word, sizeof word, 0) != (ssize_t)sizeof word) {
-    }
-    return word;
-}
 
 static bool parse_address(const char *host, uint16_t port, struct sockaddr_storage *out, socklen_t *len) {
     memset(out, 0, sizeof *out);
@@ -250,25 +237,13 @@ static int send_udp(vb *b, const struct ts_addr *to, const uint8_t *frame, size_
     return TS_OK;
 }
 
-/* A full socket is a radio whose queue is full; its smallest buffer holds a few frames. */
-static int send_packet(vb *b, const struct ts_addr *to, const uint8_t *frame, size_t len) {
-    uint8_t head[1 + TS_ADDR_BYTES] = {to->len};
-    memcpy(head + 1, to->bytes, to->len);
-    struct iovec parts[] = {{.iov_base = head, .iov_len = 1u + to->len}, {.iov_base = (void *)frame, .iov_len = len}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-    if (sendmsg(b->config.packet_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
-        return TS_OK;
-    }
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? TS_E_WOULD_BLOCK : TS_E_SEND_FAILED;
-}
-
 static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame, size_t len) {
     vb *b = ctx;
     if (b->config.transport == VB_TCP) {
         return send_tcp(b, to, frame, len);
     }
     if (b->config.transport == VB_PACKET) {
-        return send_packet(b, to, frame, len);
+        return vb_packet_send(b->config.packet_fd, to, frame, len);
     }
     return send_udp(b, to, frame, len);
 }
@@ -348,7 +323,7 @@ static void on_event(void *ctx, const struct ts_event *e) {
     } else if (e->type == TS_EV_UP && e->session == b->node.downstream) {
         b->downstream_error = TS_OK;
     } else if (e->type == TS_EV_MESSAGE) {
-        ts_release(&b->node.ep, now_us(), e->session, e->slot);
+        ts_release(&b->node.ep, vb_now_us(), e->session, e->slot);
     }
 }
 
@@ -457,7 +432,7 @@ struct delivery {
 
 static void deliver(void *ctx, const uint8_t *frame, size_t len) {
     struct delivery *d = ctx;
-    ts_node_on_datagram(&d->board->node, now_us(), &d->from, frame, len);
+    ts_node_on_datagram(&d->board->node, vb_now_us(), &d->from, frame, len);
 }
 
 static void read_connection(vb *b, uint32_t index) {
@@ -481,17 +456,15 @@ static void read_connection(vb *b, uint32_t index) {
 
 /* False: the radio is gone, and nothing more will come. */
 static bool read_packets(vb *b) {
+    struct ts_addr from = {.link = 0};
+    const uint8_t *frame;
+    size_t len;
     for (uint32_t i = 0; i < FRAMES_PER_STEP; i++) {
-        ssize_t got = recv(b->fd, b->datagram, DATAGRAM_BYTES, MSG_DONTWAIT);
+        int got = vb_packet_read(b->fd, b->datagram, &from, &frame, &len);
         if (got <= 0) {
-            return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+            return got == 0;
         }
-        struct ts_addr from = {.len = b->datagram[0]};
-        if (from.len < 1 || from.len > TS_ADDR_BYTES || (size_t)got < 1u + from.len) {
-            continue;
-        }
-        memcpy(from.bytes, b->datagram + 1, from.len);
-        ts_node_on_datagram(&b->node, now_us(), &from, b->datagram + 1 + from.len, (size_t)got - 1u - from.len);
+        ts_node_on_datagram(&b->node, vb_now_us(), &from, frame, len);
     }
     return true;
 }
@@ -529,7 +502,7 @@ static void read_datagrams(vb *b) {
         to_addr(&from, &addr);
         for (const uint8_t *at = b->datagram; left > 0; at += segment, left -= segment) {
             segment = segment < left ? segment : left;
-            ts_node_on_datagram(&b->node, now_us(), &addr, at, segment);
+            ts_node_on_datagram(&b->node, vb_now_us(), &addr, at, segment);
         }
     }
 }
@@ -545,7 +518,7 @@ static void finish_connecting(struct connection *c) {
 }
 
 int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
-    uint64_t now = now_us();
+    uint64_t now = vb_now_us();
     uint64_t end = timeout_us < 0 ? UINT64_MAX : now + (uint64_t)timeout_us;
     for (;;) {
         connect_next(b, now);
@@ -577,7 +550,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         if (b->first != NULL) {
             due = 0;
         }
-        now = now_us();
+        now = vb_now_us();
         struct timespec wait = {0};
         bool forever = due == UINT64_MAX;
         if (due > now && !forever) {
@@ -608,7 +581,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         }
         int flags = extra_fd >= 0 && ready > 0 && fds[0].revents != 0 ? 1 : 0;
         flags |= b->first != NULL ? 2 : 0;
-        now = now_us();
+        now = vb_now_us();
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
             ts_node_poll(&b->node, now);
@@ -637,7 +610,7 @@ int vb_infer(vb *b, uint32_t inference, const uint8_t *input, const uint32_t *by
     in->tensors.count = count;
     in->tensors.total = (uint32_t)total;
     in->tensors.data = in->data;
-    int code = ts_node_infer(&b->node, now_us(), inference, &in->tensors, timeout_ms);
+    int code = ts_node_infer(&b->node, vb_now_us(), inference, &in->tensors, timeout_ms);
     if (code != TS_OK) {
         free(in);
         return code;
@@ -650,7 +623,7 @@ int vb_infer(vb *b, uint32_t inference, const uint8_t *input, const uint32_t *by
 uint32_t vb_abort(vb *b) {
     uint32_t count = 0;
     /* The core reports each before it returns, and take_result takes the input off the list. */
-    while (b->inputs != NULL && ts_node_cancel(&b->node, now_us(), b->inputs->inference) == TS_OK) {
+    while (b->inputs != NULL && ts_node_cancel(&b->node, vb_now_us(), b->inputs->inference) == TS_OK) {
         count++;
     }
     return count;
@@ -711,7 +684,7 @@ static bool fill_config(vb *b) {
     e->ctx = b;
     e->crc = (struct ts_crc){&b->tables, ts_crc16_fast, ts_crc32_fast};
     e->send = send_frame;
-    e->random = random_word;
+    e->random = vb_random;
     e->role = c->role;
     e->stage = c->stage;
     e->stage_count = c->stage_count;
@@ -776,7 +749,7 @@ vb *vb_new(const struct vb_config *config, int *error) {
         b->node_config.downstream = &b->next;
     }
     *error = open_listener(b);
-    if (*error != 0 || ts_node_init(&b->node, &b->node_config, now_us()) != TS_OK) {
+    if (*error != 0 || ts_node_init(&b->node, &b->node_config, vb_now_us()) != TS_OK) {
         vb_free(b);
         return NULL;
     }

@@ -9,20 +9,25 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from host.boards import address
 from host.boards.address import Address
 from host.boards.virtual.radio import Air, Radio, RadioSetup
+from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
 from host.link.espnow.medium import Medium
+from host.link.espnow.monitor import MonitorStation
 from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow
-from host.link.espnow.timing import DEFAULT_RATE, RATES
 from host.link.impairment import Impairment, ImpairmentError
 from host.link.session import Profile
 from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
+from partitioner.cost.wifi import DEFAULT_RATE, RATES
+
+if TYPE_CHECKING:
+    from host.boards.virtual.process import VirtualBridge
 
 PMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_PMK"  # In hexadecimal, in a board's environment.
 LMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_LMK"
@@ -35,7 +40,10 @@ class KeyFileError(TinysplitError):
 
 
 def profile(version: int) -> Profile:
-    """What the protocol needs to know of ESP-NOW; DESIGN.md of firmware/core says why."""
+    """What the protocol needs to know of ESP-NOW.
+
+    firmware/core/DESIGN.md says why; firmware/main/espnow.c has the same.
+    """
     return Profile(mtu=MAX_DATA[version], window=32, reorder=1, rto_min_us=100_000)
 
 
@@ -66,7 +74,7 @@ def parse_key(text: bytes, name: str) -> bytes:
 
 
 class EspNowRadio(Radio):
-    """ESP-NOW on an ether.
+    """ESP-NOW on an ether, or with `air` `monitor://mon0` on a card in monitor mode.
 
     Settings: `channel`, `espnow_version`, `espnow_rate`, `espnow_peers`. Keys come from the
     environment. With an LMK all peers are encrypted; those that may call first have to be named
@@ -87,6 +95,8 @@ class EspNowRadio(Radio):
             rate_name=settings.get("espnow_rate", DEFAULT_RATE),
             pmk=_from_environment(PMK_VARIABLE, "PMK") or DEFAULT_PMK,
         )
+        if setup.air.startswith(monitor.SCHEME):
+            monitor.check_rate(self._now.rate)
         known = [address.parse(text) for text in settings.get("espnow_peers", [])]
         if setup.next is not None:
             known.append(setup.next)
@@ -94,7 +104,7 @@ class EspNowRadio(Radio):
             if mac != self._now.mac:
                 self._now.add_peer(mac, lmk=self._lmk)
         self.profile = profile(version)
-        self._station: Station | None = None
+        self._station: Station | MonitorStation | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._token = 0
         self._sent = self._acknowledged = self._attempts = 0
@@ -127,7 +137,9 @@ class EspNowRadio(Radio):
         await self._join()
 
     async def _join(self) -> None:
-        station = Station(self._take, self._done, self._lost)
+        on_card = self.setup.air.startswith(monitor.SCHEME)
+        kind: type[MonitorStation | Station] = MonitorStation if on_card else Station
+        station = kind(self._take, self._done, self._lost)
         await station.join(self.setup.air, self._now.mac, self._now.channel)
         self._station = station
 
@@ -219,6 +231,7 @@ class EspNowAir(Air):
             loss=impairment.loss, corrupt=impairment.corrupt, seed=impairment.seed
         )
         self._ether = Ether(self._medium)
+        self._bridge: VirtualBridge | None = None
 
     @property
     def place(self) -> str:  # type: ignore[override]
@@ -234,6 +247,8 @@ class EspNowAir(Air):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._bridge is not None:
+            self._bridge.close()
         await self._ether.__aexit__(kind, error, trace)
 
     def address(self, stage: int) -> Address:
@@ -252,21 +267,39 @@ class EspNowAir(Air):
         return {name: key.hex() for name, key in self._keys.items() if key is not None}
 
     def host_tail(self, stage: int) -> ServerTransport:
-        raise TransportError("the host has no ESP-NOW radio of its own: it needs a bridge")
+        """A virtual bridge in a process of its own, which lends its radio to this one."""
+        from host.boards.bridge import open_bridge
+        from host.boards.virtual.process import VirtualBridge
+
+        settings = {"air": self.place, **self.settings()}
+        self._bridge = VirtualBridge(
+            self.address(stage), settings=settings, environment=self.environment()
+        )
+        return open_bridge(self._bridge.port)[1]
 
     def provenance(self) -> str:
         rate = RATES[self._options.get("espnow_rate", DEFAULT_RATE)]
-        return f"modelled: airtime and contention of IEEE 802.11 at {rate.name}bit/s"
+        return f"modelled as IEEE 802.11 (airtime, contention, retry) at {rate.name}bit/s"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
-        first, tally = radios[0], self._ether.tally
-        state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
-        version = min(radio["version"] for radio in radios)
-        return [
-            f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
-            f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}",
+        tally = self._ether.tally
+        lines = [
             f"on the air (modelled): {tally.frames} frames in {tally.attempts} transmissions, "
             f"{tally.lost} lost, {tally.corrupted} damaged, {tally.acks_lost} acknowledgements "
             f"lost, {tally.collided} in collisions, {tally.given_up} given up; "
-            f"busy for {tally.busy_us / 1e6:.2f} s",
+            f"busy for {tally.busy_us / 1e6:.2f} s"
         ]
+        if not radios:  # `tinysplit air`: the boards are somebody else's.
+            return lines
+        first = radios[0]
+        state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
+        version = min(radio["version"] for radio in radios)
+        negotiated = (
+            f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
+            f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}"
+        )
+        if self._bridge is not None:
+            lines.append(
+                "the tail's bridge: link and return contain the times of its wire (measured)"
+            )
+        return [negotiated, *lines]

@@ -190,7 +190,8 @@ class Air(ABC):
 
     @abstractmethod
     def provenance(self) -> str:
-        """How times over this air come about, for people: `modelled by ...`."""
+        """How times over this air come about, for people: `modelled as ...`; the first word is
+        what rows of a table say."""
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         """Lines for people about what the link negotiated and what the air did to it.
@@ -203,7 +204,9 @@ class Air(ABC):
 def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> TransportError:
     """What to install when an optional package is missing."""
     lacks = f"{what} needs a package that is not installed ({error.name})"
-    return TransportError(f"{lacks}: pip install 'tinysplit[{extra}]'")
+    return TransportError(
+        f"{lacks}: pip install 'tinysplit[{extra}]' (in its checkout: pip install '.[{extra}]')"
+    )
 
 
 def create_radio(transport: str, setup: RadioSetup) -> Radio:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from bleak.assigned_numbers import CharacteristicPropertyName
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient
 from bleak.backends.descriptor import BleakGATTDescriptor
@@ -29,7 +30,7 @@ from host.link.ble.controllers import open_hci, power_on
 from host.link.ble.transport import Backend
 
 _FAILURES = (BaseBumbleError, hci.HCI_Error, asyncio.TimeoutError)
-_PROPERTIES = {
+_PROPERTIES: dict[CharacteristicPropertyName, Characteristic.Properties] = {
     "broadcast": Characteristic.Properties.BROADCAST,
     "read": Characteristic.Properties.READ,
     "write-without-response": Characteristic.Properties.WRITE_WITHOUT_RESPONSE,
@@ -118,7 +119,7 @@ class _Scanner(BaseBleakScanner):
             rssi=advertisement.rssi,
             platform_data=(advertisement,),
         )
-        if not self.is_allowedgatt.uuid_text(uuids):
+        if not self.is_allowed_uuid(uuids):
             return
         found = self.create_or_update_device(address, address, text, advertisement.address, adv)
         self.call_detection_callbacks(found, adv)

@@ -1,7 +1,7 @@
 """Bluetooth controllers without hardware: Bumble's, on a link that takes its time.
 
-Theory of operation. `TimedLink` is Bumble's link between controllers with the packets of connections
-handed to `link_layer`, which says when each arrives; a timer of the running loop then delivers it.
+Theory of operation. `TimedLink` is Bumble's link between controllers, with the packets of
+connections handed to `link_layer`, which says when each arrives; a timer of the loop delivers it.
 `TimedController` is Bumble's controller with what that needs and Bumble 0.0.236 leaves out: data
 length and PHY updates, the granted interval at both ends, buffers that are free only when the peer
 has acknowledged, scan responses, cancelled connects, and a supervision timeout when a peer's
@@ -9,7 +9,8 @@ host vanishes. Control PDUs and advertisements take no time. A host connects ove
 (`HciPort`), or over any transport that Bumble has a name for (`attach`).
 
 Times are modelled in microseconds and kept by the loop's clock: what arrives late because
-the machine was busy counts in `late_us`.
+the machine was busy counts in `late_us`. The seed fixes the random numbers, but not which packet
+meets which, for the hosts above run in real time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from host.link.ble.link_layer import LE_1M, LE_2M, TO_CENTRAL, TO_PERIPHERAL, Li
 from host.link.transport import TransportError
 
 _log = logging.getLogger(__name__)
+# What Bumble has to say is for those who set up logging, not for whoever reads standard error.
+logging.getLogger("bumble").addHandler(logging.NullHandler())
 
 HCI_TIMEOUT_S: Final = 5.0
 ACL_PACKETS: Final = (
@@ -52,6 +55,14 @@ class _AdvInd(ll.AdvInd):
 
 
 class _Advertiser(bumble_controller.LegacyAdvertiser):
+    def _on_timer_fired(self) -> None:
+        self.send_advertising_data()
+        interval_us = self.advertising_interval_min * 625
+        assert isinstance(self.controller, TimedController)
+        interval_us += self.controller.link.layer.advertising_delay_us()
+        loop = asyncio.get_running_loop()
+        self.timer_handle = loop.call_later(interval_us / 1e6, self._on_timer_fired)
+
     def send_advertising_data(self) -> None:
         if not self.enabled:
             return
@@ -86,9 +97,10 @@ class TimedLink(LocalLink):
     """The air between `TimedController`s."""
 
     def __init__(self, loss: float = 0.0, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layer = LinkLayer(loss, seed)
-        self.late_us = 0
+        self.late_us = 0  # The worst.
+        self.late_sum_us = self.deliveries = 0
         self.ended: list[_Wire] = []
         self._wires: dict[frozenset[hci.Address], _Wire] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -162,8 +174,7 @@ class TimedLink(LocalLink):
             piece = happening.token
             assert isinstance(piece, _Piece)
             if isinstance(happening, link_layer.Delivered):
-                self.late_us = max(self.late_us, now_us - happening.at_us)
-                self._after(happening.at_us, self._deliver, happening.link, piece)
+                self._after(happening.at_us, self._deliver, happening.link, piece, happening.at_us)
             elif piece.last:
                 self._after(happening.at_us, self._free, happening.link, piece)
         next_us = self.layer.next_us()
@@ -185,14 +196,19 @@ class TimedLink(LocalLink):
         key = self._key(model)
         if key is None:
             return None
-        found = []
-        for end in (piece.sender, piece.receiver):
-            for c in end.le_connections.values():
-                if frozenset((c.self_address, c.peer_address)) == key:
-                    found.append(c)
+        found = [
+            c
+            for end in (piece.sender, piece.receiver)
+            for c in end.le_connections.values()
+            if frozenset((c.self_address, c.peer_address)) == key
+        ]
         return (found[0], found[1]) if len(found) == 2 else None
 
-    def _deliver(self, model: link_layer.Connection, piece: _Piece) -> None:
+    def _deliver(self, model: link_layer.Connection, piece: _Piece, at_us: int) -> None:
+        late_us = max(self.now_us() - at_us, 0)
+        self.late_us = max(self.late_us, late_us)
+        self.late_sum_us += late_us
+        self.deliveries += 1
         ends = self._ends(model, piece)
         if ends is not None:
             flag = _START if piece.start else _CONTINUE
@@ -208,7 +224,7 @@ class TimedLink(LocalLink):
     def send_advertising_pdu(
         self, sender_controller: bumble_controller.Controller, packet: ll.AdvertisingPdu
     ) -> None:
-        """To everybody; an advertisement may be lost, a CONNECT_IND may not (it would be repeated)."""
+        """To everybody; advertisements may be lost, a CONNECT_IND not: it would be repeated."""
         loop = asyncio.get_running_loop()
         for other in list(self.controllers):
             if other is sender_controller:
@@ -216,6 +232,13 @@ class TimedLink(LocalLink):
             if isinstance(packet, ll.AdvInd) and self.layer.lost():
                 continue
             loop.call_soon(other.on_ll_advertising_pdu, packet)
+
+    def send_ll_control_pdu(
+        self, sender_address: hci.Address, receiver_address: hci.Address, packet: ll.ControlPdu
+    ) -> None:
+        """A receiver that is gone hears nothing."""
+        if self.find_le_controller(receiver_address) is not None:
+            super().send_ll_control_pdu(sender_address, receiver_address, packet)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -410,14 +433,14 @@ class TimedController(bumble_controller.Controller):
         if found is None:
             status = hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR
             return hci.HCI_LE_Read_PHY_ReturnParameters(
-                status, command.connection_handle, LE_1M, LE_1M
+                status, command.connection_handle, hci.Phy.LE_1M, hci.Phy.LE_1M
             )
         _, wire, _, direction = found
         return hci.HCI_LE_Read_PHY_ReturnParameters(
             hci.HCI_ErrorCode.SUCCESS,
             command.connection_handle,
-            wire.model.phy[direction],
-            wire.model.phy[1 - direction],
+            hci.Phy(wire.model.phy[direction]),
+            hci.Phy(wire.model.phy[1 - direction]),
         )
 
     def on_hci_le_set_phy_command(self, command: hci.HCI_LE_Set_PHY_Command) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from host.link.errors import MalformedError
-
 from host.link.session import Profile, Role
 from host.link.streams import CobsDecoder, cobs_encode
 from host.link.transport import TransportError
@@ -26,6 +25,7 @@ MAX_VALUE_BYTES: Final = 512  # Vol 3 Part F 3.2.9, whatever ATT_MTU is.
 FRAME_BYTES: Final = 495  # Two LL payloads of 251, less 4 of L2CAP and 3 of ATT.
 ATT_HEADER_BYTES: Final = 3
 WANTED_ATT_MTU: Final = 517
+MIN_ATT_MTU: Final = 23  # Vol 3 Part G 5.2.1.
 VALUES_IN_STACK: Final = 8
 NAME_BYTES: Final = 8  # Of the name in the advertising data.
 
@@ -189,6 +189,8 @@ def parse_status(data: bytes) -> Status:
             raise MalformedError("the status record is cut short")
         texts.append(data[at + 1 : at + 1 + data[at]].decode("utf-8", "replace"))
         at += 1 + data[at]
+    if 0 < granted[0] < MIN_ATT_MTU:
+        raise MalformedError(f"the status record says ATT_MTU {granted[0]}; the least is 23")
     return Status(Identity(role, stage, count, bundle, *texts), Granted(*granted))
 
 
@@ -205,6 +207,7 @@ class Values:
     """
 
     def __init__(self, att_mtu: int) -> None:
+        att_mtu = max(att_mtu, MIN_ATT_MTU)
         self.framed = frames_fit(att_mtu)
         self.value_bytes = min(att_mtu - ATT_HEADER_BYTES, MAX_VALUE_BYTES)
         self._decoder = CobsDecoder(FRAME_BYTES)

@@ -2,9 +2,10 @@
 
 Theory of operation. Pure: the caller gives the time and gets what happened until then. A connection
 has events at its anchor points, an interval apart. In an event the central and the peripheral send
-in turns, T_IFS apart, a data PDU if one waits and else an empty one, until neither has more, two
-packets in a row were damaged, or the event would run into the next anchor point of any connection
-that one of the two radios has. Acknowledgement is by sequence numbers, so a lost packet is repeated
+in turns, T_IFS apart, a data PDU if one waits and else an empty one, until neither says that it
+has more (the MD bit; of a damaged packet it cannot be read, and the receiver goes on), two packets
+in a row were damaged, or the event would run into the next anchor point of any connection that
+one of the two radios has. Acknowledgement is by sequence numbers, so a lost packet is repeated
 in the next turn or event: loss becomes delay. A radio does one thing at a time: an event that
 comes due while another of its connections is on the air is skipped.
 
@@ -148,6 +149,10 @@ class LinkLayer:
         """Whether this packet is damaged."""
         return self._random.random() < self.loss
 
+    def advertising_delay_us(self) -> int:
+        """What is added to each advertising interval at random: 0 to 10 ms (4.4.2.2.1)."""
+        return self._random.randrange(10_000)
+
     def connect(
         self, central: Hashable, peripheral: Hashable, interval_us: int, now_us: int
     ) -> Connection:
@@ -225,12 +230,14 @@ class LinkLayer:
             link._damaged = [0, 0]
             link.tally.events += 1
         found: list[Happening] = []
-        at_us = self._packet(link, TO_PERIPHERAL, start_us, found)
-        at_us = self._packet(link, TO_CENTRAL, at_us + T_IFS_US, found)
+        at_us, central_more = self._packet(link, TO_PERIPHERAL, start_us, found)
+        at_us, peripheral_more = self._packet(link, TO_CENTRAL, at_us + T_IFS_US, found)
         next_us = at_us + T_IFS_US
         self._busy_until_us.update(dict.fromkeys(link.radios, next_us))
         limit_us = min(c.anchor_from(start_us + 1) for c in (link, *others)) - T_IFS_US
-        goes_on = link._has_data() and max(link._damaged) < DAMAGED_IN_A_ROW
+        listens = central_more or peripheral_more or link._damaged[TO_PERIPHERAL] > 0
+        speaks = bool(link._queues[0]) or peripheral_more or link._damaged[TO_CENTRAL] > 0
+        goes_on = listens and speaks and max(link._damaged) < DAMAGED_IN_A_ROW
         if goes_on and next_us + self._turn_us(link) <= limit_us:
             link._due_us = next_us
             return found
@@ -249,16 +256,20 @@ class LinkLayer:
 
     def _packet(
         self, link: Connection, direction: int, start_us: int, found: list[Happening]
-    ) -> int:
-        """Transmit; returns when the packet ends. Its sender's NESN acknowledges the other's."""
+    ) -> tuple[int, bool]:
+        """Transmit; returns when the packet ends and its MD bit (more data wait behind it).
+
+        Its sender's NESN acknowledges what the other sent before.
+        """
         length, token = link._take(direction)
+        more = len(link._queues[direction]) > (token is not None)
         end_us = start_us + air_time_us(length, link.phy[direction])
         tally = link.tally
         tally.sent[direction] += token is not None
         if self.lost():
             tally.lost[direction] += token is not None
             link._damaged[direction] += 1
-            return end_us
+            return end_us, more
         link._damaged[direction] = 0
         if link._sn[direction] == link._expected[direction]:
             link._expected[direction] ^= 1
@@ -274,4 +285,4 @@ class LinkLayer:
             if waiting[1] is not None:
                 link._queues[back].popleft()
                 found.append(Acknowledged(link, back, waiting[1], end_us))
-        return end_us
+        return end_us, more

@@ -20,7 +20,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.characteristic import BleakGATTCharacteristic
@@ -176,7 +176,6 @@ class _Central:
         self._lost_call = lost
         self._writable = writable
         self._client: BleakClient | None = None
-        self._up: BleakGATTCharacteristic | None = None
         self._status: BleakGATTCharacteristic | None = None
         self._values: Values | None = None
         self._queue: deque[bytes] = deque()
@@ -202,15 +201,7 @@ class _Central:
         await self.close()
         self._closing = False
         try:
-            scanner = {} if self._backend.scanner is None else {"backend": self._backend.scanner}
-            device = await BleakScanner.find_device_by_filter(
-                self._matches, FIND_TIMEOUT_S, **scanner
-            )
-            if device is None:
-                raise UnreachableError(
-                    f"{self.place} is not in range; is it on, and not connected to another central?"
-                )
-            await self._connect(device)
+            await self._connect(await self._find())
         except BaseException as failed:
             await self.close()
             if isinstance(failed, TransportError | asyncio.CancelledError):
@@ -219,12 +210,26 @@ class _Central:
                 raise ble_error(failed, self.place) from failed
             raise
 
+    async def _find(self) -> BLEDevice:
+        async with BleakScanner(backend=self._backend.scanner) as scanner:
+            try:
+                return await asyncio.wait_for(self._first(scanner), FIND_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                hint = "is it on, and not connected to another central?"
+                raise UnreachableError(f"{self.place} is not in range; {hint}") from None
+
+    async def _first(self, scanner: BleakScanner) -> BLEDevice:
+        async for device, adv in scanner.advertisement_data():
+            if self._matches(device, adv):
+                return device
+        raise UnreachableError(f"the scan for {self.place} ended by itself")
+
     async def _connect(self, device: BLEDevice) -> None:
         client = BleakClient(
             device,
             disconnected_callback=self._disconnected,
             timeout=CONNECT_TIMEOUT_S,
-            **({} if self._backend.client is None else {"backend": self._backend.client}),
+            backend=self._backend.client,
         )
         self._client = client
         self.address = device.address
@@ -238,7 +243,7 @@ class _Central:
         if up is None or down is None or status is None:
             lacks = "the service" if service is None else "a characteristic of the service"
             raise WrongServiceError(f"{self.place} is no tinysplit board: it lacks {lacks}")
-        self._up, self._status = up, status
+        self._status = status
         await self._read_status()
         assert self.status is not None
         att_mtu = self.status.granted.att_mtu or (
@@ -247,7 +252,7 @@ class _Central:
         self._values = Values(att_mtu)
         await asyncio.wait_for(client.start_notify(down, self._received), REQUEST_TIMEOUT_S)
         self._queue.clear()
-        self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._writer = asyncio.get_running_loop().create_task(self._write(client, up))
 
     async def _read_status(self) -> None:
         assert self._client is not None
@@ -268,16 +273,14 @@ class _Central:
         self._wake.set()
         return True
 
-    async def _write(self) -> None:
+    async def _write(self, client: BleakClient, up: BleakGATTCharacteristic) -> None:
         """Hand values to the stack, one after the other."""
-        assert self._client is not None
-        assert self._up is not None
         try:
             while True:
                 while self._queue:
                     was_blocked = self.blocked
                     value = self._queue.popleft()
-                    await self._client.write_gatt_char(self._up, value, response=False)
+                    await client.write_gatt_char(up, value, response=False)
                     if was_blocked and not self.blocked:
                         self._writable()
                 self._wake.clear()
@@ -484,11 +487,9 @@ async def scan(seconds: float = 4.0, *, backend: Backend | None = None) -> list[
     Raises:
         TransportError: NoBluetoothError, BluetoothOffError, NotAllowedError: it cannot be known.
     """
-    chosen: dict[str, Any] = {}
-    if backend is not None and backend.scanner is not None:
-        chosen["backend"] = backend.scanner
+    scanner_type = None if backend is None else backend.scanner
     try:
-        async with BleakScanner(service_uuids=[gatt.SERVICE], **chosen) as scanner:
+        async with BleakScanner(service_uuids=[gatt.SERVICE], backend=scanner_type) as scanner:
             await asyncio.sleep(seconds)
             seen = scanner.discovered_devices_and_advertisement_data
     except _CAUGHT as failed:

@@ -21,7 +21,6 @@ from typing import Final
 
 from host.link.espnow import frames
 from host.link.espnow.medium import CHANNELS, Medium, Received, Sent, Tally
-from host.link.espnow.timing import RATES, Rate
 from host.link.streams import LengthPrefixDecoder, length_prefixed
 from host.link.transport import (
     ConnectionLostError,
@@ -30,6 +29,7 @@ from host.link.transport import (
     transport_error,
 )
 from models.errors import TinysplitError
+from partitioner.cost.wifi import RATES, Rate
 
 JOIN: Final = 1  # To the ether: 6 bytes of MAC, u8 channel.
 SUBMIT: Final = 2  # To the ether: u32 token, u8 index of the rate, the frame with FCS.

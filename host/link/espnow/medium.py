@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from host.link.espnow import frames
-from host.link.espnow.timing import (
+from partitioner.cost.wifi import (
     CW_MAX,
     DIFS_US,
     SHORT_RETRY_LIMIT,

@@ -13,8 +13,8 @@ from typing import Final
 from host.link.espnow import frames
 from host.link.espnow.frames import BROADCAST, MAX_DATA, Packet
 from host.link.espnow.medium import CHANNELS
-from host.link.espnow.timing import DEFAULT_RATE, SIFS_US, Rate, rate
 from models.errors import TinysplitError
+from partitioner.cost.wifi import DEFAULT_RATE, SIFS_US, Rate, rate
 
 MAX_PEERS: Final = 20  # ESP_NOW_MAX_TOTAL_PEER_NUM
 MAX_ENCRYPTED: Final = 6  # ESP_NOW_MAX_ENCRYPT_PEER_NUM

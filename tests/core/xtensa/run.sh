@@ -5,15 +5,15 @@
 # Debian packages: clang-22 llvm-22 gcc gcc-xtensa-lx106 binutils-xtensa-lx106
 #                  picolibc-xtensa-lx106-elf qemu-system-misc
 #
-# usage: run.sh [WORK_DIR]       LIMIT=bytes fails if gcc's .text of what every head, relay and tail
-#                                carries is above it: what a linker keeps of ts_node's functions
+# usage: run.sh [WORK_DIR]       LIMIT=bytes (16384) fails if gcc's .text of a node with streams is above it, in the
+#                                windowed ABI, which is that of the ESP32-S3
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 core=$root/firmware/core
 work=${1:-$root/build/core-xtensa}
-limit=${LIMIT:-19000}
+limit=${LIMIT:-16384}
 
 missing=
 for tool in clang-22 llvm-mc-22 gcc xtensa-lx106-elf-gcc xtensa-lx106-elf-ld qemu-system-xtensa; do
@@ -50,16 +50,25 @@ s3() { # options, source; object is the last one
     llvm-mc-22 -triple=xtensa -mattr="$attributes" -filetype=obj "$object.s" -o "$object"
 }
 lx106="xtensa-lx106-elf-gcc -mtext-section-literals"
+# What the same gcc makes for the windowed ABI, to know its size: this assembler does not have the
+# four instructions of windows, so each is replaced by one that is as long. Not to be run.
+windowed() { # options, source; object is the last one
+    object=${*: -1}
+    $lx106 -mabi=windowed "${@:1:$#-1}" -S -o - |
+        sed -E 's/^\tentry\t.*/\taddi\tsp, sp, -32/; s/^\tretw/\tret/; s/^\tcall(x?)8/\tcall\10/' >"$object.s"
+    xtensa-lx106-elf-as --text-section-literals "$object.s" -o "$object"
+}
 
-modules=
+# The link; what else is in firmware/core is for those who use it.
+modules="crc frame inbox message node outbox phase session stream transfer types"
 optional=
 for source in "$core"/src/*.c; do
     module=$(basename "$source" .c)
     case $module in
     crc_fast) ;; # hosts only
-    bridge | error_name | image | slots) optional="$optional $module" ;;
-    *) modules="$modules $module" ;;
+    *) case " $modules " in *" $module "*) ;; *) optional="$optional $module" ;; esac ;;
     esac
+    windowed $common $warnings "$source" "windowed_$module.o"
     s3 $common $warnings "$source" "s3_$module.o"
     $lx106 $common $warnings -c "$source" -o "lx106_$module.o"
 done
@@ -75,48 +84,55 @@ xtensa-lx106-elf-objcopy -I binary -O elf32-xtensa-le -B xtensa --rename-section
 
 # One row per module: what the compilers made of it at -Os, read-only data counted as text.
 size_of() { xtensa-lx106-elf-size -B "$1" | awk 'NR == 2 { print $1, $2, $3 }'; }
-printf '%-10s | %21s | %21s\n' 'module' 'gcc lx106 (call0)' 'clang S3 (windowed)'
-printf '%-10s | %7s %6s %6s | %7s %6s %6s\n' '' text data bss text data bss
-total="0 0 0 0 0 0"
-row() { # name, six numbers
-    printf '%-10s | %7s %6s %6s | %7s %6s %6s\n' "$@"
+sizes_of() { echo "$(size_of "windowed_$1.o") $(size_of "lx106_$1.o") $(size_of "s3_$1.o")"; }
+printf '%-10s | %21s | %21s | %21s\n' module 'gcc, windowed' 'gcc lx106, call0' 'clang S3, windowed'
+row() { # name, nine numbers
+    printf '%-10s | %7s %6s %6s | %7s %6s %6s | %7s %6s %6s\n' "$@"
 }
+row '' text data bss text data bss text data bss
+total="0 0 0 0 0 0 0 0 0"
 for module in $modules; do
-    row="$(size_of "lx106_$module.o") $(size_of "s3_$module.o")"
+    sizes=$(sizes_of "$module")
     # shellcheck disable=SC2086
-    row "$module" $row
+    row "$module" $sizes
     # shellcheck disable=SC2086
-    total=$(echo $total $row | awk '{ print $1+$7, $2+$8, $3+$9, $4+$10, $5+$11, $6+$12 }')
+    total=$(echo $total $sizes | awk '{ for (i = 1; i <= 9; i++) printf "%d ", $i + $(i + 9) }')
 done
 # shellcheck disable=SC2086
 row whole $total
 for module in $optional; do
     # shellcheck disable=SC2046
-    row "$module" $(size_of "lx106_$module.o") $(size_of "s3_$module.o")
+    row "$module" $(sizes_of "$module")
 done
-# What a linker that collects sections keeps for a node on a datagram link, checksums from the ROM.
-linked=
-for lane in lx106 s3; do
-    objects=
-    for module in $modules $optional; do
-        objects="$objects ${lane}_$module.o"
+# What a linker that collects sections keeps for a node on a datagram link with the ROM's checksums, and
+# for one that also has streams and its own checksums.
+link() { # row, further symbols
+    local name=$1 lane module objects
+    shift
+    for lane in windowed lx106 s3; do
+        objects=
+        for module in $modules $optional; do
+            objects="$objects ${lane}_$module.o"
+        done
+        # shellcheck disable=SC2086
+        xtensa-lx106-elf-ld -r --gc-sections -e ts_node_poll -u ts_node_init -u ts_node_infer -u ts_node_cancel \
+            -u ts_node_invoked -u ts_node_on_datagram "$@" -o "${lane}_$name.o" $objects
     done
-    # shellcheck disable=SC2086
-    xtensa-lx106-elf-ld -r --gc-sections -e ts_node_poll -u ts_node_init -u ts_node_infer -u ts_node_invoked \
-        -u ts_node_on_datagram -o "linked_$lane.o" $objects
-    linked="$linked $(size_of "linked_$lane.o")"
-done
-# shellcheck disable=SC2086
-row linked $linked
-text=$(size_of linked_lx106.o)
-text=${text%% *}
+    # shellcheck disable=SC2046
+    row "$name" $(sizes_of "$name")
+    text=$(size_of "windowed_$name.o")
+    text=${text%% *}
+    rm -f ./*_"$name".o
+}
+link linked
+link streaming -u ts_stream_init -u ts_stream_read -u ts_cobs_encode -u ts_crc16_small -u ts_crc32_small
 
 gcc -std=c11 -O1 -I"$core/include" -I"$core/src" -I"$root/tests/core" "$core"/src/*.c \
     "$root/tests/core/vectors.c" "$root/tests/core/print_vectors.c" -o print_vectors
 ./print_vectors link.txt >host.txt
 
-run() { # name, cpu, prefix of the objects, linker script
-    xtensa-lx106-elf-ld --no-warn-rwx-segments -z noexecstack -T "$here/$4" -o "$1.elf" "$3"_*.o data.o
+run() { # name, cpu, prefix of the objects, linker script, libraries
+    xtensa-lx106-elf-ld --no-warn-rwx-segments -z noexecstack -T "$here/$4" -o "$1.elf" "$3"_*.o data.o "${@:5}"
     status=0
     timeout 40 qemu-system-xtensa -M sim -cpu "$2" -semihosting -display none -monitor none -serial stdio \
         -kernel "$1.elf" >"$1.txt" </dev/null || status=$?
@@ -126,10 +142,10 @@ run() { # name, cpu, prefix of the objects, linker script
     fi
     echo "$1 on qemu $2: $(wc -l <"$1.txt") vectors, equal to the host's print byte for byte"
 }
-run lx106 lx106 lx106 call0.ld
+run lx106 lx106 lx106 call0.ld "$($lx106 -print-libgcc-file-name)" # it has no division
 run s3 dc233c s3 windowed.ld
 
 if [ "$text" -gt "$limit" ]; then
-    echo "FAILED: $text bytes of text, limit $limit" >&2
+    echo "FAILED: a node with streams has $text bytes of text, the limit is $limit" >&2
     exit 1
 fi

@@ -16,6 +16,7 @@ import pytest
 from host.boards import control
 from host.boards.board import BoardError
 from host.boards.serial import SerialBoard
+from host.link.streams import wire_encode
 from partitioner.bundle import Bundle
 from tests.host.boards.ptys import Cable, virtual_board
 
@@ -67,6 +68,17 @@ def test_log_text_between_answers_is_kept_and_harms_nothing(port: str) -> None:
     assert told[0] == "ESP-ROM:esp32s3-20210327"
     assert told[2:] == ["{", "I (2042) wifi: connected"]
     assert "\x1b" not in "".join(told)
+
+
+def test_frames_between_lines_and_zeros_of_a_reset_harm_nothing(port: str) -> None:
+    told: list[str] = []
+    with Cable(port) as cable, SerialBoard(cable.port, on_text=told.append) as board:
+        board.greet()
+        cable.say(b"half of " + wire_encode(bytes(range(250))) + b"a line\n\0")
+        began = time.monotonic()
+        board.ask("stats")
+        assert time.monotonic() - began < 5
+    assert told == ["half of a line"]
 
 
 def test_a_line_that_was_half_written_before_is_ended(port: str) -> None:
@@ -148,7 +160,7 @@ def test_a_reset_while_a_command_is_under_way(port: str) -> None:
         board.ask("stats")
         cable.deaf = True
         command = board.begin("stats")
-        cable.say(control.event("ready", info={"reset_reason": "brownout"}))
+        cable.say(control.event("ready", info={"reset": "brownout"}))
         with refused("restarted", r"kitchen restarted by itself \(brownout\)"):
             board.finish(command)
 
@@ -166,26 +178,25 @@ def test_a_port_that_vanishes(port: str) -> None:
 
 def test_a_port_that_vanishes_during_a_reboot_comes_back(port: str, tmp_path: Path) -> None:
     """USB ports of boards do: here a name that leads to another cable the second time."""
-    first, second = Cable(port), Cable(port)
     name = tmp_path / "ttyACM0"
-    name.symlink_to(first.port)
-    try:
-        with SerialBoard(str(name)) as board:
-            board.greet()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Cable(port))
+        name.symlink_to(first.port)
+        board = stack.enter_context(SerialBoard(str(name)))
+        board.greet()
+        first.deaf = True
 
-            def replug() -> None:
-                time.sleep(0.3)
-                name.unlink()
-                first.cut()
-                time.sleep(0.5)
-                name.symlink_to(second.port)
+        def replug() -> None:
+            time.sleep(0.3)
+            name.unlink()
+            first.cut()
+            time.sleep(0.5)
+            name.symlink_to(stack.enter_context(Cable(port)).port)
 
-            first.deaf = True
-            threading.Thread(target=replug).start()
-            assert board.reboot(20)["stage"] == TAIL
-    finally:
-        first.__exit__()
-        second.__exit__()
+        plugging = threading.Thread(target=replug)
+        plugging.start()
+        assert board.reboot(20)["stage"] == TAIL
+        plugging.join()
 
 
 def test_two_programs_take_turns(port: str) -> None:

@@ -30,6 +30,8 @@ ffi.cdef(
     struct end_event { uint32_t type, code, token, length; uint8_t body[8192]; };
     typedef struct end end;
     end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now);
+    void end_link(end *e, uint16_t window, uint8_t reorder, uint32_t rto_min_us, uint32_t room);
+    uint32_t end_data_out(end *e);
     void end_free(end *e);
     void end_receive(end *e, uint64_t now, const uint8_t *frame, size_t len);
     uint64_t end_poll(end *e, uint64_t now);
@@ -103,10 +105,29 @@ class CoreEnd:
     def poll(self, now: int) -> Output:
         due = self._lib.end_poll(self._end, now)
         frames: list[tuple[Any, bytes]] = []
-        while size := self._lib.end_take_frame(self._end, self._frame):
-            frames.append((self.peer, bytes(ffi.buffer(self._frame, size))))
+        while (frame := self.take_frame()) is not None:
+            frames.append((self.peer, frame))
         events: list[Any] = list(self._events())
         return Output(frames, events, None if due == NEVER else due)
+
+    def on_link(self, *, window: int, reorder: int, rto_min_us: int, room: int) -> None:
+        """Make it another link, full when `room` frames wait for `take_frame`."""
+        self._lib.end_link(self._end, window, reorder, rto_min_us, room)
+
+    def step(self, now: int) -> tuple[int | None, list[CoreEvent]]:
+        """As `poll`, but frames stay until they are taken. When it is due again, and events."""
+        due = self._lib.end_poll(self._end, now)
+        return None if due == NEVER else due, self._events()
+
+    def take_frame(self) -> bytes | None:
+        """The oldest frame that waits."""
+        size = self._lib.end_take_frame(self._end, self._frame)
+        return bytes(ffi.buffer(self._frame, size)) if size else None
+
+    @property
+    def data_out(self) -> int:
+        """DATA frames sent so far."""
+        return int(self._lib.end_data_out(self._end))
 
     def infer(self, inference: int, data: bytes, timeout_ms: int, now: int) -> int:
         return self._lib.end_infer(self._end, now, inference, data, len(data), timeout_ms)

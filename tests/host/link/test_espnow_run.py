@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from host.boards.address import Address
 from host.boards.virtual.espnow import LMK_VARIABLE, PMK_VARIABLE
+from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.link.impairment import Impairment
 from host.testbed import Options, Testbed
-from partitioner import kernels
+from partitioner import child, kernels
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
@@ -91,6 +95,17 @@ def test_a_link_whose_mac_gives_up_often_is_repaired_by_the_protocol(
     assert stats[0]["data_resent"] > 0
 
 
+def test_a_thousand_boundaries_at_10_percent_frame_loss_are_exact(
+    pair: Bundle, folder: Path
+) -> None:
+    # At 24 Mbit/s, so that it takes seconds; test_core_on_air has 1 Mbit/s in simulated time.
+    radio = {"espnow_version": 2, "espnow_rate": "24M"}
+    bad = Impairment(loss=0.1, seed=11)
+    stats, _ = infer(pair, folder, 1000, impairment=bad, radio=radio, timeout_ms=30_000)
+    assert stats[0]["radio"]["attempts"] > 1.1 * stats[0]["radio"]["sent"]
+    assert stats[0]["next_error"] == "ok"
+
+
 def test_encrypted_boards_are_exact(pair: Bundle, folder: Path) -> None:
     stats, report = infer(pair, folder, radio=KEYS)
     assert stats[1]["radio"]["encrypted"]
@@ -156,3 +171,20 @@ def test_a_board_needs_an_air_and_says_so(folder: Path, invoke: Invoke) -> None:
     assert (found.exit_code, "needs the setting air" in found.output) == (1, True)
     found = invoke(main, "board", folder, "--stage", 1, *listen, "--air", "ether://127.0.0.1:1")
     assert (found.exit_code, "refused the connection" in found.output) == (1, True)
+
+
+def test_boards_started_by_hand_meet_on_an_air_started_by_hand(folder: Path) -> None:
+    places = [Address("espnow", f"02:00:00:00:00:0{n}") for n in (1, 2)]
+    command = [*child.command("host.cli", "main"), "air", "espnow", "--loss", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as air:
+        assert air.stdout is not None
+        settings = {"air": air.stdout.readline().strip()}
+        with (
+            VirtualBoard("tail", folder, 1, places[1], None, settings=settings) as tail,
+            VirtualBoard("head", folder, 0, places[0], places[1], settings=settings) as head,
+        ):
+            tail.wait_ready(60)
+            head.wait_ready(60)
+            assert head.ask("run", 20, input="selftest")["code"] == "ok"
+        air.send_signal(signal.SIGINT)
+        assert air.wait(10) == 0

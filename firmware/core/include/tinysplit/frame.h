@@ -62,7 +62,7 @@ struct ts_frame {
     uint16_t seq;           /* PING, PONG, RESET */
     uint32_t detail;        /* REJECT */
     uint32_t sid;           /* PING, PONG, RESET, BYE */
-    uint64_t t1, t2, t3;    /* PING: t1; PONG: all; us */
+    uint64_t t[3];          /* t1, t2, t3 of SPEC.md, us. PING: the first; PONG: all */
     const uint8_t *payload; /* DATA: fragment; ACK: bitmap */
     uint16_t payload_len;
 };
@@ -90,9 +90,6 @@ size_t ts_frame_encode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, co
  * under this session; payload points into `in`. */
 bool ts_frame_decode(const struct ts_crc *crc, uint32_t sid, uint16_t seed, const uint8_t *in, size_t len,
                      struct ts_frame *frame);
-
-/* Session id that a PING to BYE names; false if the bytes are too short for their kind. */
-bool ts_frame_named_sid(const uint8_t *in, size_t len, uint32_t *sid);
 
 #ifdef __cplusplus
 }

@@ -134,34 +134,36 @@ struct ts_keys {
     uint16_t seed;
 };
 
-/* Owned by the caller, touched by the endpoint only. state, addr, peer_* , rtt and
- * clock may be read. */
+/* Owned by the caller, touched by the endpoint only. state, addr, peer, frame_size, rtt and clock
+ * may be read. */
 struct ts_session {
     uint8_t state; /* enum ts_session_state */
     bool initiator;
-    bool keep;      /* initiator: open again after the session ended */
-    bool heard;     /* something valid came in this session */
-    bool inference; /* bundle ids agree */
-    bool hello_repeated, ping_waiting;
-    uint8_t peer_role, peer_stage, codec, version;
-    uint8_t reorder, knocks, poll_seq, peer_slots;
-    bool tell;    /* messages were given up, and the peer has not confirmed that it knows */
-    uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
+    bool keep; /* initiator: open again after the session ended */
+    bool hello_repeated;
     uint8_t slots_told;
     uint16_t last_error;
-    uint16_t frame_size, peer_window, cwnd;
-    uint16_t ping_seq, poll_message;
+    uint32_t hello_gap_us, hello_sent_at, connect_by;
+    uint32_t queued;
+    struct ts_addr addr;
+    struct ts_keys keys;
+    /* From here to rx all is zero when a session begins. */
+    bool heard;     /* something valid came in this session */
+    bool inference; /* bundle ids agree */
+    bool ping_waiting;
+    bool tell; /* messages were given up, and the peer has not confirmed that it knows */
+    uint8_t codec, reorder, knocks, poll_seq;
+    uint8_t owed; /* bit id mod 8: an ACK or REJECT that could not be sent */
+    uint16_t frame_size, cwnd, ping_seq, poll_message;
     uint16_t outcome[TS_MAX_LIVE], fragments_of[TS_MAX_LIVE]; /* by id mod 8 */
-    uint32_t peer_max_message, peer_ack_delay_us, idle_us, hello_gap_us;
-    uint32_t hello_at, hello_sent_at, connect_by, heard_at, ping_at;
+    uint32_t idle_us, hello_at, heard_at, ping_at;
     uint32_t pace_at, retry_at, knock_at, poll_at;
-    uint32_t next_id, limit, queued;
+    uint32_t next_id, limit;
     uint32_t highest, released, limit_told;
     struct ts_rtt rtt;
-    struct ts_keys keys;
-    struct ts_addr addr;
     uint64_t ping_t1;
     struct ts_clock clock;
+    struct ts_hello peer;
     struct ts_rx rx[TS_RX_SLOTS];
     struct ts_tx tx[TS_TX_SLOTS];
     struct {
@@ -181,7 +183,8 @@ struct ts_endpoint {
     uint32_t now; /* own time: never goes back, whatever the caller's clock does */
     uint64_t raw; /* the caller's clock at the last call */
     uint32_t reset_at;
-    bool queued; /* ts_send was called since the sessions were last served */
+    uint32_t wake; /* when the next poll is due */
+    bool busy;     /* something was done in this round of a poll */
     struct ts_stats stats;
 };
 
@@ -197,12 +200,12 @@ int ts_connect(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *pe
 /* Ends a session with BYE; its messages end with TS_E_CLOSED. */
 void ts_close(struct ts_endpoint *ep, uint64_t now_us, uint16_t session);
 
-/* Takes a frame that came from a peer. Any bytes are safe. */
+/* Takes a frame that came from a peer. Any bytes are safe. ts_poll then sends what it made possible. */
 void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
                     size_t len);
 
-/* Does what is due. Returns when to call again at the latest, by the caller's
- * clock, in microseconds; TS_NEVER if nothing is planned. */
+/* Does what is due and sends what can be sent; to be called after all other calls. Returns when to call again at the
+ * latest, by the caller's clock, in microseconds; TS_NEVER if nothing is planned. */
 uint64_t ts_poll(struct ts_endpoint *ep, uint64_t now_us);
 
 /* Queues a message. body must stay unchanged until TS_EV_SENT with this token, which

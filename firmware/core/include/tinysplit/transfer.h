@@ -39,7 +39,6 @@ struct ts_tx {
     uint16_t inflight;     /* sent, neither acknowledged nor lost */
     uint16_t order_next;   /* transmissions so far */
     uint16_t order_seen;   /* latest transmission known to have arrived, +1 */
-    uint16_t probe_order;  /* last probe's place in that order, +1 */
     uint16_t poll_order;   /* last POLL's place in that order */
     uint16_t since_ackreq; /* fragments sent since the last that asked for an ACK */
     const uint8_t *body;   /* the caller's, unchanged until the message is over */
@@ -52,7 +51,7 @@ struct ts_tx {
     uint32_t fragments_sent, fragments_resent;
     struct ts_bits acked, lost; /* bit i: fragment base + i */
     uint8_t envelope[TS_ENVELOPE];
-    uint8_t attempt[TS_WINDOW]; /* these three by fragment mod TS_WINDOW */
+    uint8_t attempt[TS_WINDOW]; /* these three by fragment mod TS_WINDOW; attempt 0..3, 4 added to a probe's */
     uint16_t order[TS_WINDOW];
     uint32_t sent_at[TS_WINDOW];
 };
@@ -62,14 +61,13 @@ struct ts_tx {
 bool ts_tx_begin(struct ts_tx *tx, const struct ts_crc *crc, uint32_t sid, uint32_t id, uint16_t ttl_ms,
                  uint32_t piece);
 
-/* The fragment to send next (lost ones first), if there is one within `window`. */
-bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t *fragment);
+#define TS_NO_FRAGMENT UINT32_MAX
 
-/* True if, this fragment sent, another one could be. */
-bool ts_tx_more(const struct ts_tx *tx, uint32_t window, uint32_t fragment);
+/* The fragment to send next (lost ones first), if there is one within `window`; as if `but` had been sent. */
+bool ts_tx_pick(const struct ts_tx *tx, uint32_t window, uint32_t but, uint32_t *fragment);
 
-/* Highest fragment in flight, for a probe. */
-bool ts_tx_probe(const struct ts_tx *tx, uint32_t *fragment);
+/* The highest fragment in flight, or the oldest, for a probe. */
+bool ts_tx_probe(const struct ts_tx *tx, bool oldest, uint32_t *fragment);
 
 /* Copies the payload of a fragment to out; returns its length, at most `piece`. */
 uint16_t ts_tx_payload(const struct ts_tx *tx, uint32_t fragment, uint32_t piece, uint8_t *out);

@@ -14,7 +14,7 @@ from host.link.espnow.radio import (
     PeerNotFoundError,
     PeerTableFullError,
 )
-from host.link.espnow.timing import RATES
+from partitioner.cost.wifi import RATES
 
 A, B, C = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))
 PMK, LMK = b"primary-key-0123", b"local-key-012345"

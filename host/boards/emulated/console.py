@@ -1,0 +1,255 @@
+"""Runs an emulated board: QEMU with its console on a socket, and whoever controls it behind.
+
+The emulator's serial port connects to a socket of ours, so that nothing of a boot is missed. The
+board gets its settings over it as any other attached board; then commands and answers pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.boards import control
+from host.boards.address import Address
+from host.boards.attached import PORT, AttachedBoard
+from host.boards.board import BoardError
+from host.boards.emulated import flash
+from host.boards.emulated.flash import Build
+from host.boards.wired import WiredBoard
+from models.errors import TinysplitError
+from partitioner import bundle as bundles
+from partitioner import child, image
+
+QEMU = "qemu-system-xtensa"
+PSRAM_SIZE = "8M"
+BOOT_TIMEOUT_S = 120.0
+_END_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 20.0
+_GET_IT = (
+    "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
+    "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
+)
+
+
+class EmulatorError(TinysplitError):
+    """The emulator is missing, is another one, or ended."""
+
+
+def write(fd: int, data: bytes) -> None:
+    """All of it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def find_emulator(given: Path | None) -> str:
+    """The emulator to use. Raises EmulatorError, saying how to get it."""
+    found = shutil.which(str(given) if given is not None else QEMU)
+    if found is None:
+        raise EmulatorError(f"there is no emulator {given or QEMU}: {_GET_IT}")
+    try:
+        machines = subprocess.run(  # noqa: S603
+            [found, "-machine", "help"], capture_output=True, text=True, timeout=_CONNECT_TIMEOUT_S
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmulatorError(f"{found} does not run: {error}") from error
+    if flash.CHIP not in (line.partition(" ")[0] for line in machines.splitlines()):
+        raise EmulatorError(f"{found} has no machine {flash.CHIP}: {_GET_IT}")
+    return found
+
+
+def command(
+    qemu: str, build: Build, flash_file: Path, efuse_file: Path, console: Path, port: int
+) -> list[str]:
+    """QEMU's command line (espressif/esp-toolchain-docs, qemu/esp32s3/README.md).
+
+    The names of two drivers depend on the release; the one it does not use it only warns of.
+    """
+
+    def quoted(path: Path) -> str:
+        return str(path).replace(",", ",,")
+
+    arguments = [qemu, "-M", flash.CHIP]
+    if build.psram != "none":
+        arguments += ["-m", PSRAM_SIZE]
+    if build.psram == "octal":
+        arguments += ["-global", "driver=ssi_psram,property=is_octal,value=true"]
+    arguments += ["-drive", f"file={quoted(flash_file)},if=mtd,format=raw"]
+    arguments += ["-drive", f"file={quoted(efuse_file)},if=none,format=raw,id=efuse"]
+    for driver in ("nvram.esp32s3.efuse", "nvram.esp32c3.efuse"):
+        arguments += ["-global", f"driver={driver},property=drive,value=efuse"]
+    # Emulated time runs on while a busy host lets the emulator wait.
+    for driver in ("timer.esp32s3.timg", "timer.esp32c3.timg"):
+        arguments += ["-global", f"driver={driver},property=wdt_disable,value=true"]
+    forward = ",".join(f"hostfwd={kind}:127.0.0.1:{port}-:{PORT}" for kind in ("udp", "tcp"))
+    arguments += ["-nic", f"user,model=open_eth,{forward}"]
+    arguments += ["-chardev", f"socket,id=console,path={quoted(console)}"]
+    return [*arguments, "-serial", "chardev:console", "-display", "none", "-monitor", "none"]
+
+
+class ConsoleBoard(WiredBoard):
+    """A board whose console is a connected socket."""
+
+    provenance = "emulated"
+    port = "QEMU"
+
+    def __init__(self, name: str, console: socket.socket, emulator: Emulator) -> None:
+        super().__init__(name)
+        self._console = console
+        self._emulator = emulator
+
+    def _send(self, line: bytes) -> None:
+        self._console.settimeout(_END_TIMEOUT_S)
+        try:
+            self._console.sendall(line)
+        except TimeoutError as error:
+            raise BoardError("no_answer", f"{self.name} takes no commands") from error
+        except OSError as error:
+            raise self._emulator.ended() from error
+
+    def _receive(self, timeout_s: float) -> bytes:
+        if not select.select([self._console], [], [], timeout_s)[0]:
+            return b""
+        try:
+            data = self._console.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            raise self._emulator.ended()
+        return data
+
+    def close(self) -> None:
+        self._console.close()
+
+    def pass_on(self, read_fd: int, write_fd: int) -> None:
+        """Bytes both ways, until `read_fd` ends. Raises EmulatorError if the emulator does."""
+        console = self._console.fileno()
+        while True:
+            ready = select.select([read_fd, console], [], [])[0]
+            if console in ready:
+                write(write_fd, self._receive(0))
+            if read_fd in ready:
+                data = os.read(read_fd, 65536)
+                if not data:
+                    return
+                self._send(data)
+
+
+@dataclass
+class Emulator:
+    """A running QEMU."""
+
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+    def ended(self) -> EmulatorError:
+        """Why it ended, as far as it said."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_TIMEOUT_S)
+        lines = self.errors.read_text("utf-8", "replace").strip().splitlines()
+        said = [line for line in lines if "warning:" not in line]
+        why = said[-1] if said else child.how_ended(self.process.returncode)
+        return EmulatorError(f"the emulator ended: {why}")
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], console: Path, folder: Path) -> Iterator[ConsoleBoard]:
+    """Start QEMU and wait until its console is connected; ends it in the end.
+
+    Raises:
+        EmulatorError: it ends, or does not connect.
+    """
+    errors = folder / "errors"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(console))
+        listener.listen(1)
+        with errors.open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        emulator = Emulator(process, errors)
+        try:
+            listener.settimeout(0.1)
+            for _ in range(round(_CONNECT_TIMEOUT_S / 0.1)):
+                with contextlib.suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    break
+                if process.poll() is not None:
+                    raise emulator.ended()
+            else:
+                raise EmulatorError("the emulator does not open its serial port")
+            with connection:
+                yield ConsoleBoard("the emulated board", connection, emulator)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def serve(
+    folder: Path,
+    stage: int,
+    build_folder: Path,
+    qemu: Path | None,
+    *,
+    name: str,
+    listen: Address,
+    following: Address | None,
+    mtu: int,
+    timeout_ms: int,
+    read_fd: int,
+    write_fd: int,
+) -> None:
+    """Run stage `stage` of the bundle in `folder` on an emulated board until `read_fd` ends.
+
+    `listen` is where this machine forwards to the board's port; `following` is an address as the
+    board sees it. Says `ready` as every board does, then hands bytes through.
+
+    Raises:
+        TinysplitError: no emulator, no build, no such stage; the board does not start.
+    """
+    bundle = bundles.read(folder)
+    emulator = find_emulator(qemu)
+    build = flash.read_build(build_folder)
+    chip = image.CHIPS[flash.CHIP]
+    packed = image.encode(image.of_stage(bundle, stage, version=1, chip=chip), None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The emulator must end with us.
+    with tempfile.TemporaryDirectory(prefix="tinysplit-") as temporary:
+        place = Path(temporary)
+        flash.write_flash(build, packed, place / "flash.bin")
+        (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
+        console = place / "console"
+        arguments = command(
+            emulator, build, place / "flash.bin", place / "efuse.bin", console, listen.port
+        )
+        with running(arguments, console, place) as board:
+            attached = AttachedBoard(board, stage, bundle.manifest.id, BOOT_TIMEOUT_S)
+            attached.configure(
+                listen.transport,
+                following,
+                family=4,
+                mtu=mtu,
+                timeout_ms=timeout_ms,
+                needs_address=False,
+            )
+            ready = control.event("ready", info={**attached.info, "listen": str(listen)})
+            write(write_fd, ready)
+            board.pass_on(read_fd, write_fd)
+
+
+def _mac(name: str) -> bytes:
+    """A locally administered address that another name hardly shares."""
+    return b"\x02\x00" + zlib.crc32(name.encode()).to_bytes(4, "big")

@@ -1,0 +1,1 @@
+"""The deterministic simulator: firmware/core in simulated time, on modelled links."""

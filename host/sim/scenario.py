@@ -1,0 +1,135 @@
+"""A scenario: nodes, links and what goes wrong, from YAML, checked by scenario.schema.json."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from models.errors import TinysplitError
+
+MAX_NODES = 32
+NO_NODE = 255
+
+
+class ScenarioError(TinysplitError):
+    """A scenario that cannot be read or makes no sense."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A checked scenario. `nodes` are single ones, in order, with `next` an index among them."""
+
+    name: str
+    content: dict[str, Any]
+    nodes: tuple[dict[str, Any], ...]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of scenarios."""
+    loaded: dict[str, Any] = json.loads(
+        Path(__file__).with_name("scenario.schema.json").read_text("utf-8")
+    )
+    return loaded
+
+
+def read(path: Path) -> Scenario:
+    """The scenario in a YAML file.
+
+    Raises:
+        ScenarioError: unreadable, no YAML, or not a scenario; unknown keys are named, with the
+            nearest known one.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path} is no YAML: {' '.join(str(error).split())[:160]}") from error
+    try:
+        return parse(content)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from error
+
+
+def parse(content: Any) -> Scenario:
+    """A scenario from plain data. Raises ScenarioError."""
+    if not isinstance(content, dict):
+        raise ScenarioError("a scenario is a mapping of names to values")
+    _check(content)
+    filled = _filled(content, schema()["properties"])
+    filled["link"] = _filled(content["link"], schema()["properties"]["link"]["properties"])
+    entry = schema()["properties"]["nodes"]["items"]["properties"]
+    entries = [_filled(node, entry) for node in content["nodes"]]
+    return Scenario(filled["name"], filled, _nodes(entries, len(filled["stages"])))
+
+
+def _check(content: dict[str, Any]) -> None:
+    for error in jsonschema.Draft202012Validator(schema()).iter_errors(content):
+        where = "/".join(str(part) for part in error.absolute_path)
+        place = f"{where}: " if where else ""
+        if error.validator == "additionalProperties":
+            known = list(error.schema["properties"])
+            unknown = next(str(key) for key in error.instance if key not in known)
+            close = difflib.get_close_matches(unknown, known, n=1, cutoff=0)
+            raise ScenarioError(
+                f"{place}unknown key {unknown!r}; the nearest known is {close[0]!r}"
+            )
+        raise ScenarioError(f"{place}{error.message[:160]}")
+    numbers = [value for value in _leaves(content) if isinstance(value, float)]
+    if not all(math.isfinite(value) for value in numbers):
+        raise ScenarioError("a number is not finite")
+
+
+def _leaves(content: Any) -> list[Any]:
+    if isinstance(content, dict):
+        return [leaf for value in content.values() for leaf in _leaves(value)]
+    if isinstance(content, list):
+        return [leaf for value in content for leaf in _leaves(value)]
+    return [content]
+
+
+def _filled(given: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    defaults = {key: known["default"] for key, known in properties.items() if "default" in known}
+    shares = {key: 0 for key, known in properties.items() if "$ref" in known}
+    return {**defaults, **shares, **given}
+
+
+def _nodes(entries: list[dict[str, Any]], stages: int) -> tuple[dict[str, Any], ...]:
+    first: list[int] = []
+    count = 0
+    for entry in entries:
+        first.append(count)
+        count += entry["count"]
+        if entry["stage"] >= stages:
+            raise ScenarioError(f"a node has stage {entry['stage']}, of {stages}")
+    if count > MAX_NODES:
+        raise ScenarioError(f"{count} nodes; a simulation has {MAX_NODES} at most")
+    if not any(entry["stage"] == 0 for entry in entries):
+        raise ScenarioError("no node has stage 0: nobody begins inferences")
+    found = []
+    for number, entry in enumerate(entries):
+        following = NO_NODE
+        if entry["stage"] < stages - 1:
+            chosen = entry.get("next")
+            if chosen is None:
+                same = [i for i, e in enumerate(entries) if e["stage"] == entry["stage"] + 1]
+                if not same:
+                    raise ScenarioError(f"nodes/{number}: no node has stage {entry['stage'] + 1}")
+                chosen = same[0]
+            if chosen >= len(entries) or entries[chosen]["stage"] != entry["stage"] + 1:
+                raise ScenarioError(f"nodes/{number}: `next` is not an entry of the next stage")
+            following = first[chosen]
+        found += [{**entry, "next": following}] * entry["count"]
+    return tuple(found)

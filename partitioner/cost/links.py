@@ -1,0 +1,175 @@
+"""How long a boundary takes from one node to the next, and how long radios are on the air for it.
+
+Theory of operation. A message is the payload, 16 bytes of envelope and 8 + 4 per tensor (SPEC.md
+sections 3 and 6.1), cut into frames of at most the link's size, 8 bytes of each being the header.
+Acknowledgements are frames of 14 bytes, one for every sixteen frames and one at the end. What a
+frame costs depends on the link:
+
+* ESP-NOW: DIFS, the mean first backoff, the frame, SIFS, the MAC's acknowledgement, after
+  `partitioner.cost.wifi`. A lost frame is sent again with a doubled contention window.
+* BLE: an exchange of two PDUs T_IFS apart per 251 bytes, as many exchanges as fit into a connection
+  event; half an interval passes until the first event. A packet or an answer that is
+  lost costs the exchange again (that events then close early, another 10 % at most at 10 % loss
+  and 15 ms, is left out).
+* UDP and TCP: Espressif's published goodput over the air, and a delay for each message, which is
+  what the paper's one-way time leaves beside it; loss costs a frame again with UDP, and with TCP a
+  round trip more.
+
+All of it is modelled. The best guess of a link that was only published (UDP, TCP) has an error of a
+factor of two at least: the air of another room is another link.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from models.errors import TinysplitError
+from partitioner.cost import wifi
+
+Transport = Literal["espnow", "ble", "udp", "tcp"]
+TRANSPORTS: tuple[Transport, ...] = ("espnow", "ble", "udp", "tcp")
+
+_ENVELOPE_BYTES, _BODY_BYTES, _TENSOR_BYTES, _FRAME_HEADER_BYTES = 16, 8, 4, 8
+_ACK_BYTES, _FRAMES_PER_ACK = 14, 16
+_ESPNOW_ACTION_BYTES = 24 + 8 + 4  # MAC header, category to random value, FCS.
+_ESPNOW_ELEMENT_BYTES, _ESPNOW_ELEMENT_DATA = 7, 250
+_ESPNOW_TRIES = wifi.SHORT_RETRY_LIMIT
+# ESP-IDF Wi-Fi guide: over the air in a lab, UDP 30 and TCP 20 Mbit/s (reference/links.csv).
+_GOODPUT_BPS = {"udp": 30e6, "tcp": 20e6}
+# arXiv:2507.16594v1: 3.2 ms one way for 5.66 kB over UDP, of which 1.51 ms are at 30 Mbit/s.
+_IP_LATENCY_US = 1690.0
+_T_IFS_US = 150.0  # Core Specification 5.4 Vol 6 Part B 4.1.1.
+_BLE_OVERHEAD_BYTES = {1: 10, 2: 11}  # 2.1 there: preamble, access address, header, CRC.
+_ATT_BYTES = 3 + 4  # Value notification or write command, and L2CAP's header.
+
+
+class LinkError(TinysplitError):
+    """A link that does not exist, or with impossible properties."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One message over a link: microseconds, frames of the link protocol, bytes in them.
+
+    `airtime_us` is what the shared medium is taken for; `sender_us` and `receiver_us` how long
+    each end's radio transmits.
+    """
+
+    us: float
+    airtime_us: float
+    sender_us: float
+    receiver_us: float
+    frames: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link between two nodes.
+
+    Args:
+        loss: share of frames lost in the air, each way, 0 to below 1.
+        version, rate: ESP-NOW's frame format and PHY rate.
+        phy, interval_ms, data_bytes: BLE's PHY in Mbit/s, connection interval, longest PDU.
+
+    Raises:
+        LinkError: none of the transports, or numbers that cannot be.
+    """
+
+    transport: Transport = "espnow"
+    loss: float = 0.0
+    version: int = 1
+    rate: str = wifi.DEFAULT_RATE
+    phy: int = 2
+    interval_ms: float = 7.5
+    data_bytes: int = 251
+    mtu: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        if self.transport not in TRANSPORTS:
+            known = ", ".join(TRANSPORTS)
+            raise LinkError(f"no transport {self.transport!r}: one of {known}")
+        if not (math.isfinite(self.loss) and 0 <= self.loss < 1):
+            raise LinkError(f"a loss of {self.loss} is impossible: 0 to below 1")
+        if self.version not in (1, 2) or self.phy not in (1, 2):
+            raise LinkError("ESP-NOW has versions 1 and 2, BLE here a PHY of 1 or 2 Mbit/s")
+        if not 7.5 <= self.interval_ms <= 4000 or not 27 <= self.data_bytes <= 251:
+            raise LinkError("BLE's interval is 7.5 to 4000 ms, its longest PDU 27 to 251 bytes")
+        wifi.rate(self.rate)
+
+    @property
+    def frame_bytes(self) -> int:
+        """The longest frame of the link protocol."""
+        espnow = 250 if self.version == 1 else 1470
+        return self.mtu or {"espnow": espnow, "ble": 495, "udp": 1452, "tcp": 16384}[self.transport]
+
+    def frames(self, payload_bytes: int, tensors: int = 1) -> list[int]:
+        """Lengths of the frames that carry a boundary."""
+        message = payload_bytes + _ENVELOPE_BYTES + _BODY_BYTES + _TENSOR_BYTES * tensors
+        piece = self.frame_bytes - _FRAME_HEADER_BYTES
+        whole, rest = divmod(message, piece)
+        sizes = [self.frame_bytes] * whole
+        return [*sizes, rest + _FRAME_HEADER_BYTES] if rest else sizes
+
+    def crossing(self, payload_bytes: int, tensors: int = 1) -> Crossing:
+        """A boundary's way over this link, on average."""
+        sizes = self.frames(payload_bytes, tensors)
+        acks = len(sizes) // _FRAMES_PER_ACK + 1
+        parts = {"espnow": self._espnow, "ble": self._ble}.get(self.transport, self._ip)
+        sent = [parts(size) for size in sizes]
+        back = [parts(_ACK_BYTES)] * acks
+        us = sum(total for total, _, _ in sent) + sum(total for total, _, _ in back[:-1])
+        if self.transport == "ble":
+            us = self._events_us(us) + self.interval_ms * 500
+        elif self.transport != "espnow":
+            us += _IP_LATENCY_US
+            if self.transport == "tcp":
+                us += 2 * _IP_LATENCY_US * self.loss * len(sizes)
+        return Crossing(
+            us=us,
+            airtime_us=sum(air for _, air, _ in (*sent, *back)),
+            sender_us=sum(own for _, _, own in sent),
+            receiver_us=sum(own for _, _, own in back),
+            frames=len(sizes),
+            bytes=sum(sizes),
+        )
+
+    def _tries(self, most: int = 1_000) -> float:
+        """Mean transmissions until one arrives, at most `most`."""
+        return sum(self.loss**number for number in range(most)) if self.loss else 1.0
+
+    def _espnow(self, size: int) -> tuple[float, float, float]:
+        rate = wifi.rate(self.rate)
+        elements = -(-size // _ESPNOW_ELEMENT_DATA)
+        on_air = _ESPNOW_ACTION_BYTES + elements * _ESPNOW_ELEMENT_BYTES + size
+        frame = rate.airtime_us(on_air)
+        exchange = wifi.exchange_us(on_air, rate, acknowledged=True)
+        total, reached, window = 0.0, 1.0, rate.cw_min
+        for _ in range(_ESPNOW_TRIES):
+            total += reached * (wifi.DIFS_US + window / 2 * wifi.SLOT_US + exchange)
+            reached *= self.loss
+            window = min(2 * window + 1, wifi.CW_MAX)
+        tries = self._tries(_ESPNOW_TRIES)
+        return total, exchange * tries, frame * tries
+
+    def _ble(self, size: int) -> tuple[float, float, float]:
+        packets = -(-(size + _ATT_BYTES) // self.data_bytes)
+        per_byte = 8 / self.phy
+        overhead = _BLE_OVERHEAD_BYTES[self.phy]
+        own = (size + _ATT_BYTES + packets * overhead) * per_byte
+        air = own + packets * overhead * per_byte
+        tries = self._tries() ** 2  # The packet, or the one that acknowledges it, is lost.
+        exchange = (air + 2 * packets * _T_IFS_US) * tries
+        return exchange, air * tries, own * tries
+
+    def _events_us(self, work_us: float) -> float:
+        """Time that so much work takes in connection events, of which the last is not filled."""
+        longest = self.interval_ms * 1000 - _T_IFS_US
+        full, rest = divmod(work_us, longest)
+        return full * self.interval_ms * 1000 + rest
+
+    def _ip(self, size: int) -> tuple[float, float, float]:
+        own = 8 * size / _GOODPUT_BPS[self.transport] * 1e6 * self._tries()
+        return own, own, own

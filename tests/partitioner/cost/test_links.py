@@ -1,0 +1,98 @@
+"""Link models against published figures."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from models.errors import TinysplitError
+from partitioner.cost import energy, wifi
+from partitioner.cost.links import Link
+
+REFERENCE = Path(__file__).parents[3] / "experiments" / "reference" / "espnow_link.csv"
+
+
+def published(quantity: str, condition: str) -> float:
+    with REFERENCE.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    (row,) = [r for r in rows if r["quantity"] == quantity and condition in r["condition"]]
+    return float(row["value"])
+
+
+def test_goodput_of_espnow_is_the_published_one_within_fifteen_per_cent() -> None:
+    us, _, _ = Link()._espnow(250)
+    assert 250 * 8 / us * 1e3 == pytest.approx(
+        published("one_to_one_goodput", "shielded"), rel=0.15
+    )
+
+
+@pytest.mark.parametrize(("version", "size"), [(1, 250), (2, 1470)])
+def test_frame_times_are_those_of_ns3_within_five_per_cent(version: int, size: int) -> None:
+    _, _, frame_us = Link(version=version)._espnow(size)
+    assert frame_us / 1e3 == pytest.approx(published("frame_time", f"{size} B"), rel=0.05)
+
+
+def test_the_papers_boundary_takes_the_papers_time_over_udp() -> None:
+    assert Link("udp").crossing(5660).us / 1e3 == pytest.approx(3.2, rel=0.02)
+
+
+def test_frames_are_those_that_the_link_sends() -> None:
+    """bench_link.md: 5,488 bytes are 4 frames and 60 bytes more over UDP, 23 over ESP-NOW 250."""
+    assert len(Link("udp").frames(5488)) == 4
+    assert sum(Link("udp").frames(5488)) - 5488 == 60
+    espnow = Link().frames(5488)
+    assert len(espnow) == 23
+    assert sum(espnow) - 5488 == pytest.approx(0.0386 * 5488, abs=1)
+
+
+@pytest.mark.parametrize("transport", ["espnow", "ble", "udp", "tcp"])
+def test_loss_and_length_cost_time(transport: str) -> None:
+    quiet, bad = Link(transport), Link(transport, loss=0.2)  # type: ignore[arg-type]
+    assert bad.crossing(5488).us > quiet.crossing(5488).us
+    assert quiet.crossing(5488).us > quiet.crossing(100).us
+    assert quiet.crossing(5488).airtime_us <= quiet.crossing(5488).us * 1.1
+
+
+def test_a_faster_rate_a_larger_frame_and_a_faster_phy_save_time() -> None:
+    assert Link(rate="24M").crossing(5488).us < Link().crossing(5488).us / 5
+    assert Link(version=2).crossing(5488).us < Link().crossing(5488).us
+    assert Link("ble", phy=2).crossing(5488).us < Link("ble", phy=1).crossing(5488).us
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"transport": "zigbee"}, {"loss": 1.0}, {"loss": math.nan}, {"loss": -0.1},
+        {"version": 3}, {"phy": 3}, {"interval_ms": 5.0}, {"data_bytes": 300}, {"rate": "3M"},
+    ],
+)  # fmt: skip
+def test_links_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(TinysplitError):
+        Link(**bad)  # type: ignore[arg-type]
+
+
+def test_sending_costs_the_transmitters_current_for_its_time_on_air() -> None:
+    crossing = Link().crossing(1008)
+    power = energy.esp32s3()
+    transmitting = crossing.sender_us / 1e6 * (340 - 47.6) * 3.3
+    assert power.send_mj(crossing) > transmitting
+    assert power.send_mj(crossing) == pytest.approx(
+        transmitting + (crossing.us - crossing.sender_us) / 1e6 * (88 - 47.6) * 3.3
+    )
+
+
+def test_a_day_and_a_battery() -> None:
+    power = energy.esp32s3()
+    idle = power.day_mwh(50.0, 0)
+    assert idle == pytest.approx(47.6 * 3.3 * 24)
+    assert power.day_mwh(50.0, 7200) - idle == pytest.approx(100.0)
+    asleep = power.day_mwh(0.0, 0, sleep="deep_sleep")
+    assert asleep == pytest.approx(0.008 * 3.3 * 24)
+    assert power.battery_days(1000.0, 500.0) == 2.0
+
+
+def test_rates_name_what_they_are() -> None:
+    assert wifi.rate("1M").bps == 1_000_000
