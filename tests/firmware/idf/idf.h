@@ -797,8 +797,10 @@ void esp_restart(void) __attribute__((noreturn));
 #define MALLOC_CAP_8BIT (1 << 2)
 #define MALLOC_CAP_SPIRAM (1 << 10)
 #define MALLOC_CAP_INTERNAL (1 << 11)
+#define MALLOC_CAP_DEFAULT (1 << 12)
 void *heap_caps_aligned_alloc(size_t alignment, size_t size, uint32_t caps);
 void *heap_caps_aligned_calloc(size_t alignment, size_t count, size_t size, uint32_t caps);
+void *heap_caps_calloc_prefer(size_t count, size_t size, size_t choices, ...);
 void heap_caps_free(void *block);
 size_t heap_caps_get_free_size(uint32_t caps);
 size_t heap_caps_get_minimum_free_size(uint32_t caps);
