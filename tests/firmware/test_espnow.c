@@ -155,7 +155,7 @@ static void start(void) {
 static bool wakes_soon(void) {
     int64_t before = esp_timer_get_time();
     assert_null(link_rx_wait(TS_NEVER));
-    return esp_timer_get_time() - before < LINK_WAIT_MS * 1000 / 2;
+    return esp_timer_get_time() - before < LINK_WAIT_MS * 900;
 }
 
 static struct ts_addr peer_at(uint8_t last) {

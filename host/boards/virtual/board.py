@@ -7,12 +7,11 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
@@ -355,10 +354,10 @@ def serve(
     Raises:
         TinysplitError: it cannot boot, or a descriptor is closed.
     """
-    with contextlib.closing(ControlLine(read_fd, write_fd)) as controller:
+    with closing(ControlLine(read_fd, write_fd)) as controller:
         announcer = _announced if announce else None
         board = Board(holding, flash, defaults, controller.send, announcer)
-        with contextlib.closing(board):
+        with closing(board):
             _serve(board, controller)
 
 

@@ -69,6 +69,7 @@ nimble/host/include nimble/include nimble/host/services/gap/include
 nimble/host/services/gatt/include nimble/host/util/include nimble/host/store/ram/include
 porting/nimble/include nimble/transport/include porting/npl/freertos/include
 """
+TFLM: Final = ". third_party/gemmlowp third_party/flatbuffers/include third_party/ruy"
 # What is not compared: our own options, and C++, which compiling the engine holds.
 UNCOMPARED: Final = ("sdkconfig.h", "new", "cstdint", "tensorflow/")
 BLUETOOTH: Final = ("host/", "services/", "nimble/", "os/")
@@ -94,6 +95,10 @@ class Tree:
         folders = [self.components / folder for folder in FOLDERS.split()]
         folders += [nimble / folder for folder in NIMBLE.split()]
         folders += [lwip / "src/include", *options.include]
+        if options.tflm:
+            folders += [options.tflm / folder for folder in TFLM.split()]
+        if options.esp_nn:
+            folders += [options.esp_nn / "include", options.esp_nn / "src/common"]
         shim = work / "shim"
         (shim / "sys").mkdir(parents=True)
         (shim / "sys/reent.h").write_text(REENT)
@@ -281,6 +286,8 @@ def main() -> None:
     parser.add_argument("idf", type=Path, help="an ESP-IDF tree")
     parser.add_argument("--nimble", type=Path, help="esp-nimble, if not in the tree")
     parser.add_argument("--lwip", type=Path, help="esp-lwip, if not in the tree")
+    parser.add_argument("--tflm", type=Path, help="esp-tflite-micro")
+    parser.add_argument("--esp-nn", type=Path, help="esp-nn")
     parser.add_argument("--include", type=Path, action="append", default=[], help="more headers")
     parser.add_argument("--cxx-include", type=Path, action="append", default=[], help="C++ library")
     parser.add_argument("--kconfgen", default=sys.executable, help="Python that has kconfgen")

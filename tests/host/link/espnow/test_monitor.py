@@ -7,7 +7,6 @@ import struct
 import sys
 
 import pytest
-from host.link.espnow.timing import RATES, RateError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from host.link.espnow import frames, monitor
 from host.link.espnow.frames import Packet
 from host.link.espnow.monitor import Heard, MonitorStation
 from host.link.transport import UnreachableError
+from partitioner.cost.wifi import RATES, RateError
 
 A, B = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
 FRAME = frames.encode(Packet(B, A, b"boundary"))
