@@ -26,6 +26,7 @@
 #define LOG_BYTES 320
 #define STACK_BYTES 8192 /* a signature is verified on it */
 #define WRITE_WAIT_MS 2000
+#define SILENCE_MS 100 /* SPEC.md section 9.1 */
 #define USB 1
 
 static SemaphoreHandle_t write_lock[CONSOLES], log_lock;
@@ -145,14 +146,14 @@ int console_send_frame(unsigned console, const uint8_t *frame, size_t len) {
     return code;
 }
 
-static int get(unsigned console, uint8_t *out, size_t cap) {
+static int get(unsigned console, uint8_t *out, size_t cap, TickType_t ticks) {
 #if CONFIG_TINYSPLIT_USB_CONSOLE
     if (console == USB) {
-        return usb_serial_jtag_read_bytes(out, cap, pdMS_TO_TICKS(1000));
+        return usb_serial_jtag_read_bytes(out, cap, ticks);
     }
 #endif
     (void)console;
-    int n = uart_read_bytes(UART_NUM_0, out, 1, pdMS_TO_TICKS(1000));
+    int n = uart_read_bytes(UART_NUM_0, out, 1, ticks);
     size_t more = 0;
     if (n == 1 && uart_get_buffered_data_len(UART_NUM_0, &more) == ESP_OK && more > 0) {
         int rest = uart_read_bytes(UART_NUM_0, out + 1, more < cap - 1 ? more : cap - 1, 0);
@@ -180,10 +181,13 @@ static void listen_task(void *arg) {
     uint8_t bytes[READ_BYTES];
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
     for (;;) {
-        int n = get(console, bytes, sizeof bytes);
+        struct ts_wire *wire = &inputs[console]->wire;
+        int n = get(console, bytes, sizeof bytes, pdMS_TO_TICKS(wire->collecting ? SILENCE_MS : 1000));
         (void)esp_task_wdt_reset();
         if (n > 0) {
-            ts_wire_read(&inputs[console]->wire, bytes, (size_t)n, on_frame, on_text, &console);
+            ts_wire_read(wire, bytes, (size_t)n, on_frame, on_text, &console);
+        } else {
+            ts_wire_silence(wire, on_text, &console);
         }
     }
 }

@@ -281,7 +281,8 @@ static int do_abort(void *arg) {
     auto_left = 0;
     for (unsigned i = 0; i < NODE_JOBS; i++) {
         if (runs[i].used && !runs[i].aborted) {
-            runs[i].aborted = true;
+            runs[i].aborted = true; /* whoever aborts answers for it */
+            (void)ts_node_cancel(node, now_us(), runs[i].inference);
             count++;
         }
     }

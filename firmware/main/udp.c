@@ -24,7 +24,7 @@ static bool blocked;         /* the link task met a full driver */
 static atomic_bool stopping; /* set by stop, cleared by the task when it is gone */
 static atomic_uint dropped, failed;
 static StaticTask_t task_state;
-static StackType_t task_stack[3072];
+static StackType_t task_stack[4096];
 
 /* Takes one datagram; false if there is none. */
 static bool receive(void) {

@@ -315,6 +315,29 @@ static void a_wire_is_in_step_again_within_one_frame(void **state) {
     net_free(net);
 }
 
+/* A single 0x00, as a reset or another program leaves it: what follows a silence is a line again. */
+static void a_wire_gives_up_a_frame_after_a_silence(void **state) {
+    (void)state;
+    static uint8_t buffer[TS_WIRE_MAX(64)];
+    static const uint8_t left[] = "\0\x7fleft";
+    static const uint8_t line[] = "{}\n";
+    static struct wire_end got;
+    struct ts_wire w;
+    memset(&got, 0, sizeof got);
+    ts_wire_init(&w, &crc, buffer, 64);
+    ts_wire_silence(&w, wire_text, &got);
+    assert_int_equal(w.dropped, 0);
+    ts_wire_read(&w, left, sizeof left - 1, wire_frame, wire_text, &got);
+    assert_int_equal(got.text.len, 0);
+    ts_wire_silence(&w, wire_text, &got);
+    assert_int_equal(w.dropped, 1);
+    assert_int_equal(got.text.len, sizeof left - 2);
+    assert_memory_equal(got.text.bytes, left + 1, sizeof left - 2);
+    ts_wire_read(&w, line, sizeof line - 1, wire_frame, wire_text, &got);
+    assert_int_equal(got.text.len, sizeof left - 2 + sizeof line - 1);
+    assert_int_equal(got.frames.frames, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fast_checksums_equal_small_ones),
@@ -328,6 +351,7 @@ int main(void) {
         cmocka_unit_test(cobs_brings_random_frames_back_in_any_pieces),
         cmocka_unit_test(cobs_survives_garbage),
         cmocka_unit_test(a_wire_is_in_step_again_within_one_frame),
+        cmocka_unit_test(a_wire_gives_up_a_frame_after_a_silence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

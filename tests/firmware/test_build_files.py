@@ -112,7 +112,11 @@ def test_overlays_add_and_never_contradict_the_defaults() -> None:
     for overlay in OVERLAYS[:2]:
         assert not set(settings_of(ROOT / overlay)) & set(defaults), overlay
     replaced = set(settings_of(ROOT / "sdkconfig.qemu")) & set(defaults)
-    assert replaced == {"ESP_TASK_WDT_TIMEOUT_S"}
+    assert replaced == {
+        "ESP_TASK_WDT_TIMEOUT_S",
+        "ESP_TASK_WDT_PANIC",
+        "FREERTOS_WATCHPOINT_END_OF_STACK",
+    }
 
 
 def test_the_emulator_never_meets_what_it_hangs_in() -> None:

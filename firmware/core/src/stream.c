@@ -177,6 +177,13 @@ void ts_wire_read(struct ts_wire *w, const uint8_t *data, size_t len, ts_frame_f
     }
 }
 
+void ts_wire_silence(struct ts_wire *w, ts_frame_fn text, void *ctx) {
+    if (w->collecting) {
+        give_up(w, text, ctx);
+        w->collecting = false;
+    }
+}
+
 struct stuffing {
     uint8_t *out;
     size_t at, code;

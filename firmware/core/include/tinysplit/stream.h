@@ -66,6 +66,9 @@ void ts_wire_init(struct ts_wire *wire, const struct ts_crc *crc, uint8_t *buffe
 void ts_wire_read(struct ts_wire *wire, const uint8_t *data, size_t len, ts_frame_fn frame, ts_frame_fn text,
                   void *ctx);
 
+/* Nothing has come for 100 ms or longer: what was collected is no frame but text. */
+void ts_wire_silence(struct ts_wire *wire, ts_frame_fn text, void *ctx);
+
 /* Writes a frame as it travels on a serial wire; out has TS_WIRE_MAX(len) bytes. Returns the length. */
 size_t ts_wire_encode(const struct ts_crc *crc, const uint8_t *frame, size_t len, uint8_t *out);
 
