@@ -12,6 +12,7 @@
 #include "esp_mac.h"
 #include "esp_random.h"
 #include "esp_rom_crc.h"
+#include "esp_system.h"
 #include "network.h"
 
 static esp_netif_t *netif;
@@ -31,6 +32,12 @@ static void on_eth_event(void *arg, esp_event_base_t base, int32_t id, void *dat
         atomic_store(&cable, false);
         network_set_up(false);
     }
+}
+
+/* A restart resets the processors, not the emulated MAC: left on, it would go on writing frames to where its buffers
+ * were, and ESP-IDF's driver aborts when it does not find the MAC as after power-on. */
+static void before_restart(void) {
+    (void)esp_eth_stop(driver);
 }
 
 /* The emulated chip's MAC address is zero unless it was given eFuses. Then a locally administered one is made from the
@@ -85,6 +92,9 @@ esp_err_t interface_start(const struct settings *settings, esp_netif_t **out) {
     error = esp_netif_attach(netif, glue);
     if (error == ESP_OK) {
         error = esp_event_handler_register(ETH_EVENT, ESP_EVENT_ANY_ID, on_eth_event, NULL);
+    }
+    if (error == ESP_OK) {
+        error = esp_register_shutdown_handler(before_restart);
     }
     if (error == ESP_OK) {
         error = esp_eth_start(driver);

@@ -6,6 +6,7 @@
 #include "esp_eth.h"
 #include "esp_mac.h"
 #include "esp_rom_crc.h"
+#include "esp_system.h"
 #include "fake_events.h"
 #include "fake_system.h"
 #include "network.h"
@@ -16,6 +17,7 @@ esp_event_base_t const ETH_EVENT = "ETH_EVENT";
 static uint8_t efuse[6];
 static struct {
     int installed, started;
+    shutdown_handler_t before_restart;
     uint8_t mac[6];
     int reset_pin;
 } driver;
@@ -45,6 +47,15 @@ esp_err_t esp_eth_ioctl(esp_eth_handle_t handle, esp_eth_io_cmd_t command, void 
 esp_err_t esp_eth_start(esp_eth_handle_t handle) {
     assert_ptr_equal(handle, &driver);
     driver.started++;
+    return ESP_OK;
+}
+esp_err_t esp_eth_stop(esp_eth_handle_t handle) {
+    assert_ptr_equal(handle, &driver);
+    driver.started--;
+    return ESP_OK;
+}
+esp_err_t esp_register_shutdown_handler(shutdown_handler_t handle) {
+    driver.before_restart = handle;
     return ESP_OK;
 }
 esp_eth_netif_glue_handle_t esp_eth_new_netif_glue(esp_eth_handle_t handle) {
@@ -81,6 +92,14 @@ static void without_efuses_the_name_makes_the_address(void **state) {
     uint32_t crc = ts_crc32_small(NULL, 0, (const uint8_t *)"qemu-head", 9);
     assert_int_equal(ts_get32(driver.mac + 2), crc);
     assert_string_equal(fake_hostname, "qemu-head");
+}
+
+static void it_is_off_before_a_restart(void **state) {
+    (void)state;
+    assert_int_equal(network_start(&settings), ESP_OK);
+    assert_non_null(driver.before_restart);
+    driver.before_restart();
+    assert_int_equal(driver.started, 0);
 }
 
 static void with_efuses_the_chip_does(void **state) {
@@ -121,6 +140,7 @@ int main(int argc, char **argv) {
         TEST(without_efuses_the_name_makes_the_address),
         TEST(with_efuses_the_chip_does),
         TEST(it_is_up_with_an_address),
+        TEST(it_is_off_before_a_restart),
     };
     (void)argc;
     int failed = 0;

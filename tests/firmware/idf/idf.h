@@ -408,6 +408,7 @@ esp_eth_phy_t *esp_eth_phy_new_dp83848(const eth_phy_config_t *config);
 esp_err_t esp_eth_driver_install(const esp_eth_config_t *config, esp_eth_handle_t *handle);
 esp_err_t esp_eth_ioctl(esp_eth_handle_t handle, esp_eth_io_cmd_t command, void *data);
 esp_err_t esp_eth_start(esp_eth_handle_t handle);
+esp_err_t esp_eth_stop(esp_eth_handle_t handle);
 esp_eth_netif_glue_handle_t esp_eth_new_netif_glue(esp_eth_handle_t handle);
 
 /*@ lwip/sockets.h */
@@ -789,6 +790,8 @@ typedef enum {
     ESP_RST_USB = 11
 } esp_reset_reason_t;
 esp_reset_reason_t esp_reset_reason(void);
+typedef void (*shutdown_handler_t)(void);
+esp_err_t esp_register_shutdown_handler(shutdown_handler_t handle);
 void esp_restart(void) __attribute__((noreturn));
 
 /*@ esp_heap_caps.h */
