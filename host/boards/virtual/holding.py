@@ -206,7 +206,12 @@ def from_image(
             data = file.read_bytes()
         except OSError as error:
             raise ImageError(f"cannot read {file}: {error.strerror}") from error
-        images.decode(data, None if key is None else key.verify)
+        found = images.decode(data, None if key is None else key.verify)
+        if found.stage != stage:
+            raise ImageError(
+                f"{file} is not of stage {stage}, which this board runs, but of {found.stage}",
+                "image_stage",
+            )
         flash.install(data)
     rules = Rules(key, allow_unsigned=key is None, stage=stage)
     return SlotHolding(Slots(flash, rules, tried(kernels)))

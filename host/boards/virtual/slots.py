@@ -330,7 +330,7 @@ def _of(ctx: Any) -> Slots:
     return slots
 
 
-# A callback that raises has failed: cffi returns `error`, and the slot manager says flash_failed.
+# Where these fail, the slot manager says flash_failed.
 
 
 @_ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
@@ -362,20 +362,29 @@ def slot_verify(ctx: Any, digest: Any, signature: Any) -> bool:
 
 @_ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def slot_read(ctx: Any, area: int, offset: int, out: Any, length: int) -> bool:
-    data = _of(ctx).flash.read(area, offset, length)
+    try:
+        data = _of(ctx).flash.read(area, offset, length)
+    except OSError:
+        return False
     _ffi.memmove(out, data, len(data))
     return len(data) == length
 
 
 @_ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def slot_program(ctx: Any, area: int, offset: int, data: Any, length: int) -> bool:
-    _of(ctx).flash.program(area, offset, bytes(_ffi.buffer(data, length)))
+    try:
+        _of(ctx).flash.program(area, offset, bytes(_ffi.buffer(data, length)))
+    except OSError:
+        return False
     return True
 
 
 @_ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def slot_erase(ctx: Any, area: int, offset: int) -> bool:
-    _of(ctx).flash.erase(area, offset)
+    try:
+        _of(ctx).flash.erase(area, offset)
+    except OSError:
+        return False
     return True
 
 

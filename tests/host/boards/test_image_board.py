@@ -157,7 +157,14 @@ def test_another_stage_is_not_run(
     folder: Path, tmp_path: Path, key: keys.PrivateKey, stage: int
 ) -> None:
     with (
-        pytest.raises(StageError, match="no image that can run"),
+        pytest.raises(ImageError, match=f"not of stage {stage}"),
+        started(folder / "stage2.tsim", tmp_path / "flash", key.public, stage),
+    ):
+        pass
+    with started(folder / "stage2.tsim", tmp_path / "flash", key.public):
+        pass
+    with (
+        pytest.raises(StageError, match=r"no image that can run .*image_stage"),
         started(folder / "stage2.tsim", tmp_path / "flash", key.public, stage),
     ):
         pass

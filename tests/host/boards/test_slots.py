@@ -222,6 +222,29 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         SlotFlash(tmp_path)
 
 
+def test_a_flash_that_cannot_be_written(
+    flash: SlotFlash,
+    stranger_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    flash.install(packed(stranger_bundle, 1))
+    slots = board(flash)
+    slots.boot()
+
+    def full(area: int, offset: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(flash, "program", full)
+    with pytest.raises(SlotError, match="flash_failed"):
+        send(slots, packed(stranger_bundle, 2))
+    assert capfd.readouterr().err == ""
+    monkeypatch.undo()
+    running = slots.boot()
+    assert running is not None
+    assert running.version == 1
+
+
 UPDATER = """
 import sys
 from pathlib import Path
