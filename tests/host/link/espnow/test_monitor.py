@@ -7,6 +7,7 @@ import struct
 import sys
 
 import pytest
+from host.link.espnow.timing import RATES, RateError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from host.boards.virtual.radio import RadioSetup
 from host.link.espnow import frames, monitor
 from host.link.espnow.frames import Packet
 from host.link.espnow.monitor import Heard, MonitorStation
-from host.link.espnow.timing import RATES, RateError
 from host.link.transport import UnreachableError
 
 A, B = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
