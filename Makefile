@@ -21,6 +21,8 @@ test: setup-dev lint
 	@$(BIN)/python -m pytest
 	@echo "== The C core: tests under ASan and UBSan (CORE_CHECKS= for clang, fuzzing and Xtensa too)"
 	@tests/core/run.sh $(CORE_CHECKS)
+	@echo "== The firmware's ports (CORE_CHECKS= to compile all of it for Xtensa, too)"
+	@PYTHON=$(BIN)/python tests/firmware/run.sh $(CORE_CHECKS)
 
 # Real Bluetooth, 802.11 and network stacks, in a virtual machine; says which packages it needs.
 test-radio: setup-dev

@@ -64,9 +64,8 @@ esp_err_t network_prepare(void) {
 static void announce(const struct settings *settings) {
 #if HAVE_MDNS
     /* tinysplit boards looks for this service. A board that cannot be found is no reason not to serve. */
-    if (mdns_init() == ESP_OK) {
+    if (mdns_init() == ESP_OK && mdns_hostname_set(settings->name) == ESP_OK && settings->port != 0) {
         bool tcp = settings->transport == TRANSPORT_TCP;
-        (void)mdns_hostname_set(settings->name);
         (void)mdns_service_add(settings->name, "_tinysplit", tcp ? "_tcp" : "_udp", settings->port, NULL, 0);
     }
 #else

@@ -56,10 +56,13 @@ class WiredBoard(Board):
         while (left := deadline - time.monotonic()) > 0:
             self._ready = None
             try:
-                return self.ask("info", min(left, _ASK_AGAIN_S))
+                found = self.ask("info", min(left, _ASK_AGAIN_S))
             except BoardError as error:
                 if error.code not in ("no_answer", "restarted"):
                     raise
+            else:
+                self._ready = None  # If it came, then before the answer.
+                return found
         raise BoardError(
             "no_answer",
             f"no board answers on {self.port}{self._printed()}; is it the right port, and does "

@@ -73,8 +73,8 @@ static void many_wake_ups_are_one(void **state) {
         link_wake();
     }
     uint64_t before = now();
-    assert_null(link_rx_wait(before + 500000));
-    assert_true(now() - before < 400000); /* the wake-up, not the time */
+    assert_null(link_rx_wait(TS_NEVER));
+    assert_true(now() - before < LINK_WAIT_MS * 900u); /* the wake-up, not the time */
     before = now();
     assert_null(link_rx_wait(before + 20000));
     assert_true(now() - before >= 20000); /* there was only one */
@@ -85,15 +85,15 @@ static void waiting_ends_when_the_core_said(void **state) {
     uint64_t until = now() + 2500; /* not a whole number of ticks */
     assert_null(link_rx_wait(until));
     assert_true(now() >= until);
-    assert_true(now() < until + 200000);
-    assert_null(link_rx_wait(now() - 1)); /* the past: no wait */
+    assert_true(now() < until + LINK_WAIT_MS * 900u); /* its own clock, not the watchdog's */
+    assert_null(link_rx_wait(now() - 1));             /* the past: no wait */
 }
 
 static void waiting_without_a_plan_ends_for_the_watchdog(void **state) {
     (void)state;
     uint64_t before = now();
     assert_null(link_rx_wait(TS_NEVER));
-    assert_in_range(now() - before, LINK_WAIT_MS * 1000u, LINK_WAIT_MS * 1000u + 500000u);
+    assert_in_range(now() - before, LINK_WAIT_MS * 1000u, LINK_WAIT_MS * 1000u + 5000000u);
 }
 
 static int flushes;
@@ -109,7 +109,7 @@ static void what_could_not_be_written_is_tried_again_soon(void **state) {
     uint64_t before = now();
     assert_null(link_rx_wait(TS_NEVER));
     assert_null(link_rx_wait(TS_NEVER));
-    assert_true(now() - before < 500000);
+    assert_true(now() - before < LINK_WAIT_MS * 1000u);
     assert_int_equal(flushes, 2);
     assert_null(link_rx_wait(now() + 1000));
     assert_int_equal(flushes, 3);

@@ -35,6 +35,19 @@ void *memcpy(void *to, const void *from, size_t n) {
     return to;
 }
 
+void *memmove(void *to, const void *from, size_t n) {
+    uint8_t *d = to;
+    const uint8_t *f = from;
+    if (d <= f) {
+        return memcpy(to, from, n);
+    }
+    while (n > 0) {
+        n--;
+        d[n] = f[n];
+    }
+    return to;
+}
+
 void *memset(void *to, int byte, size_t n) {
     for (size_t i = 0; i < n; i++) {
         ((volatile char *)to)[i] = (char)byte;
