@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test power-cuts lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -21,6 +21,13 @@ test: setup-dev lint
 	@$(BIN)/python -m pytest
 	@echo "== The C core: tests under ASan and UBSan (CORE_CHECKS= for clang, fuzzing and Xtensa too)"
 	@tests/core/run.sh $(CORE_CHECKS)
+	@echo "== The firmware's ports (CORE_CHECKS= to compile all of it for Xtensa, too)"
+	@PYTHON=$(BIN)/python tests/firmware/run.sh $(CORE_CHECKS)
+
+# Real Bluetooth, 802.11 and network stacks, in a virtual machine; says which packages it needs.
+test-radio: setup-dev
+	@TINYSPLIT_RADIO=1 $(BIN)/python -m pytest -q -m boots tests/radio
+	@$(BIN)/python -m tests.radio
 
 # Every pair of steps of an update and its recovery cut (minutes); `make test` has every single one.
 power-cuts:

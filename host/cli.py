@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -30,6 +30,7 @@ from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.ota import cli as ota
+from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
 from host.sim.cli import main as sim_command
@@ -42,6 +43,9 @@ from partitioner.command import Command, require_picture, verbose_option, wide_c
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 from partitioner.plan.cli import calibrate
 from partitioner.plan.cli import main as plan_command
+
+if TYPE_CHECKING:
+    from host.boards.virtual.holding import Holding
 
 _SEED = 0
 
@@ -226,9 +230,9 @@ def run(
     if save_figure is not None:
         require_picture(save_figure)
     named = any(kind != kinds.Virtual() for kind in (head, *relays, tail))
-    if transport == "none" and (named or relays or ipv6 or any(network.values())):
+    if transport == "none" and (named or relays or bridge or ipv6 or any(network.values())):
         raise click.UsageError(
-            "--head, --relay, --tail, --ipv6 and what spoils the network need --transport"
+            "--head, --relay, --tail, --bridge, --ipv6 and what spoils the network need --transport"
         )
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
@@ -429,7 +433,12 @@ class BoardCommand(Command):
 @click.option(
     "--flash",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File that stands for the flash; keeps what `configure` sets.",
+    help="File that stands for the flash; keeps what `configure` sets, and an image's slots.",
+)
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With an image: only images signed with its private half are taken.",
 )
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
 @click.option(
@@ -448,6 +457,7 @@ def board(
     listen: str,
     following: str | None,
     flash: Path | None,
+    public_key: Path | None,
     announce: bool,
     pty: bool,
     verbose: bool,
@@ -455,6 +465,9 @@ def board(
 ) -> None:
     """Be a virtual board: the firmware's C core on real sockets, controlled by lines of JSON.
     Or, with --qemu, an emulated one: the firmware itself.
+
+    BUNDLE may be an image of `tinysplit pack` instead: it is written to a new --flash, and from
+    then on the board runs what its slots hold.
 
     Commands come on standard input, answers go to standard output; the board ends with its
     input. With --pty it stays when a client leaves, as a real board does when a terminal is
@@ -488,11 +501,12 @@ def board(
     control.check_settings(defaults)
     read_fd, write_fd = 0, 1
     if build is None:
+        held = _holding(bundle, stage, flash, public_key)
         from host.boards.virtual import board as program  # Needs the compiled core.
 
         if pty:
             read_fd = write_fd = open_pty()
-        program.serve(bundle, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+        program.serve(held, Flash(flash), defaults, read_fd, write_fd, announce=announce)
         return
     from host.boards.emulated import console
     from host.boards.emulated.process import LOOPBACK, free_port
@@ -518,6 +532,21 @@ def board(
         read_fd=read_fd,
         write_fd=write_fd,
     )
+
+
+def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None) -> Holding:
+    """What a virtual board runs: a bundle's stage, or what its slots hold."""
+    from host.boards.virtual import holding  # Needs the compiled core.
+    from host.boards.virtual.slots import SlotFlash
+
+    if not path.is_file():
+        if public_key is not None:
+            raise click.UsageError("--public-key goes with an image")
+        return holding.BundleHolding(path)
+    if flash is None:
+        raise click.UsageError("an image needs --flash FILE to be written to")
+    key = None if public_key is None else load_public(public_key)
+    return holding.from_image(path, SlotFlash(flash), key, stage, kernels.exact())
 
 
 @main.command(cls=Command)
@@ -564,8 +593,23 @@ def boards(
 @click.option("--loss", type=float, default=0.0, help="Share of receptions lost.")
 @click.option("--corrupt", type=float, default=0.0, help="ESP-NOW: share with bits flipped.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--controller",
+    "controllers",
+    multiple=True,
+    metavar="NAME",
+    help="BLE: be a controller of a host outside, by Bumble's name for it; vhci: of this "
+    "machine's kernel. May be repeated.",
+)
 @verbose_option()
-def air(transport: str, loss: float, corrupt: float, seed: int, verbose: bool) -> None:
+def air(
+    transport: str,
+    loss: float,
+    corrupt: float,
+    seed: int,
+    controllers: tuple[str, ...],
+    verbose: bool,
+) -> None:
     """Be the air for virtual boards that are started by hand, until interrupted.
 
     Prints its place, which boards get as --air.
@@ -574,10 +618,16 @@ def air(transport: str, loss: float, corrupt: float, seed: int, verbose: bool) -
         spoilt = Impairment(loss=loss, corrupt=corrupt, seed=seed)
     except ImpairmentError as error:
         raise click.UsageError(str(error)) from error
-    with Background(precise=True) as background, contextlib.suppress(KeyboardInterrupt):
-        hosted = background.enter(create_air(transport, spoilt, {"stages": 0}))
+    if controllers and transport != "ble":
+        raise click.UsageError("--controller is for ble")
+    with Background(precise=True) as background:
+        options = {"stages": 0, "controllers": controllers}
+        hosted = background.enter(create_air(transport, spoilt, options))
         click.echo(hosted.place)
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        for line in hosted.report([]):
+            click.echo(line)
 
 
 main.add_command(ota.pack)

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.errors import TinysplitError
 from partitioner.kernels import Array, Kernels
-from partitioner.manifest import Manifest, TensorSpec
+from partitioner.manifest import Manifest, StageSpec, TensorSpec
 
 
 class StageError(TinysplitError):
@@ -43,12 +43,43 @@ class Stage:
     def __init__(self, manifest: Manifest, number: int, data: bytes, kernels: Kernels) -> None:
         if not 0 <= number < len(manifest.stages):
             raise StageError(f"the bundle has stages 0 to {len(manifest.stages) - 1}, not {number}")
-        self.number = number
-        self.spec = manifest.stages[number]
-        self.received: tuple[TensorSpec, ...] = manifest.received(number)
         last = number == len(manifest.boundaries)
-        self.sent = manifest.outputs if last else manifest.boundaries[number].tensors
-        self._interpreter = kernels.load(data, arena_bytes=self.spec.arena_bytes)
+        sent = manifest.outputs if last else manifest.boundaries[number].tensors
+        self._open(number, manifest.stages[number], manifest.received(number), sent, data, kernels)
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        spec: StageSpec,
+        received: tuple[TensorSpec, ...],
+        sent: tuple[TensorSpec, ...],
+        data: bytes,
+        kernels: Kernels,
+    ) -> Stage:
+        """A stage that did not come in a bundle.
+
+        Raises:
+            KernelError: `data`, its file, does not load.
+        """
+        stage = cls.__new__(cls)
+        stage._open(number, spec, received, sent, data, kernels)
+        return stage
+
+    def _open(
+        self,
+        number: int,
+        spec: StageSpec,
+        received: tuple[TensorSpec, ...],
+        sent: tuple[TensorSpec, ...],
+        data: bytes,
+        kernels: Kernels,
+    ) -> None:
+        self.number = number
+        self.spec = spec
+        self.received = received
+        self.sent = sent
+        self._interpreter = kernels.load(data, arena_bytes=spec.arena_bytes)
 
     @property
     def received_bytes(self) -> int:

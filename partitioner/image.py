@@ -20,8 +20,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
-from partitioner.graph import DTYPES
-from partitioner.manifest import TensorSpec
+from partitioner.chain import Stage
+from partitioner.graph import DTYPES, Graph
+from partitioner.kernels import Kernels
+from partitioner.manifest import Route, StageSpec, TensorSpec
 
 HEADER_BYTES = 64
 SIGNATURE_BYTES = 64
@@ -39,6 +41,7 @@ _ALIGN = 16
 _MAX_TENSORS = 8
 _MAX_OPERATORS = 1024
 _MAX_NAME_BYTES = 64
+_MAX_DEPTH = 4
 _MAX_U32 = 0xFFFFFFFF
 _DTYPES = {np.dtype(dtype): code for code, dtype in DTYPES.items() if dtype.kind != "f"}
 
@@ -183,6 +186,31 @@ def of_stage(
     )
 
 
+def of_firmware(app: bytes, *, version: int, downgrade_from: int = 0) -> Image:
+    """An application of ESP-IDF (`app.bin`) as an image, for the chip it was built for.
+
+    Raises:
+        ImageError: it is none.
+    """
+    # esp_image_header_t of ESP-IDF's esp_app_format.h: magic 0xE9 at 0, chip id at 12, 24 bytes.
+    if len(app) < 24 or app[0] != 0xE9:
+        raise ImageError("not an application of ESP-IDF (no 0xE9 at its start)")
+    return Image(
+        kind=FIRMWARE,
+        version=version,
+        downgrade_from=downgrade_from,
+        firmware=0,
+        chip=int.from_bytes(app[12:14], "little"),
+        stage=NO_STAGE,
+        stage_count=0,
+        arena_bytes=0,
+        manifest=None,
+        model=app,
+        input=b"",
+        output=b"",
+    )
+
+
 def encode(image: Image, sign: Sign | None) -> bytes:
     """The bytes of `image`, signed by `sign` (digest to r and s, 64 bytes); None: unsigned.
 
@@ -289,6 +317,53 @@ def decode(data: bytes, verify: Verify | None) -> Image:
     return image
 
 
+def open_stage(image: Image, kernels: Kernels) -> Stage:
+    """The stage in an image that `decode` returned, loaded.
+
+    Raises:
+        ImageError: firmware, or a model with other inputs and outputs than the manifest's.
+        TfliteError, KernelError: its model is none, or does not load.
+    """
+    m = image.manifest
+    if m is None:
+        raise ImageError("the image is a firmware, not a stage", "image_chip")
+    graph = Graph(image.model)
+    received, outputs = _specs(m.received), _specs(m.outputs)
+
+    def shapes(indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        return [(graph.tensors[i].dtype.name, graph.tensors[i].shape) for i in indices]
+
+    wired = [(received[i].dtype, received[i].shape) for i in m.inputs]
+    made = [(t.dtype, t.shape) for t in outputs]
+    counts = [len(op.outputs) for op in graph.operators]
+    if (shapes(graph.inputs), shapes(graph.outputs)) != (wired, made) or counts != [
+        len(op.crc32) for op in m.operators
+    ]:
+        raise ImageError("the image's manifest describes another model than the one in it")
+    routes = tuple(Route("output", n) if n >= 0 else Route("received", -1 - n) for n in m.sent)
+    origin = {"output": outputs, "received": received}
+    spec = StageSpec(
+        file="",
+        flash_bytes=len(image.model),
+        arena_bytes=image.arena_bytes or None,
+        macs=graph.macs(),
+        operator_kinds=graph.kinds(),
+        operators=(),
+        inputs=m.inputs,
+        outputs=outputs,
+        sent=routes,
+    )
+    sent = tuple(origin[route.source][route.index] for route in routes)
+    return Stage.of(image.stage, spec, received, sent, image.model, kernels)
+
+
+def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec("", t.shape, t.dtype, t.scale or None, t.zero_point if t.scale else None)
+        for t in tensors
+    )
+
+
 def _check(image: Image, manifest_bytes: int) -> None:
     """Sections 2 and 3: what the fields owe each other."""
 
@@ -313,7 +388,7 @@ def _check(image: Image, manifest_bytes: int) -> None:
         image.stage < image.stage_count < NO_STAGE, f"stage {image.stage} of {image.stage_count}"
     )
     demand(len(m.bundle) == DIGEST_BYTES, "the bundle's id")
-    demand(1 <= len(m.name.encode()) <= _MAX_NAME_BYTES, "the model's name")
+    demand(1 <= len(m.name) <= _MAX_NAME_BYTES and _printable(m.name), "the model's name")
     for what, rows in (
         ("received", m.received),
         ("outputs", m.outputs),
@@ -327,6 +402,7 @@ def _check(image: Image, manifest_bytes: int) -> None:
     for tensor in (*m.received, *m.outputs, *m.result):
         demand(len(tensor.shape) <= 8 and all(0 < n <= _MAX_U32 for n in tensor.shape), "a shape")
         demand(tensor.bytes <= _MAX_U32, "a tensor's size")
+        demand(-(2**31) <= tensor.zero_point < 2**31, "a zero point")
     demand(all(0 <= i < len(m.received) for i in m.inputs), "an input that is not received")
     demand(all(-len(m.received) <= n < len(m.outputs) for n in m.sent), "a route from nowhere")
     demand(1 <= len(m.operators) <= _MAX_OPERATORS, f"{len(m.operators)} operators")
@@ -340,8 +416,12 @@ def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
 
+def _printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _shortened(name: str) -> str:
-    return name.encode()[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return "".join(c if _printable(c) else "?" for c in name[:_MAX_NAME_BYTES])
 
 
 def _tensor(spec: TensorSpec) -> Tensor:
@@ -385,7 +465,11 @@ def _decode_manifest(data: bytes) -> Manifest:
             operators=tuple(Operator(row[0], row[1:]) for row in map(_integers, content[7])),
             result=tuple(map(_decode_tensor, content[8])),
         )
-        canonical = list(content) == sorted(content) and cbor2.dumps(content) == data
+        canonical = (
+            list(content) == sorted(content)
+            and cbor2.dumps(content) == data
+            and all(_allowed(value) for value in content.values())
+        )
     except ImageError:
         raise
     except Exception as error:  # cbor2, and the wrong types within, raise many kinds.
@@ -393,6 +477,18 @@ def _decode_manifest(data: bytes) -> Manifest:
     if not canonical:
         raise ImageError("the image's manifest is not encoded as IMAGE.md section 3 says")
     return manifest
+
+
+def _allowed(value: Any, depth: int = 0) -> bool:
+    """Whether a value is made of what section 3 allows, nested at most 4 deep."""
+    if type(value) is int:
+        return -_MAX_U32 - 1 <= value <= _MAX_U32
+    if type(value) is list:
+        return depth < _MAX_DEPTH and all(_allowed(v, depth + 1) for v in value)
+    if type(value) is dict:
+        both = (*value, *value.values())
+        return depth < _MAX_DEPTH and all(_allowed(v, depth + 1) for v in both)
+    return type(value) in (bytes, str)
 
 
 def _decode_tensor(row: Sequence[Any]) -> Tensor:

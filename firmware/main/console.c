@@ -9,6 +9,7 @@
 #include "driver/uart.h"
 #include "driver/uart_vfs.h"
 #include "driver/usb_serial_jtag.h"
+#include "esp_heap_caps.h"
 #include "esp_log.h"
 #include "esp_task_wdt.h"
 #include "freertos/FreeRTOS.h"
@@ -29,9 +30,11 @@
 
 static SemaphoreHandle_t write_lock[CONSOLES], log_lock;
 static StaticSemaphore_t write_lock_memory[CONSOLES], log_lock_memory;
-static struct line lines[CONSOLES];
-static struct ts_wire wires[CONSOLES];
-static uint8_t wire_memory[CONSOLES][TS_WIRE_MAX(LINK_FRAME_BYTES)];
+static struct input {
+    struct line line;
+    struct ts_wire wire;
+    uint8_t memory[TS_WIRE_MAX(LINK_FRAME_BYTES)];
+} *inputs[CONSOLES];                                   /* in PSRAM where there is some */
 static uint8_t stuffed[TS_WIRE_MAX(LINK_FRAME_BYTES)]; /* the link task's */
 static const struct ts_crc crc = {NULL, ts_crc16_small, ts_crc32_small};
 static atomic_bool framed[CONSOLES]; /* frames were sent there */
@@ -165,9 +168,9 @@ static void on_frame(void *ctx, const uint8_t *frame, size_t len) {
 static void on_text(void *ctx, const uint8_t *text, size_t len) {
     unsigned console = *(const unsigned *)ctx;
     for (size_t i = 0; i < len; i++) {
-        if (line_byte(&lines[console], text[i])) {
-            control_line(console, &lines[console]);
-            line_clear(&lines[console]);
+        if (line_byte(&inputs[console]->line, text[i])) {
+            control_line(console, &inputs[console]->line);
+            line_clear(&inputs[console]->line);
         }
     }
 }
@@ -180,7 +183,7 @@ static void listen_task(void *arg) {
         int n = get(console, bytes, sizeof bytes);
         (void)esp_task_wdt_reset();
         if (n > 0) {
-            ts_wire_read(&wires[console], bytes, (size_t)n, on_frame, on_text, &console);
+            ts_wire_read(&inputs[console]->wire, bytes, (size_t)n, on_frame, on_text, &console);
         }
     }
 }
@@ -189,8 +192,6 @@ void console_start(void) {
     log_lock = xSemaphoreCreateMutexStatic(&log_lock_memory);
     for (unsigned i = 0; i < CONSOLES; i++) {
         write_lock[i] = xSemaphoreCreateMutexStatic(&write_lock_memory[i]);
-        line_init(&lines[i], &control_sink);
-        ts_wire_init(&wires[i], &crc, wire_memory[i], LINK_FRAME_BYTES);
     }
     present[0] = uart_driver_install(UART_NUM_0, RX_BYTES, TX_BYTES, 0, NULL, 0) == ESP_OK;
     if (present[0]) {
@@ -207,6 +208,11 @@ void console_start(void) {
 void console_listen(void) {
     for (unsigned i = 0; i < CONSOLES; i++) {
         if (present[i]) {
+            inputs[i] = heap_caps_calloc_prefer(1, sizeof *inputs[i], 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT,
+                                                MALLOC_CAP_DEFAULT);
+            ESP_ERROR_CHECK(inputs[i] != NULL ? ESP_OK : ESP_ERR_NO_MEM);
+            line_init(&inputs[i]->line, &control_sink);
+            ts_wire_init(&inputs[i]->wire, &crc, inputs[i]->memory, LINK_FRAME_BYTES);
             BaseType_t made = xTaskCreatePinnedToCore(listen_task, i == USB ? "usb" : "uart", STACK_BYTES,
                                                       (void *)(uintptr_t)i, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE);
             ESP_ERROR_CHECK(made == pdPASS ? ESP_OK : ESP_ERR_NO_MEM);

@@ -9,6 +9,7 @@
 #include "cJSON.h"
 #include "console.h"
 #include "esp_app_desc.h"
+#include "esp_heap_caps.h"
 #include "esp_log.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
@@ -68,7 +69,13 @@ static QueueHandle_t items;
 static StaticQueue_t items_state;
 static struct waiting waiting[NODE_JOBS];
 static portMUX_TYPE waiting_lock = portMUX_INITIALIZER_UNLOCKED;
-static struct node_result results[NODE_JOBS];
+/* What is large; in PSRAM where there is some. */
+static struct {
+    struct node_result results[NODE_JOBS];
+    struct settings stored, wanted; /* what is in flash (app_settings has what holds since boot), and will be */
+    char text[LINE_TEXT + 1];
+    uint8_t block[BLOCK_BYTES];
+} *large;
 static atomic_bool result_used[NODE_JOBS];
 static const char *start_problem;
 
@@ -425,36 +432,29 @@ static bool set_one(struct settings *s, const cJSON *item, char *error) {
     return false;
 }
 
-static struct settings stored; /* what is in flash; app_settings has what holds since boot */
-static bool stored_known;
-
 static void configure(const struct command *c) {
-    static struct settings wanted; /* under the lock; 3 KB */
+    struct settings *wanted = &large->wanted, *stored = &large->stored;
     char error[SETTINGS_ERROR_BYTES];
-    if (!stored_known) {
-        stored = *app_settings();
-        stored_known = true;
-    }
-    wanted = stored;
+    *wanted = *stored;
     const cJSON *item;
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(c->json, "set")) {
-        if (!set_one(&wanted, item, error)) {
+        if (!set_one(wanted, item, error)) {
             refuse(c, "bad_setting", error);
             return;
         }
     }
-    if (!settings_check(&wanted, error)) {
+    if (!settings_check(wanted, error)) {
         refuse(c, "bad_setting", error);
         return;
     }
-    int code = settings_store(&wanted, &stored);
+    int code = settings_store(wanted, stored);
     if (code != ESP_OK) {
         (void)snprintf(error, sizeof error, "the settings cannot be kept: %s", esp_err_to_name(code));
         refuse(c, "bad_setting", error);
         return;
     }
-    stored = wanted;
-    accept(c, settings_json(&stored));
+    *stored = *wanted;
+    accept(c, settings_json(stored));
 }
 
 /* --- inferences --- */
@@ -639,13 +639,13 @@ static void report(struct node_result *r) {
             refuse_id(w.source, w.id, ts_error_name(r->code), message);
         }
     }
-    atomic_store(&result_used[r - results], false);
+    atomic_store(&result_used[r - large->results], false);
 }
 
 struct node_result *control_result_take(void) {
-    for (unsigned i = 0; i < NODE_JOBS; i++) {
+    for (unsigned i = 0; large != NULL && i < NODE_JOBS; i++) {
         if (!atomic_exchange(&result_used[i], true)) {
-            return &results[i];
+            return &large->results[i];
         }
     }
     return NULL;
@@ -654,7 +654,7 @@ struct node_result *control_result_take(void) {
 void control_result(struct node_result *result) {
     struct item item = {.result = result};
     if (items == NULL || xQueueSend(items, &item, 0) != pdTRUE) {
-        atomic_store(&result_used[result - results], false);
+        atomic_store(&result_used[result - large->results], false);
     }
 }
 
@@ -725,7 +725,7 @@ static bool bytes_of_hex(const cJSON *item, uint8_t *out, size_t len) {
 }
 
 static void update(const struct command *c, const char *name) {
-    static uint8_t block[BLOCK_BYTES]; /* under the lock */
+    uint8_t *block = large->block;
     uint8_t digest[TS_IMAGE_DIGEST];
     const cJSON *data = cJSON_GetObjectItemCaseSensitive(c->json, "data");
     bool digest_given = bytes_of_hex(cJSON_GetObjectItemCaseSensitive(c->json, "digest"), digest, sizeof digest);
@@ -733,7 +733,7 @@ static void update(const struct command *c, const char *name) {
     uint32_t offset = 0;
     int code = TS_OK;
     if (data != NULL && (!cJSON_IsString(data) ||
-                         mbedtls_base64_decode(block, sizeof block, &len, (const unsigned char *)data->valuestring,
+                         mbedtls_base64_decode(block, BLOCK_BYTES, &len, (const unsigned char *)data->valuestring,
                                                strlen(data->valuestring)) != 0)) {
         refuse(c, "bad_command", "data: base64 of at most 3072 bytes");
         return;
@@ -958,7 +958,7 @@ void control_line(unsigned source, struct line *line) {
 /* A message of a session: a command, or a piece of an update. */
 static void message(const struct item *item) {
     if (item->kind == TS_CONTROL) {
-        static char text[LINE_TEXT + 1];
+        char *text = large->text;
         size_t len = item->len < LINE_TEXT ? item->len : LINE_TEXT;
         memcpy(text, item->body, len);
         text[len] = '\0';
@@ -1015,6 +1015,9 @@ static void control_task(void *arg) {
 
 void control_start(const char *problem_text) {
     start_problem = problem_text;
+    large = heap_caps_calloc_prefer(1, sizeof *large, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+    ESP_ERROR_CHECK(large != NULL ? ESP_OK : ESP_ERR_NO_MEM);
+    large->stored = *app_settings();
     lock = xSemaphoreCreateMutexStatic(&lock_memory);
     items = xQueueCreateStatic(8, sizeof(struct item), items_storage, &items_state);
     BaseType_t made =

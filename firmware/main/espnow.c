@@ -209,6 +209,11 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
         return ESP_ERR_INVALID_ARG;
     }
     esp_err_t error = wifi_radio_start(settings);
+    if (error == ESP_OK && rate_of(settings->espnow_rate)->mode == WIFI_PHY_MODE_LR) {
+        /* Espressif's long range is heard only by who allows it; routers and other rates stay usable. */
+        error = esp_wifi_set_protocol(interface(),
+                                      WIFI_PROTOCOL_11B | WIFI_PROTOCOL_11G | WIFI_PROTOCOL_11N | WIFI_PROTOCOL_LR);
+    }
     if (error == ESP_OK) {
         error = esp_now_init();
     }

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define LINE_TEXT 6144 /* longest line without its tensors: a `configure` with a certificate */
+#define LINE_TEXT 4096 /* longest line without its tensors: a `configure` with a certificate */
 
 struct line;
 

@@ -13,9 +13,9 @@
 #define REGISTER_SHUNT 0x01
 #define REGISTER_BUS 0x02
 /* Both sample shunt and bus continuously, as fast as they can at 12 (INA219) and 16 bit with four averages (INA226). */
-#define CONFIG_INA219 0x219F      /* 16 V, 40 mV, 12 bit, 532 us each: SBOS448G table 5; range by the shunt below */
-#define CONFIG_INA219_WIDE 0x399F /* 32 V, 320 mV */
-#define CONFIG_INA226 0x4227      /* 4 averages, 588 us each: SBOS547B table 7-6 */
+#define SETUP_INA219 0x219F      /* 16 V, 40 mV, 12 bit, 532 us each: SBOS448G table 5; range by the shunt below */
+#define SETUP_INA219_WIDE 0x399F /* 32 V, 320 mV */
+#define SETUP_INA226 0x4227      /* 4 averages, 588 us each: SBOS547B table 7-6 */
 #define SAMPLE_MS 2
 #define I2C_MS 20
 #define STACK_BYTES 3072
@@ -90,7 +90,7 @@ bool meter_start(const struct settings *settings, const char **problem) {
         i2c_master_bus_add_device(bus, &device_config, &device) != ESP_OK) {
         return false;
     }
-    uint16_t wanted = kind == METER_INA226 ? CONFIG_INA226 : mohm >= 100 ? CONFIG_INA219_WIDE : CONFIG_INA219;
+    uint16_t wanted = kind == METER_INA226 ? SETUP_INA226 : mohm >= 100 ? SETUP_INA219_WIDE : SETUP_INA219;
     const uint8_t command[3] = {REGISTER_CONFIG, (uint8_t)(wanted >> 8), (uint8_t)wanted};
     if (i2c_master_transmit(device, command, sizeof command, I2C_MS) != ESP_OK ||
         xTaskCreatePinnedToCore(sample_task, "meter", STACK_BYTES, NULL, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE) !=

@@ -6,6 +6,7 @@
 
 #include "control.h"
 #include "esp_crt_bundle.h"
+#include "esp_heap_caps.h"
 #include "esp_log.h"
 #include "line.h"
 #include "mqtt_client.h"
@@ -21,12 +22,12 @@ static esp_mqtt_client_handle_t client;
 static atomic_bool up;
 static char command_topic[TOPIC_BYTES], reply_topic[TOPIC_BYTES], telemetry_topic[TOPIC_BYTES],
     status_topic[TOPIC_BYTES];
-static struct line line;
-static bool ours; /* the message whose pieces come is a command */
+static struct line *line; /* in PSRAM where there is some */
+static bool ours;         /* the message whose pieces come is a command */
 
 static void piece(const esp_mqtt_event_t *event) {
     if (event->current_data_offset == 0) {
-        line_clear(&line);
+        line_clear(line);
         /* Retained commands are of the past: whoever set them does not wait for them. */
         ours = !event->retain && event->topic_len == (int)strlen(command_topic) &&
                memcmp(event->topic, command_topic, (size_t)event->topic_len) == 0;
@@ -34,14 +35,14 @@ static void piece(const esp_mqtt_event_t *event) {
     bool whole = false;
     for (int i = 0; ours && i < event->data_len; i++) {
         uint8_t byte = (uint8_t)event->data[i];
-        whole = line_byte(&line, byte == '\n' ? ' ' : byte);
+        whole = line_byte(line, byte == '\n' ? ' ' : byte);
     }
     if (ours && event->current_data_offset + event->data_len >= event->total_data_len) {
-        whole = line_byte(&line, '\n');
+        whole = line_byte(line, '\n');
         if (whole) {
-            control_line(CONTROL_MQTT, &line);
+            control_line(CONTROL_MQTT, line);
         }
-        line_clear(&line);
+        line_clear(line);
         ours = false;
     }
 }
@@ -83,7 +84,11 @@ int mqtt_start(const struct settings *settings) {
     if (settings->mqtt_url[0] == '\0') {
         return ESP_OK;
     }
-    line_init(&line, &control_sink);
+    line = heap_caps_calloc_prefer(1, sizeof *line, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+    if (line == NULL) {
+        return ESP_ERR_NO_MEM;
+    }
+    line_init(line, &control_sink);
     topic(command_topic, settings->name, "cmd");
     topic(reply_topic, settings->name, "reply");
     topic(telemetry_topic, settings->name, "telemetry");

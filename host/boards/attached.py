@@ -88,9 +88,7 @@ class AttachedBoard:
         deadline = time.monotonic() + _NETWORK_TIMEOUT_S
         while True:
             listen = address.parse(self.info["listen"])
-            if listen.transport in RADIOS:
-                return listen
-            if not ipaddress.ip_address(listen.host).is_unspecified:
+            if not _is_anywhere(listen):
                 return listen
             if time.monotonic() > deadline:
                 raise BoardError(
@@ -175,3 +173,10 @@ class AttachedBoard:
             f"{self.board.name} holds stage {self.info.get('stage')}, not {self._stage}: name the "
             "boards in stage order, or put that stage's image on it",
         )
+
+
+def _is_anywhere(listen: Address) -> bool:
+    """Whether it is no address that others could use, but any of its own."""
+    if listen.transport in RADIOS:
+        return listen.mac is not None and not any(listen.mac)
+    return ipaddress.ip_address(listen.host).is_unspecified

@@ -30,8 +30,9 @@ def open_bridge(port: str, baud: int = BAUD) -> tuple[Address, BridgeServer]:
             "role to be bridge",
         )
     place = address.parse(info["listen"])
-    radio = info.get("radio") or {}
-    version = radio.get("version")
+    radio = info.get("radio") or {}  # A virtual one.
+    link = info.get("link") or {}  # A real one.
+    version = radio.get("version") or link.get("espnow_version")
     if place.transport != "espnow" or version not in (1, 2):
         raise BoardError("no_bridge", f"the bridge on {port} has {place.transport}, not ESP-NOW")
     return place, BridgeServer(port, profile(version), baud=baud)

@@ -103,7 +103,8 @@ def pack(
 ) -> None:
     """Pack the stages of BUNDLE as images for boards' flash slots.
 
-    firmware/core/IMAGE.md has their format, byte by byte.
+    BUNDLE may also be a firmware's application (app.bin of an ESP-IDF build).
+    firmware/core/IMAGE.md has the format, byte by byte.
     """
     if (key is None) != unsigned:
         raise click.UsageError("give --key FILE, or --unsigned; `tinysplit keys new` makes a key")
@@ -111,17 +112,24 @@ def pack(
     target = output or Path("build") / f"{bundle.resolve().name}-images-{version}"
     refuse_existing(target, force=False)
     pair = None if key is None else key_files.load(key)
-    opened = bundles.read(bundle)
-    stages = range(len(opened.stages)) if stage < 0 else [stage]
-    packed = packing.pack(
-        opened,
-        stages,
-        pair,
-        version=version,
-        downgrade_from=downgrade_from,
-        firmware=min_firmware,
-        chip=image.CHIPS[chip],
-    )
+    if bundle.is_file():
+        if stage >= 0 or min_firmware or chip != "any":
+            raise click.UsageError("--stage, --chip and --min-firmware are for bundles")
+        app = bundle.read_bytes()
+        one = packing.pack_firmware(app, pair, version=version, downgrade_from=downgrade_from)
+        packed, name = [one], "firmware"
+    else:
+        opened = bundles.read(bundle)
+        packed = packing.pack(
+            opened,
+            range(len(opened.stages)) if stage < 0 else [stage],
+            pair,
+            version=version,
+            downgrade_from=downgrade_from,
+            firmware=min_firmware,
+            chip=image.CHIPS[chip],
+        )
+        name = f"bundle {opened.manifest.id[:16]}"
     packing.write(packed, target)
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("image", "stage", "size", "arena", "digest"):
@@ -130,7 +138,7 @@ def pack(
         made = one.image
         rows.add_row(
             one.file,
-            f"{made.stage} of {made.stage_count}",
+            f"{made.stage} of {made.stage_count}" if made.stage_count else "-",
             size(len(one.data)),
             size(made.arena_bytes or None),
             one.digest,
@@ -138,7 +146,7 @@ def pack(
     console = wide_console(rows)
     console.print(rows)
     signer = "unsigned" if pair is None else f"signed with key {pair.public.fingerprint}"
-    console.print(f"version {version}, {signer}, bundle {opened.manifest.id[:16]}, in {target}")
+    console.print(f"version {version}, {signer}, {name}, in {target}")
 
 
 @click.group()

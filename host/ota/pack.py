@@ -41,9 +41,8 @@ def pack(
     Raises:
         ImageError: a stage that is not in the bundle, or does not go into an image.
     """
-    packed = []
-    for number in stages:
-        made = image.of_stage(
+    made = (
+        image.of_stage(
             bundle,
             number,
             version=version,
@@ -51,11 +50,28 @@ def pack(
             firmware=firmware,
             chip=chip,
         )
-        data = image.encode(made, None if key is None else key.sign)
-        if image.decode(data, None if key is None else key.public.verify) != made:
-            raise ImageError(f"stage {number} does not read back as it was packed")
-        packed.append(Packed(made, data, f"stage{number}.tsim"))
-    return packed
+        for number in stages
+    )
+    return [_packed(one, key, f"stage{one.stage}.tsim") for one in made]
+
+
+def pack_firmware(
+    app: bytes, key: PrivateKey | None, *, version: int, downgrade_from: int = 0
+) -> Packed:
+    """An application of ESP-IDF likewise.
+
+    Raises:
+        ImageError: it is none.
+    """
+    made = image.of_firmware(app, version=version, downgrade_from=downgrade_from)
+    return _packed(made, key, "firmware.tsim")
+
+
+def _packed(made: Image, key: PrivateKey | None, file: str) -> Packed:
+    data = image.encode(made, None if key is None else key.sign)
+    if image.decode(data, None if key is None else key.public.verify) != made:
+        raise ImageError(f"{file} does not read back as it was packed")
+    return Packed(made, data, file)
 
 
 def write(images: Sequence[Packed], folder: Path) -> None:

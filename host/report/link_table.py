@@ -61,7 +61,7 @@ def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[PhaseRo
 def how(row: PhaseRow, nodes: Sequence[StageNode], air: str) -> str:
     """How the times of a row come about. `air`: how those over the air do, empty if measured."""
     found = {nodes[stage].provenance for stage in row.stages} or {"measured"}
-    air = air.partition(":")[0]  # By what is said below the table.
+    air = air.partition(" ")[0]  # By what is said below the table.
     if air and row.over_air != "no":
         found = {air} if row.over_air == "all" else {*found, air}
     return " and ".join(sorted(found))

@@ -208,31 +208,6 @@ static void read_wire(struct ts_wire *wire, const uint8_t *bytes, size_t len, bo
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void short_enough(void *ctx, const uint8_t *frame, size_t len) {
-    (void)ctx;
-    (void)frame;
-    if (len < 1 || len > 100) {
-        abort();
-    }
-}
-
-static void no_zeros(void *ctx, const uint8_t *text, size_t len) {
-    (void)ctx;
-    if (len == 0 || memchr(text, 0, len) != NULL) {
-        abort();
-    }
-}
-
-/* Bytes of a wire as they are, or as a frame of it, so that whole ones come up, too. */
-static void read_wire(struct ts_wire *wire, const uint8_t *bytes, size_t len, bool whole) {
-    uint8_t coded[TS_WIRE_MAX(256)];
-    if (whole) {
-        len = ts_wire_encode(wire->crc, bytes, len, coded);
-        bytes = coded;
-    }
-    ts_wire_read(wire, bytes, len, short_enough, no_zeros, NULL);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static uint8_t stream_buffer[256];
     static uint8_t wire_buffer[TS_WIRE_MAX(100)];

@@ -351,6 +351,7 @@ static void manifests_that_lie(void **state) {
         M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "095affffffff"),         /* a string as long */
         M("9", NAME, RECEIVED, OUTPUTS, INPUTS, SENT, OPS, "091bffffffffffffffff"), /* 64 bits */
         M("8", "0260", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                   /* no name */
+        M("8", "026261ff", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),               /* a name that cannot be printed */
         M("8", "024161", RECEIVED, OUTPUTS, INPUTS, SENT, OPS, ""),                 /* a name of bytes */
         M("8", NAME, "038184098201050000", OUTPUTS, INPUTS, SENT, OPS, ""),         /* 5 bytes, not 4 */
         M("8", NAME, "0380", OUTPUTS, INPUTS, SENT, OPS, ""),                       /* nothing received */

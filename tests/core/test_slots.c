@@ -331,6 +331,40 @@ static void a_ready_image_that_decays_is_not_activated(void **state) {
     assert_true(board_runs(&board, &v1));
 }
 
+static uint32_t reads_before_failure;
+
+static bool failing_read(void *ctx, enum ts_area area, uint32_t offset, uint8_t *out, uint32_t len) {
+    return reads_before_failure-- != 0 && flash_read(ctx, area, offset, out, len);
+}
+
+/* A read that fails says nothing about the image: no rollback, and no older image in its place. */
+static void a_failing_read_changes_nothing(void **state) {
+    (void)state;
+    static struct board start;
+    assert_int_equal(board_update(&board, &v2, 1000), TS_OK);
+    for (int confirmed = 0; confirmed < 2; confirmed++) {
+        start = board;
+        uint32_t failures = 0;
+        for (uint32_t reads = 0;; reads++) {
+            memcpy(&board, &start, sizeof board);
+            board.cfg.read = failing_read;
+            reads_before_failure = reads;
+            if (board_boot(&board) == TS_OK) {
+                assert_true(board_runs(&board, &v2));
+                break;
+            }
+            assert_int_equal(board.slots.running, TS_NO_SLOT);
+            failures++;
+            board.cfg.read = flash_read;
+            assert_int_equal(board_boot(&board), TS_OK);
+            assert_true(board_runs(&board, &v2));
+            assert_int_equal(board.slots.state.reason, 0);
+        }
+        assert_true(failures > 5);
+        board.cfg.read = flash_read;
+    }
+}
+
 /* Each operation of an update fails once, as an error of the flash chip; nothing is lost, and the same update then
  * works. */
 static void a_failing_flash_loses_nothing(void **state) {
@@ -462,6 +496,7 @@ int main(void) {
         cmocka_unit_test(an_image_written_by_wire_is_found),
         cmocka_unit_test_setup(a_decayed_slot_does_not_run, runs_v1),
         cmocka_unit_test_setup(a_ready_image_that_decays_is_not_activated, runs_v1),
+        cmocka_unit_test_setup(a_failing_read_changes_nothing, runs_v1),
         cmocka_unit_test_setup(a_failing_flash_loses_nothing, runs_v1),
         cmocka_unit_test(a_broken_state_record_is_not_believed),
         cmocka_unit_test_setup(sequence_numbers_wrap, runs_v1),

@@ -22,6 +22,7 @@ static struct {
     int most_peers;
     esp_err_t send_result;
     int sends;
+    uint8_t protocols;
     uint8_t to[6], data[1500];
     size_t len;
 } driver;
@@ -40,6 +41,11 @@ esp_err_t esp_wifi_get_mode(wifi_mode_t *mode) {
 esp_err_t esp_wifi_get_mac(wifi_interface_t interface, uint8_t mac[6]) {
     assert_int_equal(interface, WIFI_IF_STA);
     memcpy(mac, (uint8_t[]){2, 0, 0, 0, 0xab, 1}, 6);
+    return ESP_OK;
+}
+esp_err_t esp_wifi_set_protocol(wifi_interface_t interface, uint8_t protocols) {
+    assert_int_equal(interface, WIFI_IF_STA);
+    driver.protocols = protocols;
     return ESP_OK;
 }
 esp_err_t esp_now_init(void) {
@@ -291,7 +297,7 @@ static void a_driver_without_memory_blocks_and_is_asked_again(void **state) {
 
 static void peers_get_their_rate_and_keys(void **state) {
     (void)state;
-    settings.espnow_rate = RATE_MCS7;
+    settings.espnow_rate = RATE_48M;
     strcpy(settings.espnow_pmk, "000102030405060708090a0b0c0d0e0f");
     strcpy(settings.espnow_lmk, "F0F1F2F3F4F5F6F7F8F9FAFBFCFDFEFF");
     start();
@@ -305,8 +311,21 @@ static void peers_get_their_rate_and_keys(void **state) {
     assert_int_equal(driver.peer[0].lmk[15], 0xff);
     assert_true(driver.has_pmk);
     assert_int_equal(driver.pmk[15], 0x0f);
-    assert_int_equal(driver.rate.phymode, WIFI_PHY_MODE_HT20);
-    assert_int_equal(driver.rate.rate, WIFI_PHY_RATE_MCS7_SGI);
+    assert_int_equal(driver.rate.phymode, WIFI_PHY_MODE_11G);
+    assert_int_equal(driver.rate.rate, WIFI_PHY_RATE_48M);
+}
+
+static void long_range_is_allowed_where_it_is_used(void **state) {
+    (void)state;
+    start();
+    assert_int_equal(driver.protocols, 0); /* the driver's own choice */
+    link_espnow.stop();
+    settings.espnow_rate = RATE_250K;
+    start();
+    assert_int_equal(driver.protocols & WIFI_PROTOCOL_LR, WIFI_PROTOCOL_LR);
+    assert_int_equal(send_to(1), TS_OK);
+    assert_int_equal(driver.rate.phymode, WIFI_PHY_MODE_LR);
+    assert_int_equal(driver.rate.rate, WIFI_PHY_RATE_LORA_250K);
 }
 
 static void a_broken_key_is_refused(void **state) {
@@ -375,6 +394,7 @@ int main(void) {
         TEST(reports_that_never_come_do_not_block_for_ever),
         TEST(a_driver_without_memory_blocks_and_is_asked_again),
         TEST(peers_get_their_rate_and_keys),
+        TEST(long_range_is_allowed_where_it_is_used),
         TEST(a_broken_key_is_refused),
         TEST(the_table_forgets_the_oldest_but_never_the_next_stage),
         TEST(a_shorter_table_of_the_driver_fails_only_the_newcomer),

@@ -18,8 +18,10 @@ from click.testing import Result
 
 from host.boards import control, process
 from host.boards.address import Address
+from host.boards.attached import AttachedBoard
 from host.boards.board import BoardError
 from host.boards.kinds import Emulated, Host, KindError, OnSerial, Virtual, parse
+from host.boards.serial import SerialBoard
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.link.messages import Phase
@@ -186,6 +188,42 @@ def test_the_right_bundle_on_the_wrong_board(
         result = invoke(main, "run", folder, "--count", 1, *chain)
     assert result.exit_code == 1
     assert "holds stage 1, not 2: name the boards in stage order" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("udp://0.0.0.0:4000", "udp://192.168.1.7:4000"),
+        ("tcp://[::]:4000", "tcp://[fe80::1]:4000"),
+        ("espnow://00:00:00:00:00:00", "espnow://02:00:00:00:00:01"),
+        ("ble://attic", "ble://attic"),
+    ],
+)
+def test_a_board_is_given_time_to_join_its_network(before: str, after: str) -> None:
+    """A stand-in that knows its address the second time it is asked."""
+    bundle = "ab" * 32
+    said = {"kind": "board", "name": "attic", "stage": 1, "bundle": bundle}
+    asked = []
+    settings = {"next": None, "mtu": 0, "timeout_ms": 9}
+
+    def answer(data: bytes) -> bytes:
+        out = b""
+        for command in map(json.loads, filter(None, data.splitlines())):
+            if command["cmd"] == "info":
+                asked.append(command)
+            listen = before if len(asked) < 2 else after
+            info = settings if command["cmd"] == "configure" else {**said, "listen": listen}
+            out += control.reply(command["id"], info)
+        return out
+
+    with Cable() as cable, SerialBoard(cable.port) as board:
+        cable.answer = answer
+        attached = AttachedBoard(board, 1, bundle)
+        transport = before.partition(":")[0]
+        place = attached.configure(
+            transport, None, family=4, mtu=0, timeout_ms=9, needs_address=True
+        )
+        assert str(place) == after
 
 
 def test_a_port_without_a_board_is_one_line(invoke: Invoke, folder: Path) -> None:

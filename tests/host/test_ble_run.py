@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
 from host.cli import main
 from host.link.impairment import Impairment
 from host.testbed import Options, Testbed
-from partitioner import kernels
+from partitioner import child, kernels
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
@@ -67,7 +70,7 @@ def test_three_stages_are_exact(
     with Testbed(stranger_bundle, folder, options) as testbed:
         assert_exact(testbed, stranger_bundle, 3)
         provenance, lines = testbed.air_report(testbed.stats())
-    assert provenance.startswith("modelled: ")
+    assert provenance.startswith("modelled as ")
     how = "one frame a value" if att_mtu == 517 else "frames as a stream"
     granted = (
         f"granted: 7.5 ms interval, latency 0, LE 2M, LL payload 251 B, ATT_MTU {att_mtu} ({how})"
@@ -141,6 +144,35 @@ def test_options_that_do_not_fit_are_refused(
     result = invoke(main, "run", folder, "--resize", *arguments)
     assert result.exit_code == code
     assert text in result.output
+
+
+def test_boards_on_an_air_that_is_hosted_apart(pair: Bundle, pair_folder: Path) -> None:
+    places = [Address("ble", f"c0:54:53:00:00:0{stage}") for stage in (0, 1)]
+    with subprocess.Popen(
+        [*child.command("host.cli", "main"), "air", "ble"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as air:
+        assert air.stdout is not None
+        settings = {"air": air.stdout.readline().strip()}
+        with (
+            VirtualBoard("tail", pair_folder, 1, places[1], None, settings=settings) as tail,
+            VirtualBoard("head", pair_folder, 0, places[0], places[1], settings=settings) as head,
+        ):
+            tail.wait_ready(BOOT_TIMEOUT_S)
+            head.wait_ready(BOOT_TIMEOUT_S)
+            answer = head.ask("run", 15, input="selftest")
+        wanted = pair.selftest()["output_0"][0].tobytes()
+        assert base64.b64decode(answer["tensors"][0]) == wanted
+        air.send_signal(signal.SIGINT)
+        assert "link layer: " in air.stdout.read()
+        assert air.wait(10) == 0
+
+
+def test_an_air_for_a_host_that_is_not_there(invoke: Invoke) -> None:
+    result = invoke(main, "air", "ble", "--controller", "vhci:/nonexistent/vhci")
+    assert result.exit_code == 1
+    assert "cannot be the controller of a host at vhci:/nonexistent/vhci" in result.output
 
 
 def test_a_board_without_its_air_ends_with_a_line(pair_folder: Path) -> None:

@@ -24,6 +24,7 @@ from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.control import ControlError
 from host.boards.virtual.board import Board as BoardProgram
+from host.boards.virtual.holding import BundleHolding
 from host.boards.virtual.process import VirtualBoard
 from host.boards.virtual.settings import Flash
 from host.cli import main
@@ -324,7 +325,7 @@ def _board_in_process(pair: Bundle, tmp_path: Path) -> tuple[BoardProgram, list[
         "next": "udp://127.0.0.1:9",
     }
     flash = Flash(tmp_path / "flash")
-    return BoardProgram(tmp_path / "pair", flash, defaults, lines.append), lines
+    return BoardProgram(BundleHolding(tmp_path / "pair"), flash, defaults, lines.append), lines
 
 
 def test_an_address_that_is_taken_does_not_brick_a_board(pair: Bundle, tmp_path: Path) -> None:

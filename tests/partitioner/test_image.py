@@ -197,7 +197,7 @@ def good() -> dict[int, Any]:
 
 def test_the_good_manifest_is_taken() -> None:
     assert image.decode(with_manifest(good()), KEY.public.verify).manifest is not None
-    later = {**good(), 9: [1, {2: "for later readers"}]}
+    later = {**good(), 9: [1, {2: "for later readers"}, [[[]]]]}
     assert image.decode(with_manifest(later), KEY.public.verify).manifest is not None
 
 
@@ -213,6 +213,8 @@ LIES: list[Callable[[dict[int, Any]], Any]] = [
     lambda m: {**m, 2: ""},
     lambda m: {**m, 2: "x" * 65},
     lambda m: {**m, 2: b"tiny"},
+    lambda m: {**m, 2: "t\u00efny"},
+    lambda m: {**m, 2: "tiny\n"},
     lambda m: {**m, 3: []},
     lambda m: {**m, 3: m[3] * 9},
     lambda m: {**m, 3: [[9, [1, 5], 0, 0]]},
@@ -236,6 +238,12 @@ LIES: list[Callable[[dict[int, Any]], Any]] = [
     lambda m: {**m, 7: [[3]] * 4000},
     lambda m: {k: v for k, v in m.items() if k != 8},
     lambda m: {**m, 8: []},
+    lambda m: {**m, 7: [[2**32]]},
+    lambda m: {**m, 3: [[9, [1, 4], 0, 2**31]]},
+    lambda m: {**m, 9: 0.5},
+    lambda m: {**m, 9: None},
+    lambda m: {**m, 9: 2**32},
+    lambda m: {**m, 9: [[[[[]]]]]},
     lambda m: {**m, 8: [[3, [0], 0, 0]]},
 ]
 
@@ -291,9 +299,9 @@ def test_a_stage_that_is_not_there(stranger_bundle: Bundle) -> None:
             image.of_stage(stranger_bundle, number, version=1)
 
 
-def test_long_names_are_cut_between_characters(stranger_bundle: Bundle) -> None:
-    model = {**stranger_bundle.manifest.model, "name": "\u00e9" * 40 + "x"}
+def test_names_are_cut_and_made_printable(stranger_bundle: Bundle) -> None:
+    model = {**stranger_bundle.manifest.model, "name": "n\u00e4me\n" + "x" * 70}
     renamed = replace(stranger_bundle, manifest=replace(stranger_bundle.manifest, model=model))
     manifest = image.of_stage(renamed, 0, version=1).manifest
     assert manifest is not None
-    assert manifest.name == "\u00e9" * 32
+    assert manifest.name == "n?me?" + "x" * 59

@@ -27,8 +27,10 @@ from tests.radio.kernel import LaneError
 
 REPOSITORY = Path(__file__).parents[2]
 CACHE = REPOSITORY / "build/radio"
-SUITE = Path(__file__).parent / "guest"
-LANES = {path.stem.removeprefix("test_"): path for path in sorted(SUITE.glob("test_*.py"))}
+LANES = {
+    path.stem.removeprefix("test_"): path
+    for path in sorted((Path(__file__).parent / "guest").glob("test_*.py"))
+}
 BUSYBOX = Path("/bin/busybox")
 PREPARE_TIMEOUT_S = 180
 CUT = "block_16_project_BN"
@@ -90,13 +92,16 @@ def prepare_bundles(lane: Path) -> None:
     shutil.copytree(cached, lane / "digits")
 
 
-def run(lanes: list[str], accel: str, suite: Path = SUITE) -> str:
-    """Run these lanes; returns a line that says how it went.
+def run(
+    suite: list[Path], accel: str = "tcg", limits: machine.Limits = machine.DEFAULT_LIMITS
+) -> str:
+    """Run these test files, which share a folder, in a guest; returns a line that says how it went.
 
     Raises:
         LaneError: a test failed, the guest did, or something is missing.
     """
     check_tools()
+    shutil.rmtree(CACHE / "failed", ignore_errors=True)
     started = time.monotonic()
     found = kernel.fetch(CACHE / "kernel")
     with tempfile.TemporaryDirectory(prefix="tinysplit-radio-") as temporary:
@@ -107,8 +112,8 @@ def run(lanes: list[str], accel: str, suite: Path = SUITE) -> str:
         settings = {
             "modules": str(found.modules),
             "load": MODULES,
-            "suite": str(suite),
-            "files": [str(LANES[name]) for name in lanes],
+            "folder": str(suite[0].parent),
+            "files": [str(file) for file in suite],
         }
         (lane / "settings.json").write_text(json.dumps(settings))
         command = machine.qemu_command(
@@ -116,7 +121,7 @@ def run(lanes: list[str], accel: str, suite: Path = SUITE) -> str:
         )
         prepared = time.monotonic()
         try:
-            tally = machine.follow(command, lane / "qemu.log", print_line, machine.Limits())
+            tally = machine.follow(command, lane / "qemu.log", print_line, limits)
             tally.check()
         except LaneError as error:
             kept = machine.keep_logs(lane, CACHE / "failed")
@@ -155,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        print(f"radio lane: {run(chosen.lane or list(LANES), chosen.accel)}")
+        print(f"radio lane: {run([LANES[n] for n in chosen.lane or LANES], chosen.accel)}")
     except KeyboardInterrupt:
         print("radio lane: interrupted", file=sys.stderr)
         return 1

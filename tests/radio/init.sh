@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # PID 1 of the guest until the host's root is there: read-only over 9p, a tmpfs on top for writing.
 # The kernel's command line brings TINYSPLIT_PYTHON and TINYSPLIT_REPOSITORY into the environment.
 # An end of this script is a kernel panic, and that is how the host learns of it.

@@ -28,6 +28,9 @@ class Limits:
     total_s: float = 600.0
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass
 class Tally:
     """What the guest reported so far."""
@@ -61,9 +64,13 @@ class Tally:
             raise LaneError(f"{len(self.failed)} of {self.planned} tests failed: {names}")
         if self.exit_code is None:
             raise LaneError("the guest ended before its tests did")
-        if self.exit_code != 0 or not self.planned or self.passed != self.planned:
+        if not self.planned:
             raise LaneError(
-                f"{self.passed} of {self.planned or 0} tests passed, "
+                f"no test ran (pytest.log says why), pytest ended with {self.exit_code}"
+            )
+        if self.exit_code != 0 or self.passed != self.planned:
+            raise LaneError(
+                f"{self.passed} of {self.planned} tests passed, "
                 f"and pytest ended with {self.exit_code}"
             )
 

@@ -60,7 +60,7 @@ static void drain(struct ts_bridge *b) {
         if (send_by_radio(b, &slot->to, slot->frame, slot->len) == TS_E_WOULD_BLOCK) {
             return;
         }
-        b->first = (uint8_t)((b->first + 1u) % b->slot_count);
+        b->first = (uint8_t)(b->first + 1u < b->slot_count ? b->first + 1u : 0);
         b->waiting--;
         b->owes = true;
     }
@@ -81,7 +81,8 @@ static void to_radio(struct ts_bridge *b, const struct ts_addr *to, const struct
         b->owes = true;
         return;
     }
-    struct ts_bridge_slot *slot = &b->slots[(b->first + b->waiting) % b->slot_count];
+    uint32_t at = (uint32_t)b->first + b->waiting;
+    struct ts_bridge_slot *slot = &b->slots[at < b->slot_count ? at : at - b->slot_count];
     slot->to = *to;
     slot->len = (uint16_t)f->inner_len;
     memcpy(slot->frame, f->inner, f->inner_len);

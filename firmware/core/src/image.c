@@ -178,7 +178,12 @@ static bool read_manifest(struct ts_image *image, const uint8_t *manifest) {
         case KEY_NAME:
             image->name.bytes = head_within(&r, C_TEXT, 1, MAX_NAME);
             image->name.at = (uint32_t)(r.at - manifest);
-            r.at += image->name.bytes;
+            for (uint32_t i = 0; i < image->name.bytes; i++, r.at++) {
+                if (*r.at < 0x20 || *r.at > 0x7E) {
+                    fail(&r);
+                    break;
+                }
+            }
             break;
         case KEY_RECEIVED:
             image->received = read_tensors(&r, received);

@@ -215,6 +215,9 @@ static int try_it(struct ts_slots *s, struct ts_image *image) {
     if (code == TS_OK) {
         code = s->cfg->self_test(s->cfg->ctx, slot, image, &detail);
     }
+    if (code == TS_E_FLASH_FAILED) {
+        return code; /* says nothing about the image; three of them end its trial */
+    }
     if (code != TS_OK) {
         (void)refuse(s, slot, code, detail);
         return TS_OK;
@@ -254,7 +257,9 @@ int ts_slots_boot(struct ts_slots *s, const struct ts_slots_config *cfg, struct 
         code = verify(s, slot, s->state.slot[slot].digest, image);
         if (code == TS_OK) {
             s->running = (uint8_t)slot;
-            return TS_OK;
+        }
+        if (code == TS_OK || code == TS_E_FLASH_FAILED) {
+            return code;
         }
         s->state.reason = (uint16_t)code;
         s->state.reason_version = s->state.slot[slot].version;

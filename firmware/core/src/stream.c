@@ -117,9 +117,9 @@ static void unstuff(uint8_t *bytes, uint32_t len) {
     uint32_t n = 0;
     for (uint32_t at = 0; at < len;) {
         uint32_t code = bytes[at];
-        memmove(bytes + n, bytes + at + 1, code - 1u);
-        n += code - 1u;
-        at += code;
+        for (uint32_t end = at + code; ++at < end;) {
+            bytes[n++] = bytes[at];
+        }
         if (code < 255u && at < len) {
             bytes[n++] = 0;
         }

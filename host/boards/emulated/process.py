@@ -42,6 +42,10 @@ class EmulatedBoard(ProcessBoard):
             arguments += ["--qemu-bin", str(qemu)]
         super().__init__(name, arguments, on_text=on_text)
 
+    def close(self) -> None:
+        self._process.terminate()  # While it boots it does not see its input end.
+        super().close()
+
 
 def seen_by_guest(place: Address) -> Address:
     """What an emulated board must call a place that this machine reaches.

@@ -99,6 +99,16 @@ def device_address(address: Address) -> hci.Address:
     return hci.Address(address.host.upper(), hci.Address.RANDOM_DEVICE_ADDRESS)
 
 
+async def attach(port: HciPort, name: str) -> None:
+    """Put a controller of the host at this Bumble transport name on the air. TransportError."""
+    try:
+        await port.attach(name)
+    except (*_FAILURES, ValueError, ImportError) as error:
+        hint = "needs the kernel module hci_vhci and the right to open /dev/vhci"
+        why = f"{error.strerror}: {hint}" if isinstance(error, OSError) else str(error)
+        raise TransportError(f"cannot be the controller of a host at {name}: {why}") from error
+
+
 class BleRadio(Radio):
     """See `Radio`. `peers` in what `describe` returns has every link and what it was granted."""
 
@@ -158,13 +168,7 @@ class BleRadio(Radio):
         if air.split(":")[0] == "vhci":
             self._port = HciPort(TimedLink())
             await self._port.__aenter__()
-            try:
-                await self._port.attach(air)
-            except OSError as error:
-                raise TransportError(
-                    f"cannot be a virtual controller of this machine ({error.strerror}): needs "
-                    "the kernel module hci_vhci and the right to open /dev/vhci"
-                ) from error
+            await attach(self._port, air)
             air = self._port.place
         self._hci = await open_hci(air)
         address = device_address(self.setup.own) if self.setup.own.mac else None
@@ -511,7 +515,11 @@ async def board_characteristics(peer: Peer, place: str) -> dict[str, Characteris
 
 
 class BleAir(Air):
-    """See `Air`. The option `att_mtu` is what every node asks for and grants, 23 at least."""
+    """See `Air`.
+
+    Options: `att_mtu`, which every node asks for and grants, 23 at least; `controllers`, hosts
+    outside by Bumble's names for them, whose controllers are to be on this air.
+    """
 
     def __init__(self, impairment: Impairment, options: Mapping[str, Any]) -> None:
         if impairment != Impairment(loss=impairment.loss, seed=impairment.seed):
@@ -520,6 +528,7 @@ class BleAir(Air):
                 "order and drops what is damaged, and its speed follows from the connection"
             )
         self._att_mtu = int(options.get("att_mtu", gatt.WANTED_ATT_MTU))
+        self._controllers: tuple[str, ...] = tuple(options.get("controllers", ()))
         self._impairment = impairment
         self._port: HciPort | None = None
         self._adapter: Adapter | None = None
@@ -529,6 +538,12 @@ class BleAir(Air):
         link = TimedLink(self._impairment.loss, self._impairment.seed)
         self._port = await HciPort(link).__aenter__()
         self.place = self._port.place
+        try:
+            for name in self._controllers:
+                await attach(self._port, name)
+        except BaseException:
+            await self._port.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -561,7 +576,7 @@ class BleAir(Air):
         return BleServer(self.address(stage - 1).host, backend=self._adapter.backend())
 
     def provenance(self) -> str:
-        return "modelled: connection events, packet times and repetitions of Bluetooth 5.4"
+        return "modelled as Bluetooth 5.4 (connection events, packet times, repetition)"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         assert self._port is not None

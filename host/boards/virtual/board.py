@@ -14,23 +14,22 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from host.boards import address, control
 from host.boards.address import RADIOS
 from host.boards.control import Command, ControlError, Lines
-from host.boards.selftest import SelfTest, golden, selftest
+from host.boards.selftest import SelfTest
 from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
+from host.boards.virtual.holding import Holding
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link.frames import MIN_MTU
 from host.link.session import Node, Role
 from models.errors import TinysplitError
-from partitioner import bundle as bundles
 from partitioner import kernels
-from partitioner.chain import Stage, StageError
+from partitioner.chain import StageError
 from partitioner.command import describe
 
 Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
@@ -42,7 +41,7 @@ class Board:
     """One virtual board.
 
     Args:
-        folder: the bundle whose stage it runs.
+        holding: where its stage comes from.
         flash: where its settings are kept.
         defaults: settings that hold unless the flash has others.
         write: takes a line for whoever controls it.
@@ -51,7 +50,7 @@ class Board:
 
     def __init__(
         self,
-        folder: Path,
+        holding: Holding,
         flash: Flash,
         defaults: dict[str, Any],
         write: Callable[[bytes], None],
@@ -59,7 +58,7 @@ class Board:
     ) -> None:
         self._announce = announce
         self._announcement = ExitStack()
-        self._folder = folder
+        self._holding = holding
         self._flash = flash
         self._defaults = defaults
         self._write = write
@@ -67,7 +66,6 @@ class Board:
         self._radio: Radio | None = None
         self._pending: dict[int, int | str] = {}  # inference to command id
         self._next_inference = 1
-        self._bundle = bundles.read(folder)
         self._kernels = kernels.exact()
         self.boot()
 
@@ -86,6 +84,8 @@ class Board:
         """
         stored = self._flash.read()
         self._problem: str | None = None
+        self.close()
+        self._holding.boot()
         try:
             self._start({**self._defaults, **stored})
         except TinysplitError as error:
@@ -93,6 +93,7 @@ class Board:
                 raise
             self._problem = f"settings in flash left aside: {describe(error)}"
             self._start(self._defaults)
+        self._problem = self._problem or self._holding.complaint()
         if self._announce is not None:
             self._announcement.close()
             self._announcement.enter_context(self._announce(self.info()))
@@ -104,10 +105,8 @@ class Board:
         Raises:
             StageError, AddressError: they contradict the bundle or each other.
         """
-        last = len(self._bundle.stages) - 1
         number, following = chosen["stage"], chosen.get("next")
-        if number > last:
-            raise StageError(f"the bundle has no stage {number}, only 0 to {last}")
+        last = self._holding.stages(number) - 1
         if (number == last) != (following is None):
             needs = "has no next stage" if number == last else "needs the address of the next stage"
             raise StageError(f"stage {number} of {last + 1} {needs}")
@@ -141,20 +140,20 @@ class Board:
         """Load the stage, test it, open the sockets."""
         settings = self._check(chosen)
         self.close()
-        manifest, number = self._bundle.manifest, settings.stage
-        self._stage = Stage(manifest, number, self._bundle.stages[number], self._kernels)
-        self._selftest: SelfTest = selftest(self._bundle, self._stage, self._kernels)
-        self._result_specs = manifest.outputs
+        number = settings.stage
+        held = self._holding.load(number, self._kernels)
+        self._held, self._stage = held, held.stage
+        self._selftest: SelfTest = held.selftest()
         if settings.listen.transport in RADIOS:
-            role = Role[role_of(number, len(manifest.stages)).upper()]
-            node = Node(role, number, len(manifest.stages), bytes.fromhex(manifest.id))
+            role = Role[role_of(number, held.stages).upper()]
+            node = Node(role, number, held.stages, bytes.fromhex(held.bundle))
             self._radio = self._start_radio(settings, chosen, node)
         self._core = Core(
             replace(settings, refuse=self._selftest.first_wrong is not None),
-            self._stage,
-            len(manifest.stages),
-            manifest.id,
-            sum(tensor.bytes for tensor in manifest.outputs),
+            held.stage,
+            held.stages,
+            held.bundle,
+            sum(held.result_bytes),
             self._radio,
         )
         self._timeout_ms = settings.timeout_ms
@@ -185,17 +184,18 @@ class Board:
 
     def info(self) -> dict[str, Any]:
         assert self._core is not None
-        chosen, manifest = self._active, self._bundle.manifest
+        chosen, held = self._active, self._held
         return {
             "version": VERSION,
             "kind": "virtual",
             "name": chosen["name"],
             "firmware": metadata.version("tinysplit"),
-            "role": role_of(chosen["stage"], len(manifest.stages)),
+            "role": role_of(chosen["stage"], held.stages),
             "stage": chosen["stage"],
-            "stages": len(manifest.stages),
-            "bundle": manifest.id,
-            "model": manifest.model["name"],
+            "stages": held.stages,
+            "bundle": held.bundle,
+            "model": held.model,
+            **held.image,
             "listen": str(self._core.address),
             "radio": self._radio.describe() if self._radio is not None else None,
             "next": chosen.get("next"),
@@ -217,8 +217,8 @@ class Board:
         assert self._core is not None
         while (result := self._core.take_result()) is not None:
             command_id = self._pending.pop(result.inference)
-            wanted = [spec.bytes for spec in self._result_specs]
-            if result.code == "ok" and [len(t) for t in result.tensors] != wanted:
+            wanted = self._held.result_bytes
+            if result.code == "ok" and tuple(len(t) for t in result.tensors) != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
             if result.code != "ok":
                 text = f": {result.text}" if result.text else ""
@@ -243,6 +243,8 @@ class Board:
         except ControlError as error:
             self._write(control.refusal(error, command.id))
         except TinysplitError as error:
+            if self._core is None:
+                raise  # A reboot that found nothing to run.
             refused = ControlError("refused", describe(error))
             self._write(control.refusal(refused, command.id))
         except Exception as error:  # A defect, but none that a line may end the board with.
@@ -266,7 +268,9 @@ class Board:
         if command.name == "abort":
             return {"aborted": self._abort()}
         if command.name == "selftest":
-            return asdict(selftest(self._bundle, self._stage, self._kernels))
+            return asdict(self._held.selftest())
+        if command.name.startswith("update_"):
+            return self._holding.update(command.name, command.fields)
         if command.name != "reboot":
             raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()
@@ -297,7 +301,7 @@ class Board:
             except ValueError as error:  # Not base64, or not even ASCII.
                 raise ControlError("bad_command", f"a tensor is no base64: {error}") from error
         elif command.fields["input"] == "selftest":
-            tensors = [array.tobytes() for array in golden(self._bundle, self._stage)]
+            tensors = list(self._held.golden)
         else:
             tensors = [bytes(i % 256 for i in range(spec.bytes)) for spec in self._stage.received]
         wanted = [spec.bytes for spec in self._stage.received]
@@ -335,7 +339,7 @@ def _announced(info: dict[str, Any]) -> AbstractContextManager[object]:
 
 
 def serve(
-    folder: Path,
+    holding: Holding,
     flash: Flash,
     defaults: dict[str, Any],
     read_fd: int,
@@ -351,7 +355,8 @@ def serve(
         TinysplitError: it cannot boot, or a descriptor is closed.
     """
     with closing(ControlLine(read_fd, write_fd)) as controller:
-        board = Board(folder, flash, defaults, controller.send, _announced if announce else None)
+        announcer = _announced if announce else None
+        board = Board(holding, flash, defaults, controller.send, announcer)
         with closing(board):
             _serve(board, controller)
 

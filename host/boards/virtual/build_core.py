@@ -76,6 +76,83 @@ ffibuilder.cdef(
     int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
     void vb_get_status(vb *board, struct vb_status *status);
 
+    struct ts_part { uint32_t at, bytes; };
+    struct ts_image {
+        uint32_t bytes, version, downgrade_from, firmware, arena_bytes;
+        uint16_t chip;
+        uint8_t kind, flags, stage, stage_count;
+        struct ts_part manifest, model, input, output;
+        uint8_t digest[32];
+        ...;
+    };
+    struct ts_crypto {
+        void *ctx;
+        bool (*sha256_start)(void *ctx);
+        bool (*sha256_update)(void *ctx, const uint8_t *data, size_t len);
+        bool (*sha256_finish)(void *ctx, uint8_t *digest);
+        bool (*verify)(void *ctx, const uint8_t *digest, const uint8_t *signature);
+    };
+    struct ts_crc {
+        void *ctx;
+        uint16_t (*crc16)(void *ctx, uint16_t crc, const uint8_t *data, size_t len);
+        uint32_t (*crc32)(void *ctx, uint32_t crc, const uint8_t *data, size_t len);
+    };
+    uint16_t ts_crc16_small(void *ctx, uint16_t crc, const uint8_t *data, size_t len);
+    uint32_t ts_crc32_small(void *ctx, uint32_t crc, const uint8_t *data, size_t len);
+    struct ts_image_rules {
+        struct ts_crypto crypto;
+        struct ts_crc crc;
+        uint32_t max_bytes, max_arena, firmware;
+        uint16_t chip;
+        uint8_t stage;
+        bool allow_unsigned;
+    };
+    enum ts_area { TS_AREA_SLOT0, TS_AREA_SLOT1, TS_AREA_STATE };
+    struct ts_slot { uint8_t state; uint32_t bytes, version; uint8_t digest[32]; };
+    struct ts_slots_state {
+        uint32_t sequence, floor;
+        uint8_t active;
+        uint16_t reason;
+        uint32_t reason_detail, reason_version;
+        struct ts_slot slot[2];
+    };
+    struct ts_slots_config {
+        void *ctx;
+        bool (*read)(void *ctx, enum ts_area area, uint32_t offset, uint8_t *out, uint32_t len);
+        bool (*program)(void *ctx, enum ts_area area, uint32_t offset, const uint8_t *data,
+                        uint32_t len);
+        bool (*erase)(void *ctx, enum ts_area area, uint32_t offset);
+        int (*self_test)(void *ctx, unsigned slot, const struct ts_image *image, uint32_t *detail);
+        uint8_t *buffer;
+        struct ts_image_rules rules;
+    };
+    struct ts_slots {
+        struct ts_slots_state state;
+        uint32_t written;
+        uint8_t running, receiving;
+        ...;
+    };
+    int ts_slots_boot(struct ts_slots *slots, const struct ts_slots_config *cfg,
+                      struct ts_image *image);
+    int ts_slots_begin(struct ts_slots *slots, const uint8_t *header, const uint8_t *digest,
+                       uint32_t *offset);
+    int ts_slots_write(struct ts_slots *slots, uint32_t offset, const uint8_t *data, uint32_t len);
+    int ts_slots_finish(struct ts_slots *slots, struct ts_image *image);
+    int ts_slots_check(struct ts_slots *slots, const uint8_t *digest);
+    int ts_slots_activate(struct ts_slots *slots, const uint8_t *digest);
+    int ts_slots_abort(struct ts_slots *slots);
+
+    extern "Python" bool slot_sha_start(void *ctx);
+    extern "Python" bool slot_sha_update(void *ctx, const uint8_t *data, size_t len);
+    extern "Python" bool slot_sha_finish(void *ctx, uint8_t *digest);
+    extern "Python" bool slot_verify(void *ctx, const uint8_t *digest, const uint8_t *signature);
+    extern "Python" bool slot_read(void *ctx, enum ts_area area, uint32_t offset, uint8_t *out,
+                                   uint32_t len);
+    extern "Python" bool slot_program(void *ctx, enum ts_area area, uint32_t offset,
+                                      const uint8_t *data, uint32_t len);
+    extern "Python" bool slot_erase(void *ctx, enum ts_area area, uint32_t offset);
+    extern "Python" int slot_self_test(void *ctx, unsigned slot, const struct ts_image *image,
+                                       uint32_t *detail);
     struct vbridge_config { int packet_fd, wire_fd; uint16_t radio_mtu; uint8_t slots; };
     typedef struct vbridge vbridge;
     vbridge *vbridge_new(const struct vbridge_config *config);
@@ -93,7 +170,7 @@ ffibuilder.cdef(
 )
 ffibuilder.set_source(
     "host.boards.virtual._board",
-    '#include "board.h"\n#include "bridge.h"',
+    '#include "board.h"\n#include "bridge.h"\n#include "tinysplit/slots.h"',
     sources=[
         f"{_HERE}/board.c",
         f"{_HERE}/bridge.c",

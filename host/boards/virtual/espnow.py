@@ -282,14 +282,24 @@ class EspNowAir(Air):
         return f"modelled as IEEE 802.11 (airtime, contention, retry) at {rate.name}bit/s"
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
-        first, tally = radios[0], self._ether.tally
-        state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
-        version = min(radio["version"] for radio in radios)
-        return [
-            f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
-            f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}",
+        tally = self._ether.tally
+        lines = [
             f"on the air (modelled): {tally.frames} frames in {tally.attempts} transmissions, "
             f"{tally.lost} lost, {tally.corrupted} damaged, {tally.acks_lost} acknowledgements "
             f"lost, {tally.collided} in collisions, {tally.given_up} given up; "
-            f"busy for {tally.busy_us / 1e6:.2f} s",
+            f"busy for {tally.busy_us / 1e6:.2f} s"
         ]
+        if not radios:  # `tinysplit air`: the boards are somebody else's.
+            return lines
+        first = radios[0]
+        state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
+        version = min(radio["version"] for radio in radios)
+        negotiated = (
+            f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
+            f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}"
+        )
+        if self._bridge is not None:
+            lines.append(
+                "the tail's bridge: link and return contain the times of its wire (measured)"
+            )
+        return [negotiated, *lines]

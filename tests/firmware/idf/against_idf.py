@@ -63,16 +63,21 @@ bt/common/api/include/api bt/host/nimble/port/include bt/host/nimble/esp-hci/inc
 lwip/include lwip/include/apps lwip/include/apps/sntp lwip/port/include
 lwip/port/freertos/include lwip/port/esp32xx/include lwip/port/esp32xx/include/arch
 lwip/port/esp32xx/include/sys pthread/include esp_mm/include esp_psram/include
-""".split()
+"""
 NIMBLE: Final = """
 nimble/host/include nimble/include nimble/host/services/gap/include
 nimble/host/services/gatt/include nimble/host/util/include nimble/host/store/ram/include
 porting/nimble/include nimble/transport/include porting/npl/freertos/include
-""".split()
+"""
 # What is not compared: our own options, and C++, which compiling the engine holds.
 UNCOMPARED: Final = ("sdkconfig.h", "new", "cstdint", "tensorflow/")
 BLUETOOTH: Final = ("host/", "services/", "nimble/", "os/")
 OVERLAYS: Final = {"board": "sdkconfig.psram", "emulator": "sdkconfig.qemu"}
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class Tree:
@@ -86,8 +91,8 @@ class Tree:
         self.work = work
         nimble = options.nimble or self.components / "bt/host/nimble/nimble"
         lwip = options.lwip or self.components / "lwip/lwip"
-        folders = [self.components / folder for folder in FOLDERS]
-        folders += [nimble / folder for folder in NIMBLE]
+        folders = [self.components / folder for folder in FOLDERS.split()]
+        folders += [nimble / folder for folder in NIMBLE.split()]
         folders += [lwip / "src/include", *options.include]
         shim = work / "shim"
         (shim / "sys").mkdir(parents=True)
@@ -195,7 +200,9 @@ def constants(header: Path, options: list[str], names: list[str]) -> dict[str, i
 def assertions(header: Path, options: list[str]) -> Iterator[str]:
     """What must hold with the real header for ours to be right."""
     unit = parse(header, options)
-    own = [c for c in unit.cursor.get_children() if c.location.file and c.location.file.name == str(header)]
+    here = str(header)
+    children = unit.cursor.get_children()
+    own = [c for c in children if c.location.file and c.location.file.name == here]
     simple, other = [], []
     for c in own:
         name, kind = c.spelling, c.kind.name
@@ -208,7 +215,8 @@ def assertions(header: Path, options: list[str]) -> Iterator[str]:
             yield same(f"__typeof__({name})", spelled, name)
         elif kind == "ENUM_DECL" and c.is_definition():
             for constant in c.get_children():
-                yield f'_Static_assert(({constant.spelling}) == {constant.enum_value}, "{constant.spelling}");'
+                one, value = constant.spelling, constant.enum_value
+                yield f'_Static_assert(({one}) == {value}, "{one}");'
         elif kind in ("STRUCT_DECL", "UNION_DECL"):
             if c.is_definition() and c.type.spelling.startswith(("struct ", "union ")):
                 yield from members(f"(*({c.type.spelling} *)0)", c)
@@ -263,8 +271,8 @@ def compare(tree: Tree, config: list[str], overlay: str, minor: int) -> int:
         if run.returncode != 0:
             failed += 1
             wrong = re.findall(r"error: (?:static assertion failed[^:]*: )?(.*)", run.stderr)
-            print(f"{path}: " + "; ".join(wrong[:8]))
-    print(f"  {checked} names and members compared, {failed} headers disagree")
+            say(f"{path}: " + "; ".join(wrong[:8]))
+    say(f"  {checked} names and members compared, {failed} headers disagree")
     return failed
 
 
@@ -286,10 +294,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         tree = Tree(options, Path(work))
         for name, overlay in OVERLAYS.items():
-            print(f"ESP-IDF 5.{minor}, {name}:", flush=True)
+            say(f"ESP-IDF 5.{minor}, {name}:")
             config = tree.configure(name, overlay)
             wrong = compile_firmware(tree, config)
-            print(f"  firmware/main: {wrong} files do not compile")
+            say(f"  firmware/main: {wrong} files do not compile")
             failed += wrong + compare(tree, config, overlay, minor)
     sys.exit(failed > 0)
 

@@ -220,18 +220,22 @@ typedef enum { WIFI_AUTH_OPEN = 0, WIFI_AUTH_WPA2_PSK = 3, WIFI_AUTH_WPA2_WPA3_P
 typedef enum { WIFI_FAST_SCAN, WIFI_ALL_CHANNEL_SCAN } wifi_scan_method_t;
 typedef enum { WIFI_CONNECT_AP_BY_SIGNAL } wifi_sort_method_t;
 typedef enum { WPA3_SAE_PWE_UNSPECIFIED = 0, WPA3_SAE_PWE_BOTH = 3 } wifi_sae_pwe_method_t;
-typedef enum { WIFI_PHY_MODE_LR, WIFI_PHY_MODE_11B, WIFI_PHY_MODE_11G, WIFI_PHY_MODE_HT20 = 4 } wifi_phy_mode_t;
+typedef enum { WIFI_PHY_MODE_LR, WIFI_PHY_MODE_11B, WIFI_PHY_MODE_11G } wifi_phy_mode_t;
 typedef enum {
     WIFI_PHY_RATE_1M_L = 0x00,
     WIFI_PHY_RATE_2M_L = 0x01,
     WIFI_PHY_RATE_5M_L = 0x02,
     WIFI_PHY_RATE_11M_L = 0x03,
+    WIFI_PHY_RATE_48M = 0x08,
     WIFI_PHY_RATE_24M = 0x09,
     WIFI_PHY_RATE_12M = 0x0A,
     WIFI_PHY_RATE_6M = 0x0B,
     WIFI_PHY_RATE_54M = 0x0C,
-    WIFI_PHY_RATE_MCS0_LGI = 0x10,
-    WIFI_PHY_RATE_MCS7_SGI = 0x1F
+    WIFI_PHY_RATE_36M = 0x0D,
+    WIFI_PHY_RATE_18M = 0x0E,
+    WIFI_PHY_RATE_9M = 0x0F,
+    WIFI_PHY_RATE_LORA_250K = 0x29,
+    WIFI_PHY_RATE_LORA_500K = 0x2A
 } wifi_phy_rate_t;
 typedef enum {
     WIFI_REASON_4WAY_HANDSHAKE_TIMEOUT = 15,
@@ -239,6 +243,10 @@ typedef enum {
     WIFI_REASON_AUTH_FAIL = 202,
     WIFI_REASON_HANDSHAKE_TIMEOUT = 204
 } wifi_err_reason_t;
+#define WIFI_PROTOCOL_11B 0x1
+#define WIFI_PROTOCOL_11G 0x2
+#define WIFI_PROTOCOL_11N 0x4
+#define WIFI_PROTOCOL_LR 0x8
 extern esp_event_base_t const WIFI_EVENT;
 typedef enum {
     WIFI_EVENT_STA_START = 2,
@@ -310,6 +318,7 @@ esp_err_t esp_wifi_set_mode(wifi_mode_t mode);
 esp_err_t esp_wifi_get_mode(wifi_mode_t *mode);
 esp_err_t esp_wifi_set_config(wifi_interface_t interface, wifi_config_t *config);
 esp_err_t esp_wifi_start(void);
+esp_err_t esp_wifi_set_protocol(wifi_interface_t interface, uint8_t protocols);
 esp_err_t esp_wifi_connect(void);
 esp_err_t esp_wifi_set_ps(wifi_ps_type_t type);
 esp_err_t esp_wifi_set_channel(uint8_t primary, wifi_second_chan_t second);

@@ -15,7 +15,9 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[2]
 SECTION: Final = re.compile(r"^/\*@ (\S+) \*/$", re.MULTILINE)
-KCONFIG: Final = re.compile(r"^\s*config (\w+)(.*?)(?=^\s*config |^\s*(?:menu|endmenu)\b|\Z)", re.M | re.S)
+KCONFIG: Final = re.compile(
+    r"^\s*config (\w+)(.*?)(?=^\s*config |^\s*(?:menu|endmenu)\b|\Z)", re.MULTILINE | re.DOTALL
+)
 
 
 def sections(text: str) -> dict[str, str]:
@@ -55,8 +57,8 @@ def main() -> None:
         header = target / path
         header.parent.mkdir(parents=True, exist_ok=True)
         if path == "sdkconfig.h":
-            own = "".join(f"#define CONFIG_{name} {value}\n" for name, value in options(overlay).items())
-            body = own + body
+            lines = [f"#define CONFIG_{name} {value}\n" for name, value in options(overlay).items()]
+            body = "".join(lines) + body
         header.write_text(wrapped(path, body))
 
 

@@ -91,6 +91,10 @@ def main() -> None:
     console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     console.connect(pairs(given["-chardev"][0])["path"])
     console.sendall(b"ESP-ROM:esp32s3-20210327\r\nI (120) boot: ESP-IDF v5.5 2nd stage\r\n")
+    if os.environ.get("FAKE_QEMU_HANGS"):
+        board.kill()
+        board.wait()
+        signal.pause()
     inward = [
         (rb"://10\.0\.2\.2:", b"://127.0.0.1:"),
         (rb"://0\.0\.0\.0:4000", b"://127.0.0.1:" + port.encode()),

@@ -188,12 +188,28 @@ def test_the_emulator_ends_with_its_board(folder: Path, build: Path, qemu: Path)
         with pytest.raises(BoardError, match="ended"):
             board.ask("info")
     for pid in (first, second):
-        for _ in range(50):
-            if not Path(f"/proc/{pid}").exists():
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("an emulator outlived its board")
+        assert_ended(pid)
+
+
+def assert_ended(pid: int) -> None:
+    for _ in range(50):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("an emulator outlived its board")
+
+
+def test_a_board_that_hangs_while_it_starts_is_ended_too(
+    folder: Path, build: Path, qemu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_QEMU_HANGS", "1")
+    with emulated(folder, build, qemu) as board:
+        with pytest.raises(BoardError, match="does not answer"):
+            board.wait_ready(8)
+        pid = report(qemu)["pid"]
+        began = time.monotonic()
+    assert time.monotonic() - began < 8
+    assert_ended(pid)
 
 
 def test_an_emulator_that_dies_is_named(folder: Path, build: Path, qemu: Path) -> None:

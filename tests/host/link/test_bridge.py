@@ -26,7 +26,7 @@ from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.bridge import open_bridge
 from host.boards.serial import SerialBoard
-from host.boards.virtual.espnow import profile
+from host.boards.virtual.espnow import EspNowAir, profile
 from host.boards.virtual.process import VirtualBoard, VirtualBridge
 from host.cli import main
 from host.link.bridge import BridgeServer, _unusable
@@ -213,6 +213,23 @@ def test_a_bridge_that_is_reset_in_the_middle_comes_back_and_the_session_goes_on
     bridge.close()
 
 
+def test_a_bridge_that_vanishes_for_good_ends_the_run_by_name(
+    pair: Bundle, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = Options(transport="espnow", tail="host", timeout_ms=1500)
+    with Testbed(pair, folder, options) as testbed:
+        value = np.zeros((1, 24, 24, 3), np.int8)
+        testbed.infer([value])
+        assert isinstance(testbed._air, EspNowAir)
+        assert testbed._air._bridge is not None
+        testbed._air._bridge.kill()
+        started = time.monotonic()
+        with pytest.raises(BoardError, match="inference failed at stage 0"):
+            testbed.infer([value])
+        assert time.monotonic() - started < 6
+    assert "is gone: unplugged or reset" in caplog.text
+
+
 class Listener:
     """A user of a transport that keeps what it brings."""
 
@@ -358,4 +375,20 @@ def test_a_bridge_that_cannot_be_is_one_line(
     invoke: Invoke, arguments: list[str], code: int, text: str
 ) -> None:
     found = invoke(main, "board", *arguments)
+    assert (found.exit_code, text in found.output) == (code, True), found.output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--transport", "udp", "--tail", "host", "--bridge", "serial:/dev/x"], 1, "is for --tail"),
+        (["--transport", "espnow", "--bridge", "serial:/dev/x"], 1, "is for --tail host"),
+        (["--transport", "espnow", "--bridge", "board"], 2, "a bridge is on a serial port"),
+        (["--bridge", "serial:/dev/x"], 2, "need --transport"),
+    ],
+)
+def test_a_bridge_where_none_is_needed_is_one_line(
+    folder: Path, invoke: Invoke, options: list[str], code: int, text: str
+) -> None:
+    found = invoke(main, "run", folder, *options)
     assert (found.exit_code, text in found.output) == (code, True), found.output

@@ -84,6 +84,24 @@ def test_what_cannot_be_leaves_nothing(
     assert not Path("build").exists()
 
 
+def test_a_firmware(invoke: Callable[..., Result], folder: Path) -> None:
+    app = bytes([0xE9]) + bytes(11) + b"\x09\x00" + bytes(1000)
+    (folder / "app.bin").write_bytes(app)
+    arguments = "pack", folder / "app.bin", "--key", folder / "key", "-o", folder / "out"
+    done = invoke(main, *arguments)
+    assert done.exit_code == 0, done.output
+    data = (folder / "out" / "firmware.tsim").read_bytes()
+    found = image.decode(data, keys.load_public(folder / "key.pub").verify)
+    assert (found.kind, found.chip, found.model) == (image.FIRMWARE, 9, app)
+    done = invoke(main, *arguments[:-1], folder / "again", "--stage", 1)
+    assert done.exit_code == 2
+    (folder / "app.bin").write_bytes(app[1:])
+    done = invoke(main, *arguments[:-1], folder / "again")
+    assert done.exit_code == 1
+    assert "not an application of ESP-IDF" in done.stderr
+    assert not (folder / "again").exists()
+
+
 def test_no_bundle_no_images(invoke: Callable[..., Result], folder: Path) -> None:
     done = invoke(main, "pack", folder, "--unsigned")
     assert done.exit_code == 1

@@ -61,7 +61,7 @@ def main() -> None:
         if not wrong:
             with (LANE / "pytest.log").open("w") as log:
                 command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
-                command += ["--confcutdir", settings["suite"]]
+                command += ["--confcutdir", settings["folder"]]
                 done = subprocess.run(
                     [*command, *settings["files"]],
                     cwd=repository,

@@ -41,7 +41,7 @@ struct ts_image {
     struct ts_part manifest, model, input, output;
     uint8_t digest[TS_IMAGE_DIGEST]; /* filled in by ts_image_verify */
     uint8_t bundle[TS_BUNDLE_BYTES]; /* these too, for stages */
-    struct ts_part name;             /* of the model: text within the manifest, not terminated */
+    struct ts_part name;             /* of the model: printable ASCII within the manifest, not terminated */
     uint8_t received, outputs, inputs, sent, results;
     uint16_t operators;
 };

@@ -69,6 +69,9 @@ def test_frames_cross_and_their_times_are_the_models_whatever_the_load() -> None
             began = loop.time()
             for number in range(40):
                 a.station.submit(number, SLOW, frame(number))
+            while air.tally.frames < 40:
+                await asyncio.sleep(0)
+            queued_us = (loop.time() - began) * 1e6
             await b.until(lambda: len(b.frames) >= 20)
             busy_until = loop.time() + 0.03
             while loop.time() < busy_until:  # The loop is held up, the air is not.
@@ -83,9 +86,9 @@ def test_frames_cross_and_their_times_are_the_models_whatever_the_load() -> None
             for number in range(40):
                 same.submit(A, frame(number), SLOW, 0.0)
             ends = [one.at_us for one in same.advance(math.inf) if isinstance(one, Sent)]
-            # All were queued at nearly the same time, there all at once.
-            assert a.sent[-1][3] == pytest.approx(ends[-1], abs=5_000)
-            assert ends[-1] < took_us < ends[-1] + 100_000
+            # The last one waited as long as in the model, less what it came later than the first.
+            assert ends[-1] - queued_us - 1_000 < a.sent[-1][3] < ends[-1] + 1_000
+            assert ends[-1] < took_us < ends[-1] + 500_000
             a.station.close()
             b.station.close()
 

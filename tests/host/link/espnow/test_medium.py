@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from host.link.espnow import frames, timing
+from host.link.espnow import frames
 from host.link.espnow.frames import BROADCAST, Packet
 from host.link.espnow.medium import Happening, Medium, Received, Sent
+from partitioner.cost import wifi
 from partitioner.cost.wifi import DIFS_US, RATES, RateError
 
 REFERENCE = Path(__file__).parents[4] / "experiments/reference/espnow_link.csv"
@@ -100,7 +101,7 @@ def test_an_acknowledgement_goes_at_a_mandatory_rate_not_above_the_frames() -> N
 
 def test_an_unknown_rate_is_named() -> None:
     with pytest.raises(RateError, match="'3M' is no ESP-NOW rate"):
-        timing.rate("3M")
+        wifi.rate("3M")
 
 
 def test_a_lone_frame_on_an_idle_medium_goes_at_once_and_is_acknowledged() -> None:
@@ -177,7 +178,7 @@ def test_an_absent_station_costs_all_attempts_with_growing_waits() -> None:
     (end,) = run(air)
     assert isinstance(end, Sent)
     assert not end.acknowledged
-    assert end.attempts == timing.SHORT_RETRY_LIMIT == air.tally.attempts
+    assert end.attempts == wifi.SHORT_RETRY_LIMIT == air.tally.attempts
     assert end.at_us > 7 * 2850 + 6 * DIFS_US
 
 

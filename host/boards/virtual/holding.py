@@ -1,0 +1,222 @@
+"""What a virtual board holds to run: a stage of a bundle, or the image in its slots."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host.boards.control import ControlError
+from host.boards.selftest import SelfTest, golden, image_selftest, selftest
+from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
+from host.ota.keys import PublicKey
+from partitioner import bundle as bundles
+from partitioner import image as images
+from partitioner.chain import Stage, StageError
+from partitioner.image import Image, ImageError
+from partitioner.kernels import Kernels
+
+UPDATE_PIECE_BYTES = 3072  # As control.schema.json says.
+
+
+@dataclass(frozen=True)
+class Held:
+    """A loaded stage and what goes with it.
+
+    `result_bytes` are the sizes of what the chain's last stage answers; `golden` is what the
+    stage receives in its self-test; `image` is empty unless it came in one.
+    """
+
+    bundle: str
+    model: str
+    stages: int
+    stage: Stage
+    result_bytes: tuple[int, ...]
+    golden: tuple[bytes, ...]
+    selftest: Callable[[], SelfTest]
+    image: dict[str, Any]
+
+
+class Holding(ABC):
+    """Where a board's stage comes from."""
+
+    @abstractmethod
+    def boot(self) -> None:
+        """The board starts.
+
+        Raises:
+            TinysplitError: there is nothing to run.
+        """
+
+    @abstractmethod
+    def stages(self, number: int) -> int:
+        """How many stages the chain has.
+
+        Raises:
+            StageError: stage `number` is not here.
+        """
+
+    @abstractmethod
+    def load(self, number: int, kernels: Kernels) -> Held:
+        """Stage `number`.
+
+        Raises:
+            StageError: it is not here.
+            KernelError: it does not load.
+        """
+
+    def complaint(self) -> str | None:
+        """What went wrong with an update before this boot; None: nothing."""
+        return None
+
+    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a control command `update_...` (control.schema.json).
+
+        Raises:
+            ControlError: it is refused; `code` says why.
+        """
+        raise ControlError("unsupported", f"this virtual board runs a bundle: it has no {name}")
+
+
+class BundleHolding(Holding):
+    """Any stage of the bundle in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bundle = bundles.read(folder)
+
+    def boot(self) -> None:
+        pass
+
+    def stages(self, number: int) -> int:
+        count = len(self._bundle.stages)
+        if number >= count:
+            raise StageError(f"the bundle has no stage {number}, only 0 to {count - 1}")
+        return count
+
+    def load(self, number: int, kernels: Kernels) -> Held:
+        bundle = self._bundle
+        count = self.stages(number)
+        stage = Stage(bundle.manifest, number, bundle.stages[number], kernels)
+        return Held(
+            bundle=bundle.manifest.id,
+            model=bundle.manifest.model["name"],
+            stages=count,
+            stage=stage,
+            result_bytes=tuple(spec.bytes for spec in bundle.manifest.outputs),
+            golden=tuple(array.tobytes() for array in golden(bundle, stage)),
+            selftest=lambda: selftest(bundle, stage, kernels),
+            image={},
+        )
+
+
+class SlotHolding(Holding):
+    """The image that the slot manager runs."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+
+    def boot(self) -> None:
+        if self.slots.boot() is None:
+            reason = self.slots.state().reason
+            why = "" if reason == "ok" else f" (the last one: {reason})"
+            raise StageError(f"the flash holds no image that can run{why}; start with a new file")
+
+    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+        digest = bytes.fromhex(fields.get("digest", ""))
+        try:
+            data = base64.b64decode(fields.get("data", ""), validate=True)
+        except ValueError as error:  # Not base64, or not even ASCII.
+            raise ControlError("bad_command", f"data is no base64: {error}") from error
+        if len(data) > UPDATE_PIECE_BYTES:
+            raise ControlError("bad_command", f"data has more than {UPDATE_PIECE_BYTES} bytes")
+        slots = self.slots
+        actions: dict[str, Callable[[], object]] = {
+            "update_begin": lambda: slots.begin(data, digest),
+            "update_data": lambda: slots.write(fields["offset"], data),
+            "update_finish": slots.finish,
+            "update_activate": lambda: slots.activate(digest),
+            "update_abort": slots.abort,
+        }
+        if name not in actions:
+            raise ControlError("unsupported", f"virtual boards have no {name}")
+        try:
+            actions[name]()
+        except SlotError as error:
+            raise ControlError(error.code, str(error)) from error
+        offset, length = slots.progress
+        return {"offset": offset, "bytes": length}
+
+    @property
+    def _running(self) -> Image:
+        assert self.slots.running is not None
+        return self.slots.running
+
+    def complaint(self) -> str | None:
+        state = self.slots.state()
+        if state.reason == "ok":
+            return None
+        return (
+            f"image version {state.reason_version} was refused or rolled back: "
+            f"{state.reason} ({state.reason_detail})"
+        )
+
+    def stages(self, number: int) -> int:
+        if number != self._running.stage:
+            raise StageError(
+                f"the flash holds an image of stage {self._running.stage}, not of stage {number}"
+            )
+        return self._running.stage_count
+
+    def load(self, number: int, kernels: Kernels) -> Held:
+        count, image = self.stages(number), self._running
+        stage = images.open_stage(image, kernels)
+        assert image.manifest is not None
+        sizes = [tensor.bytes for tensor in stage.received]
+        cuts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        return Held(
+            bundle=image.manifest.bundle.hex(),
+            model=image.manifest.name,
+            stages=count,
+            stage=stage,
+            result_bytes=tuple(tensor.bytes for tensor in image.manifest.result),
+            golden=tuple(image.input[a:b] for a, b in itertools.pairwise(cuts)),
+            selftest=lambda: image_selftest(image, stage, kernels)[0],
+            image={"image": self.slots.digest, "image_version": image.version},
+        )
+
+
+def from_image(
+    file: Path, flash: SlotFlash, key: PublicKey | None, stage: int, kernels: Kernels
+) -> SlotHolding:
+    """The slots in `flash`, of a board of this stage; if they are new, with the image in `file`.
+
+    Args:
+        key: the public key of images; None: a development board, which takes unsigned ones.
+
+    Raises:
+        ImageError: the image is not one, or not to be taken.
+        FlashError: it does not fit.
+    """
+    if flash.fresh:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise ImageError(f"cannot read {file}: {error.strerror}") from error
+        images.decode(data, None if key is None else key.verify)
+        flash.install(data)
+    rules = Rules(key, allow_unsigned=key is None, stage=stage)
+    return SlotHolding(Slots(flash, rules, tried(kernels)))
+
+
+def tried(kernels: Kernels) -> Callable[[Image], int | None]:
+    """The self-test of images on trial, for Slots."""
+
+    def trial(image: Image) -> int | None:
+        outcome, wrong = image_selftest(image, images.open_stage(image, kernels), kernels)
+        return wrong if outcome.first_wrong is not None else None
+
+    return trial

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# The checks of firmware/main without ESP-IDF: every file compiled for Xtensa against idf/idf.h, for each environment
+# and both ends of the range of ESP-IDF releases; the ports' tests on this machine under ASan and UBSan.
+#
+# usage: run.sh [--quick | --packages] [WORK_DIR]
+#   --quick      the ports' tests only
+#   --packages   prints the Debian packages that everything needs, one per line
+#
+# A part whose tools are missing is left out and named; with TINYSPLIT_REQUIRE_ALL=1 that is a failure.
+# idf/against_idf.py, for whoever has an ESP-IDF, holds idf.h and firmware/main against the real headers.
+set -u
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+quick=
+work=
+for argument in "$@"; do
+    case $argument in
+    --quick) quick=1 ;;
+    --packages)
+        printf '%s\n' clang-22 cmake gcc libc6-dev libcmocka-dev ninja-build picolibc-xtensa-lx106-elf
+        exit 0
+        ;;
+    -*)
+        echo "usage: $0 [--quick | --packages] [WORK_DIR]" >&2
+        exit 2
+        ;;
+    *) work=$argument ;;
+    esac
+done
+work=${work:-$root/build/firmware-checks}
+mkdir -p "$work" || exit 1
+python=${PYTHON:-python3}
+libc=/usr/lib/xtensa-lx106-elf/include
+failed=0
+
+report() { # part, verdict, words
+    printf '%-14s %-8s %s\n' "$1" "$2" "$3"
+    [ "$2" != FAILED ] || failed=1
+}
+
+absent() { # part, packages
+    if [ "${TINYSPLIT_REQUIRE_ALL:-}" = 1 ]; then
+        report "$1" FAILED "tools are missing: apt-get install $2"
+    else
+        report "$1" "left out" "tools are missing: apt-get install $2"
+    fi
+}
+
+ports() {
+    local log=$work/ports.log generator=
+    ! command -v ninja >/dev/null || generator="-G Ninja"
+    # shellcheck disable=SC2086
+    if { cmake $generator -DPython3_EXECUTABLE="$(command -v "$python")" -S "$here" -B "$work/ports" &&
+        cmake --build "$work/ports" --parallel 2 &&
+        ctest --test-dir "$work/ports" --output-on-failure; } >"$log" 2>&1; then
+        report ports passed "$(grep -c Passed "$log") test programs under ASan and UBSan, -Werror"
+    else
+        tail -n 40 "$log" >&2
+        report ports FAILED "see $log"
+    fi
+}
+
+# GCC for the ESP32-S3 has 32-bit integers as long, clang as int: format strings tell them apart.
+xtensa="clang-22 --target=xtensa-none-elf -fsyntax-only -D_GNU_SOURCE -Wall -Wextra -Werror -isystem $libc"
+xtensa="$xtensa -U__INT32_TYPE__ -D__INT32_TYPE__=long -U__UINT32_TYPE__ -D__UINT32_TYPE__=long\\ unsigned"
+
+compile() {
+    local log=$work/compile.log files=0 source standard overlay minor stubs
+    : >"$log"
+    for overlay in psram nopsram qemu; do
+        stubs=$work/$overlay
+        rm -rf "$stubs"
+        "$python" "$here/idf/split.py" "$stubs" "$root/sdkconfig.$overlay" >>"$log" 2>&1 || return 1
+        for minor in 3 5; do
+            for source in "$root"/firmware/main/*.c "$root"/firmware/main/*.cpp; do
+                case $source in
+                *.c) standard=-std=gnu11 ;;
+                *) standard="-xc++ -std=gnu++17" ;;
+                esac
+                eval "$xtensa $standard -DTEST_IDF_MINOR=$minor" '"-I$stubs" "-I$root/firmware/main"' \
+                    '"-I$root/firmware/core/include" "$source"' >>"$log" 2>&1 || return 1
+                files=$((files + 1))
+            done
+        done
+    done
+    echo "$files"
+}
+
+if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ]; then
+    ports
+else
+    absent ports "cmake gcc libcmocka-dev"
+fi
+if [ -z "$quick" ]; then
+    if command -v clang-22 >/dev/null && [ -e "$libc/string.h" ]; then
+        if count=$(compile); then
+            report compile passed "$count compilations of firmware/main for Xtensa, C11 and C++17, -Werror"
+        else
+            tail -n 40 "$work/compile.log" >&2
+            report compile FAILED "see $work/compile.log"
+        fi
+    else
+        absent compile "clang-22 picolibc-xtensa-lx106-elf"
+    fi
+fi
+exit "$failed"
