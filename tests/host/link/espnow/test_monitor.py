@@ -7,7 +7,6 @@ import struct
 import sys
 
 import pytest
-from host.link.espnow.timing import RATES, RateError
 from hypothesis import given
 from hypothesis import strategies as st
 
