@@ -17,6 +17,7 @@ from host.link.espnow import frames, monitor
 from host.link.espnow.frames import Packet
 from host.link.espnow.monitor import Heard, MonitorStation
 from host.link.transport import UnreachableError
+from partitioner.cost.wifi import RATES, RateError
 
 A, B = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
 FRAME = frames.encode(Packet(B, A, b"boundary"))
