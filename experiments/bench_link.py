@@ -103,7 +103,12 @@ def build(folder: Path) -> Path:
     board, network = ROOT / "host/boards/virtual", ROOT / "tests/core"
     command = [compiler, "-std=c11", "-O2", "-o", program, "-pthread"]
     command += [f"-I{place}" for place in (core / "include", core / "src", board, network)]
-    command += [ROOT / "experiments/bench_link.c", board / "board.c", network / "network.c"]
+    command += [
+        ROOT / "experiments/bench_link.c",
+        board / "board.c",
+        board / "machine.c",
+        network / "network.c",
+    ]
     command += sorted((core / "src").glob("*.c"))
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:

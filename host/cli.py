@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import statistics
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from rich.console import Console
@@ -29,11 +30,9 @@ from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
-from host.ota import cli as ota
 from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
-from host.sim.cli import main as sim_command
 from host.testbed import Options, Testbed
 from models.errors import TinysplitError
 from models.images import ImageSet
@@ -42,8 +41,6 @@ from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
 from partitioner.command import Command, require_picture, verbose_option, wide_console
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
-from partitioner.plan.cli import calibrate
-from partitioner.plan.cli import main as plan_command
 
 if TYPE_CHECKING:
     from host.boards.virtual.holding import Holding
@@ -111,7 +108,29 @@ def _espnow_options(command: Any) -> Any:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Those of this file, and some that are imported when they are called: boards start sooner."""
+
+    elsewhere: ClassVar = {
+        "calibrate": "partitioner.plan.cli:calibrate",
+        "keys": "host.ota.cli:keys",
+        "pack": "host.ota.cli:pack",
+        "plan": "partitioner.plan.cli:main",
+        "sim": "host.sim.cli:main",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.elsewhere:
+            return super().get_command(ctx, cmd_name)
+        module, name = self.elsewhere[cmd_name].split(":")
+        found: click.Command = getattr(importlib.import_module(module), name)
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tinysplit")
 def main() -> None:
     """Run and measure split inference."""
@@ -638,10 +657,6 @@ def air(
             click.echo(line)
 
 
-main.add_command(ota.pack)
-main.add_command(ota.keys)
-
-
 def open_pty() -> int:
     """A pseudo-terminal in raw mode; its name is printed. Returns the board's end.
 
@@ -715,11 +730,6 @@ def _summary(
             f"and {changed} of {len(inferences)} predictions"
         )
     return lines
-
-
-main.add_command(plan_command, "plan")
-main.add_command(calibrate)
-main.add_command(sim_command, "sim")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from partitioner.graph import Graph
 from partitioner.source import Request, Source, open_source
 
 DATA = Path(__file__).parent / "data"
+
+
+def pytest_configure() -> None:
+    """A job in the background ignores Ctrl-C, and so would the programs that tests send it to."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

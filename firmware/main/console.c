@@ -24,7 +24,7 @@
 #define TX_BYTES 8192
 #define READ_BYTES 512
 #define LOG_BYTES 320
-#define STACK_BYTES 6144
+#define STACK_BYTES 8192 /* a signature is verified on it */
 #define WRITE_WAIT_MS 2000
 #define USB 1
 

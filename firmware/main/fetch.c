@@ -14,7 +14,7 @@
 
 static const char TAG[] = "fetch";
 
-#define STACK_BYTES 8192 /* TLS */
+#define STACK_BYTES 10240 /* TLS */
 #define PIECE_BYTES 2048
 #define TIMEOUT_MS 10000
 #define TRIES 5 /* in a row without a byte of progress */

@@ -46,6 +46,7 @@ void app_main(void) {
     telemetry_start();
     esp_err_t code = settings_load(&settings, settings_problem);
     console_start();
+    update_start();
     if (code != ESP_OK) {
         ESP_LOGE(TAG, "settings: %s; the defaults hold", esp_err_to_name(code));
         problem = "the settings' flash cannot be used";

@@ -61,12 +61,28 @@ esp_err_t network_prepare(void) {
     return error;
 }
 
-static void announce(const struct settings *settings) {
+void network_announce(const struct settings *settings) {
 #if HAVE_MDNS
-    /* tinysplit boards looks for this service. A board that cannot be found is no reason not to serve. */
-    if (mdns_init() == ESP_OK && mdns_hostname_set(settings->name) == ESP_OK && settings->port != 0) {
-        bool tcp = settings->transport == TRANSPORT_TCP;
-        (void)mdns_service_add(settings->name, "_tinysplit", tcp ? "_tcp" : "_udp", settings->port, NULL, 0);
+    /* What `tinysplit boards` reads. A board that cannot be found is no reason not to serve. */
+    static const char *const roles[] = {"host", "head", "relay", "tail", "bridge"};
+    const struct link_identity *who = link_identity();
+    static char bundle[2 * TS_BUNDLE_BYTES + 1];
+    char stage[4];
+    char stages[4];
+    (void)snprintf(stage, sizeof stage, "%u", (unsigned)who->stage);
+    (void)snprintf(stages, sizeof stages, "%u", (unsigned)who->stage_count);
+    for (size_t i = 0; i < TS_BUNDLE_BYTES; i++) {
+        (void)snprintf(bundle + 2 * i, 3, "%02x", who->bundle[i]);
+    }
+    mdns_txt_item_t text[] = {
+        {"name", settings->name},   {"role", who->role < sizeof roles / sizeof *roles ? roles[who->role] : "host"},
+        {"firmware", who->version}, {"bundle", bundle},
+        {"stage", stage},           {"stages", stages},
+    };
+    size_t count = sizeof text / sizeof *text - (who->stage == TS_NO_STAGE ? 3u : 0u); /* a bridge has no bundle */
+    if (settings->port != 0 && mdns_init() == ESP_OK && mdns_hostname_set(settings->name) == ESP_OK) {
+        (void)mdns_service_add(settings->name, "_tinysplit", settings->transport == TRANSPORT_TCP ? "_tcp" : "_udp",
+                               settings->port, text, count);
     }
 #else
     (void)settings;
@@ -80,9 +96,6 @@ esp_err_t network_start(const struct settings *settings) {
     esp_err_t error = network_prepare();
     if (error == ESP_OK) {
         error = interface_start(settings, &interface);
-    }
-    if (error == ESP_OK) {
-        announce(settings);
     }
     return error;
 }

@@ -16,6 +16,9 @@ extern "C" {
 /* Brings the interface up; does nothing if it is. ESP_ERR_INVALID_STATE if no network is configured. */
 esp_err_t network_start(const struct settings *settings);
 
+/* Tells the network by mDNS, where the build has it, that this node listens at settings->port: once, by its port. */
+void network_announce(const struct settings *settings);
+
 /* True while the interface has an address. */
 bool network_is_up(void);
 

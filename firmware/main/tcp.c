@@ -374,6 +374,7 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
         }
         return ESP_ERR_NO_MEM;
     }
+    network_announce(settings);
     return ESP_OK;
 }
 

@@ -104,6 +104,7 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
         fd = -1;
         return ESP_ERR_NO_MEM;
     }
+    network_announce(settings);
     return ESP_OK;
 }
 

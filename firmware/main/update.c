@@ -7,11 +7,10 @@
 #include "freertos/FreeRTOS.h"
 #include "freertos/semphr.h"
 
-#define LOCK_WAIT_MS 60000
+#define LOCK_WAIT_MS 10000 /* below the task watchdog */
 
 static SemaphoreHandle_t lock;
 static StaticSemaphore_t lock_memory;
-static portMUX_TYPE making = portMUX_INITIALIZER_UNLOCKED;
 static struct update_state state;
 
 /* A firmware on its way. */
@@ -25,12 +24,11 @@ static struct {
     bool open, ready;
 } app;
 
+void update_start(void) {
+    lock = xSemaphoreCreateMutexStatic(&lock_memory);
+}
+
 static bool enter(void) {
-    portENTER_CRITICAL(&making);
-    if (lock == NULL) {
-        lock = xSemaphoreCreateMutexStatic(&lock_memory);
-    }
-    portEXIT_CRITICAL(&making);
     return xSemaphoreTake(lock, pdMS_TO_TICKS(LOCK_WAIT_MS)) == pdTRUE;
 }
 

@@ -17,6 +17,9 @@ struct update_state {
     uint32_t version;
 };
 
+/* Before anything else here, once. */
+void update_start(void);
+
 /* Begins or resumes: *offset is where the sender goes on. TS_OK or a code of IMAGE.md section 9. */
 int update_begin(const uint8_t header[TS_IMAGE_HEADER], const uint8_t digest[TS_IMAGE_DIGEST], uint32_t *offset);
 

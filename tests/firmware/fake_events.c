@@ -1,5 +1,6 @@
 #include "fake_events.h"
 
+#include "mdns.h"
 #include <stdio.h>
 
 #define HANDLERS 8
@@ -76,4 +77,23 @@ esp_err_t esp_netif_get_ip_info(esp_netif_t *which, esp_netif_ip_info_t *info) {
 int esp_netif_get_netif_impl_index(esp_netif_t *which) {
     (void)which;
     return 2;
+}
+
+char fake_service[512];
+
+esp_err_t mdns_init(void) {
+    return ESP_OK;
+}
+
+esp_err_t mdns_hostname_set(const char *name) {
+    return name[0] != 0 ? ESP_OK : ESP_ERR_INVALID_ARG;
+}
+
+esp_err_t mdns_service_add(const char *instance, const char *service, const char *protocol, uint16_t port,
+                           mdns_txt_item_t text[], size_t items) {
+    int at = snprintf(fake_service, sizeof fake_service, "%s %s %s %u", instance, service, protocol, (unsigned)port);
+    for (size_t i = 0; i < items; i++) {
+        at += snprintf(fake_service + at, sizeof fake_service - (size_t)at, " %s=%s", text[i].key, text[i].value);
+    }
+    return ESP_OK;
 }

@@ -16,4 +16,7 @@ extern int fake_linklocals;
 extern uint32_t fake_ip; /* as in the packet; 0: none */
 extern esp_netif_t *const fake_netif;
 
+/* What mDNS was told: "instance _service _protocol port key=value ...". */
+extern char fake_service[512];
+
 #endif

@@ -9,6 +9,10 @@ esp_err_t network_start(const struct settings *settings) {
     return ESP_OK;
 }
 
+void network_announce(const struct settings *settings) {
+    (void)settings;
+}
+
 bool network_is_up(void) {
     return true;
 }

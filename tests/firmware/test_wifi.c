@@ -223,6 +223,27 @@ static void a_soft_ap_is_a_network_of_its_own(void **state) {
     assert_int_equal(driver.connects, 0);
 }
 
+static void it_is_announced_as_tinysplit_boards_reads_it(void **state) {
+    (void)state;
+    struct link_identity who = {.role = TS_ROLE_TAIL, .stage = 1, .stage_count = 2, .version = "0.1.0"};
+    memset(who.bundle, 0xab, sizeof who.bundle);
+    link_identify(&who);
+    struct settings tail = home;
+    tail.port = 4000;
+    network_announce(&tail);
+    assert_string_equal(fake_service, "tail _tinysplit _udp 4000 name=tail role=tail firmware=0.1.0 "
+                                      "bundle=abababababababababababababababababababababababababababababababab "
+                                      "stage=1 stages=2");
+    link_identify(&(struct link_identity){.role = TS_ROLE_BRIDGE, .stage = TS_NO_STAGE, .version = "0.1.0"});
+    tail.transport = TRANSPORT_TCP;
+    network_announce(&tail);
+    assert_string_equal(fake_service, "tail _tinysplit _tcp 4000 name=tail role=bridge firmware=0.1.0");
+    fake_service[0] = 0;
+    tail.port = 0;
+    network_announce(&tail);
+    assert_string_equal(fake_service, ""); /* nobody can connect there */
+}
+
 static void no_network_configured_is_an_error(void **state) {
     (void)state;
     struct settings none = home;
@@ -253,11 +274,17 @@ static void beside_a_station_the_router_keeps_the_channel(void **state) {
 int main(int argc, char **argv) {
 #define TEST(name) cmocka_unit_test_setup(name, set_up)
     const struct CMUnitTest tests[] = {
-        TEST(a_station_is_told_all_it_needs),         TEST(it_is_up_with_an_address_and_says_so),
-        TEST(it_comes_back_with_growing_pauses),      TEST(a_wrong_password_is_named_and_never_shown),
-        TEST(names_and_passwords_of_full_length_fit), TEST(an_open_network_needs_no_password),
-        TEST(a_soft_ap_is_a_network_of_its_own),      TEST(no_network_configured_is_an_error),
-        TEST(the_bare_radio_joins_nothing),           TEST(beside_a_station_the_router_keeps_the_channel),
+        TEST(a_station_is_told_all_it_needs),
+        TEST(it_is_up_with_an_address_and_says_so),
+        TEST(it_comes_back_with_growing_pauses),
+        TEST(a_wrong_password_is_named_and_never_shown),
+        TEST(names_and_passwords_of_full_length_fit),
+        TEST(an_open_network_needs_no_password),
+        TEST(a_soft_ap_is_a_network_of_its_own),
+        TEST(it_is_announced_as_tinysplit_boards_reads_it),
+        TEST(no_network_configured_is_an_error),
+        TEST(the_bare_radio_joins_nothing),
+        TEST(beside_a_station_the_router_keeps_the_channel),
     };
     (void)argc;
     int failed = 0;

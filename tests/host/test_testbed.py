@@ -252,6 +252,31 @@ def test_abort_makes_room_at_once(pair: Bundle, tmp_path: Path) -> None:
         assert head.ask("abort") == {"aborted": 0}
 
 
+def test_silent_connections_shut_nobody_out(pair: Bundle, tmp_path: Path) -> None:
+    """More of them than a board has places; the one with a session is never given up for them."""
+    pair.write(tmp_path / "pair")
+    with (
+        contextlib.ExitStack() as sockets,
+        VirtualBoard("tail", tmp_path / "pair", 1, Address("tcp", "127.0.0.1", 0), None) as tail,
+    ):
+        port = int(tail.wait_ready(60)["listen"].rsplit(":", 1)[1])
+
+        def crowd() -> None:
+            for _ in range(100):
+                sockets.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+            time.sleep(0.3)
+
+        crowd()
+        listen, following = Address("tcp", "127.0.0.1", 0), Address("tcp", "127.0.0.1", port)
+        with VirtualBoard("head", tmp_path / "pair", 0, listen, following) as head:
+            head.wait_ready(60)
+            assert head.ask("run", 20, input="pattern", timeout_ms=4000)["code"] == "ok"
+            before = head.ask("stats")
+            crowd()
+            assert head.ask("run", 20, input="pattern", timeout_ms=4000)["code"] == "ok"
+            assert head.ask("stats")["data_resent"] == before["data_resent"]
+
+
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
     with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
         head.ask("configure", set={"name": "kitchen", "mtu": 300})

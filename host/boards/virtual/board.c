@@ -40,6 +40,7 @@ struct connection {
     uint8_t *frame; /* mtu bytes */
     uint8_t *out;   /* OUT_BYTES */
     size_t out_len;
+    uint64_t since; /* when it was accepted */
 };
 
 /* UDP frames for one peer that wait to be handed to the kernel together. */
@@ -369,6 +370,36 @@ static int open_listener(vb *b) {
     return 0;
 }
 
+static bool has_session(const vb *b, uint32_t index) {
+    const struct ts_config *cfg = &b->node_config.endpoint;
+    for (uint16_t i = 0; i < cfg->session_count; i++) {
+        const struct ts_session *s = &cfg->sessions[i];
+        if (s->state >= TS_S_PENDING && s->addr.len == 1 && s->addr.bytes[0] == index) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A place for a peer: where all are taken, that of the oldest connection without a session. Sessions are
+ * fewer than places, so that silent connections never shut out a peer. */
+static struct connection *place_for_peer(vb *b) {
+    struct connection *oldest = NULL;
+    for (uint32_t i = 1; i < MAX_CONNECTIONS; i++) {
+        struct connection *c = &b->connections[i];
+        if (c->fd < 0) {
+            return c;
+        }
+        if (!has_session(b, i) && (oldest == NULL || c->since < oldest->since)) {
+            oldest = c;
+        }
+    }
+    if (oldest != NULL) {
+        close_connection(oldest);
+    }
+    return oldest;
+}
+
 static bool prepare_connection(vb *b, struct connection *c, int fd) {
     int one = 1;
     if (c->frame == NULL) {
@@ -413,14 +444,11 @@ static void accept_peers(vb *b) {
         if (fd < 0) {
             return;
         }
-        struct connection *free_one = NULL;
-        for (uint32_t i = 1; i < MAX_CONNECTIONS && free_one == NULL; i++) {
-            free_one = b->connections[i].fd < 0 ? &b->connections[i] : NULL;
-        }
-        if (free_one == NULL) {
+        struct connection *place = place_for_peer(b);
+        if (place == NULL) {
             close(fd);
-        } else {
-            prepare_connection(b, free_one, fd);
+        } else if (prepare_connection(b, place, fd)) {
+            place->since = vb_now_us();
         }
     }
 }

@@ -36,7 +36,7 @@ struct vb_config {
     uint8_t reorder;
     uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
 
-    uint16_t peers;                                                   /* sessions at once */
+    uint16_t peers;                                                   /* sessions at once, fewer than 64 */
     uint16_t jobs;                                                    /* inferences at once */
     uint32_t max_message;                                             /* longest message received, bytes */
     uint32_t max_output;                                              /* longest output of the stage, bytes */

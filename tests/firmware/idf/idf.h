@@ -202,6 +202,19 @@ esp_err_t esp_netif_create_ip6_linklocal(esp_netif_t *netif);
 esp_err_t esp_netif_get_ip_info(esp_netif_t *netif, esp_netif_ip_info_t *info);
 int esp_netif_get_netif_impl_index(esp_netif_t *netif);
 
+/*@ mdns.h */
+/* The component espressif/mdns. */
+#include "esp_err.h"
+#include <stddef.h>
+typedef struct {
+    const char *key;
+    const char *value;
+} mdns_txt_item_t;
+esp_err_t mdns_init(void);
+esp_err_t mdns_hostname_set(const char *name);
+esp_err_t mdns_service_add(const char *instance, const char *service, const char *protocol, uint16_t port,
+                           mdns_txt_item_t text[], size_t count);
+
 /*@ esp_wifi_default.h */
 #include "esp_netif.h"
 esp_netif_t *esp_netif_create_default_wifi_sta(void);

@@ -53,6 +53,7 @@ def main() -> None:
     with report_port().open("w", buffering=1) as report:
         print(f"# Linux {os.uname().release}, up after {time.monotonic():.1f} s", file=report)
         repository = Path(__file__).parents[3]
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # Imports are what takes time here.
         os.environ["TINYSPLIT_LANE"] = str(LANE)
         os.environ["TINYSPLIT_REPORT"] = str(report.fileno())
         wrong = prepare(Path(settings["modules"]), settings["load"])
@@ -61,6 +62,7 @@ def main() -> None:
         if not wrong:
             with (LANE / "pytest.log").open("w") as log:
                 command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
+                command += ["-p", "pytest_timeout"]
                 command += ["--confcutdir", settings["folder"]]
                 done = subprocess.run(
                     [*command, *settings["files"]],

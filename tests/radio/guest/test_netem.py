@@ -37,7 +37,7 @@ DELAY_US = 20_000
 LOSS = "10%"
 BOOT_S = 90.0
 RUN_S = 60.0
-ENOUGH_PACKETS = 150  # That none of these is lost has a chance of 1e-7.
+MOST_RUNS = 100
 
 Pair = tuple[VirtualBoard, VirtualBoard]
 
@@ -57,26 +57,21 @@ def network() -> None:
         subprocess.run(["tc", "-n", name, *spoil], check=True, timeout=10)
 
 
-@contextmanager
-def boards(bundle: Path) -> Iterator[Pair]:
-    """A head in `left` and a tail in `right`, both ready."""
-    with ExitStack() as stack:
-        with inside("right"):
-            listen = Address("udp", RIGHT, PORT)
-            tail = VirtualBoard("tail", bundle, 1, listen, None)
-        stack.enter_context(tail)
-        with inside("left"):
-            head = VirtualBoard("head", bundle, 0, Address("udp", LEFT, 0), listen, mtu=250)
-        stack.enter_context(head)
-        for board in (tail, head):
-            board.wait_ready(BOOT_S)
-        yield head, tail
+def start_head(bundle: Path, port: int) -> VirtualBoard:
+    following = Address("udp", RIGHT, port)
+    with inside("left"):
+        return VirtualBoard("head", bundle, 0, Address("udp", LEFT, 0), following, mtu=250)
 
 
 @pytest.fixture(scope="module")
 def pair(small: Path) -> Iterator[Pair]:
-    with boards(small) as both:
-        yield both
+    """A head in `left` and a tail in `right`, both ready."""
+    with inside("right"):
+        starting = VirtualBoard("tail", small, 1, Address("udp", RIGHT, PORT), None)
+    with starting as tail, start_head(small, PORT) as head:
+        for board in (tail, head):
+            board.wait_ready(BOOT_S)
+        yield head, tail
 
 
 def reboot(board: VirtualBoard, **settings: Any) -> None:
@@ -167,10 +162,10 @@ def test_loss_and_delay_cost_time_but_no_byte(
         point(head, transport, port)
 
         def enough(count: int) -> bool:
-            return count >= 5 and sum(sent + lost for sent, lost in losses()) >= ENOUGH_PACKETS
+            assert count < MOST_RUNS, "netem loses nothing"
+            return count >= 5 and sum(lost for _, lost in losses()) >= 3
 
         assert_exact(head, small_bundle, 1, enough)
-        assert sum(lost for _, lost in losses()) > 0
 
 
 @pytest.mark.timeout(120)
@@ -193,6 +188,8 @@ def test_a_cable_out_for_two_seconds_is_survived(
 
 @pytest.mark.timeout(120)
 def test_the_network_that_ships(digits: Path) -> None:
-    with boards(digits) as (head, _):
+    bundle = bundles.read(digits)
+    with host_tail(bundle, "udp") as port, start_head(digits, port) as head:
+        head.wait_ready(BOOT_S)
         answer = head.ask("run", RUN_S, input="selftest", timeout_ms=50_000)
-    assert decoded(answer) == output(bundles.read(digits), 0)
+    assert decoded(answer) == output(bundle, 0)
