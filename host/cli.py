@@ -34,6 +34,7 @@ from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed
+from models.errors import TinysplitError
 from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
@@ -565,7 +566,14 @@ def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None
     if flash is None:
         raise click.UsageError("an image needs --flash FILE to be written to")
     key = None if public_key is None else load_public(public_key)
-    return holding.from_image(path, SlotFlash(flash), key, stage, kernels.exact())
+    new = not flash.exists()
+    slots = SlotFlash(flash)
+    try:
+        return holding.from_image(path, slots, key, stage, kernels.exact())
+    except TinysplitError:
+        if new:  # Nothing half-made stays behind.
+            flash.unlink(missing_ok=True)
+        raise
 
 
 @main.command(cls=Command)

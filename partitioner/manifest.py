@@ -146,7 +146,12 @@ def parse(text: str) -> Manifest:
         ManifestError: no JSON, against the schema, of another format, or contradicting itself.
     """
     try:
-        content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_without_duplicates)
+        content = json.loads(
+            text,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            object_pairs_hook=_without_duplicates,
+        )
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"manifest.json is no JSON: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
@@ -166,6 +171,13 @@ def parse(text: str) -> Manifest:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is beyond what a number holds")
+    return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

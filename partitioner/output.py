@@ -56,8 +56,11 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
+def refuse_existing(path: Path, *, force: bool | None) -> None:
     """Say early that `path` is in the way.
+
+    Args:
+        force: replace a bundle; None: the command has no --force to speak of.
 
     Raises:
         OutputError: it exists and `force` is not set, or it holds anything but a bundle.
@@ -65,7 +68,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     if not os.path.lexists(path):
         return
     if not force:
-        raise OutputError(f"{path} exists already; give --force to replace it, or another --output")
+        replace = "" if force is None else "--force to replace it, or "
+        raise OutputError(f"{path} exists already; give {replace}another --output")
     if not path.is_dir() or path.is_symlink():
         raise OutputError(f"{path} is not a folder; give another --output")
     present = {entry.name for entry in path.iterdir()}
@@ -91,7 +95,7 @@ def _bundle_files(folder: Path) -> set[str]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, force: bool) -> Iterator[Path]:
+def whole_folder(path: Path, *, force: bool | None) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well.
 
     Raises:

@@ -110,7 +110,7 @@ def pack(
         raise click.UsageError("give --key FILE, or --unsigned; `tinysplit keys new` makes a key")
     version = version or int(time.time())
     target = output or Path("build") / f"{bundle.resolve().name}-images-{version}"
-    refuse_existing(target, force=False)
+    refuse_existing(target, force=None)
     pair = None if key is None else key_files.load(key)
     if bundle.is_file():
         if stage >= 0 or min_firmware or chip != "any":

@@ -80,6 +80,6 @@ def write(images: Sequence[Packed], folder: Path) -> None:
     Raises:
         OutputError: it exists, or cannot be written.
     """
-    with whole_folder(folder, force=False) as temporary:
+    with whole_folder(folder, force=None) as temporary:
         for one in images:
             (temporary / one.file).write_bytes(one.data)

@@ -73,6 +73,8 @@ def main(
         _replay(loaded[0], replay, trace_path, console)
         return
     first = secrets.randbits(48) if seed is None else seed
+    if first + seeds > 2**63:
+        raise click.UsageError(f"--seed and --seeds go beyond {2**63 - 1}, the last seed")
     table = _table()
     bad: list[tuple[Path, Report]] = []
     progress = Console(stderr=True)

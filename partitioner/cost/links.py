@@ -6,7 +6,9 @@ Acknowledgements are frames of 14 bytes, one for every sixteen frames and one at
 frame costs depends on the link:
 
 * ESP-NOW: DIFS, the mean first backoff, the frame, SIFS, the MAC's acknowledgement, after
-  `partitioner.cost.wifi`. A lost frame is sent again with a doubled contention window.
+  `partitioner.cost.wifi`. A frame that is lost, or whose acknowledgement is, is sent again with a
+  doubled contention window, as host.link.espnow.medium does it; one that the MAC gave up, and that
+  never arrived, once more by the link (waiting for its timeout is left out).
 * BLE: an exchange of two PDUs T_IFS apart per 251 bytes, as many exchanges as fit into a connection
   event; half an interval passes until the first event. A packet or an answer that is
   lost costs the exchange again (that events then close early, another 10 % at most at 10 % loss
@@ -136,9 +138,9 @@ class Link:
             bytes=sum(sizes),
         )
 
-    def _tries(self, most: int = 1_000) -> float:
-        """Mean transmissions until one arrives, at most `most`."""
-        return sum(self.loss**number for number in range(most)) if self.loss else 1.0
+    def _tries(self) -> float:
+        """Mean transmissions until one arrives."""
+        return 1 / (1 - self.loss)
 
     def _espnow(self, size: int) -> tuple[float, float, float]:
         rate = wifi.rate(self.rate)
@@ -146,13 +148,16 @@ class Link:
         on_air = _ESPNOW_ACTION_BYTES + elements * _ESPNOW_ELEMENT_BYTES + size
         frame = rate.airtime_us(on_air)
         exchange = wifi.exchange_us(on_air, rate, acknowledged=True)
-        total, reached, window = 0.0, 1.0, rate.cw_min
+        again = 1 - (1 - self.loss) ** 2  # The frame or its acknowledgement is lost.
+        total, tries, reached, window = 0.0, 0.0, 1.0, rate.cw_min
         for _ in range(_ESPNOW_TRIES):
             total += reached * (wifi.DIFS_US + window / 2 * wifi.SLOT_US + exchange)
-            reached *= self.loss
+            tries += reached
+            reached *= again
             window = min(2 * window + 1, wifi.CW_MAX)
-        tries = self._tries(_ESPNOW_TRIES)
-        return total, exchange * tries, frame * tries
+        rounds = 1 / (1 - self.loss**_ESPNOW_TRIES)
+        tries *= rounds
+        return total * rounds, exchange * tries, frame * tries
 
     def _ble(self, size: int) -> tuple[float, float, float]:
         packets = -(-(size + _ATT_BYTES) // self.data_bytes)

@@ -163,6 +163,9 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ManifestError, match="no JSON"):
         bundle.read(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"scale": 1e999}')
+    with pytest.raises(ManifestError, match="1e999 is beyond"):
+        bundle.read(tmp_path)
 
 
 def test_one_differing_byte_leaves_no_bundle(

@@ -33,6 +33,7 @@ PMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_PMK"  # In hexadecimal, in a board's env
 LMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_LMK"
 MAX_OUTSTANDING: Final = 2  # Frames at the ether: one on the air, and the next.
 _REJOIN_S: Final = 0.5
+_MAX_KEY_FILE_BYTES: Final = 256  # More than any key; a device file has no end.
 
 
 class KeyFileError(TinysplitError):
@@ -55,8 +56,9 @@ def read_key(path: Path, name: str) -> bytes:
         KeyLengthError: it has another length.
     """
     try:
-        mode = path.stat().st_mode
-        text = path.read_bytes().strip(b"\r\n")
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_MAX_KEY_FILE_BYTES).strip(b"\r\n")
     except OSError as error:
         raise KeyFileError(f"cannot read the {name} in {path}: {error.strerror}") from error
     if mode & 0o077:

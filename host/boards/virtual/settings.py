@@ -31,6 +31,18 @@ def _read(path: Path) -> bytes:
         return file.read(2 * SECTOR_BYTES)
 
 
+def refuse_foreign(path: Path) -> None:
+    """Leave a file alone that is no flash: one has whole sectors, two or more, or is empty.
+
+    Raises:
+        FlashError: it is no flash.
+        OSError: it cannot be looked at.
+    """
+    sectors, rest = divmod(path.stat().st_size, SECTOR_BYTES)
+    if sectors == 1 or rest:
+        raise FlashError(f"{path} is no flash of a virtual board; start with a new file")
+
+
 class Flash:
     """The flash file at `path`, created empty if it is missing. None: kept in memory only."""
 
@@ -41,7 +53,12 @@ class Flash:
             return
         try:
             if not path.exists():
-                path.write_bytes(self._memory)
+                try:
+                    path.write_bytes(self._memory)
+                except OSError:  # A full disk takes the name and not the bytes.
+                    path.unlink(missing_ok=True)
+                    raise
+            refuse_foreign(path)
             self._memory[:] = _read(path).ljust(2 * SECTOR_BYTES, b"\xff")
         except OSError as error:
             raise FlashError(f"cannot use {path} as flash: {error.strerror}") from error

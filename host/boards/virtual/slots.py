@@ -18,7 +18,7 @@ from typing import Any
 
 from host.boards.virtual import _board
 from host.boards.virtual.core import error_name
-from host.boards.virtual.settings import SECTOR_BYTES, FlashError
+from host.boards.virtual.settings import SECTOR_BYTES, FlashError, refuse_foreign
 from host.ota.keys import PublicKey
 from models.errors import TinysplitError
 from partitioner import image
@@ -56,6 +56,8 @@ class SlotFlash:
 
     def __init__(self, path: Path, slot_bytes: int | None = None) -> None:
         try:
+            if path.is_file():
+                refuse_foreign(path)
             if not path.exists() or path.stat().st_size <= STATE_OFFSET:
                 _make(path, slot_bytes or SLOT_BYTES)
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -201,6 +201,7 @@ def test_the_command_line(invoke: Callable[..., Result], folder: Path, tmp_path:
         assert done.exit_code == 1
         assert why in done.stderr
         assert "Traceback" not in done.stderr
+        assert not (tmp_path / "f").exists()
 
 
 def call(board: Board, said: list[dict[str, Any]], name: str, **fields: Any) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from host.boards.virtual.settings import SECTOR_BYTES, Flash, FlashError
+from host.boards.virtual.slots import SlotFlash
 
 
 def test_settings_survive_a_restart(tmp_path: Path) -> None:
@@ -37,11 +41,37 @@ def test_a_write_cut_short_anywhere_leaves_old_or_new(tmp_path: Path) -> None:
     assert seen == {2, 3}
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 8192, b"tsNV" * 2048, b"\xff" * 100])
-def test_a_file_of_something_else_reads_as_empty(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"\x00" * 8192, b"tsNV" * 2048])
+def test_a_file_without_records_reads_as_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "flash"
     path.write_bytes(content)
     assert Flash(path).read() == {}
+
+
+@pytest.mark.parametrize("make", [Flash, SlotFlash])
+@pytest.mark.parametrize("count", [241, SECTOR_BYTES, 2 * SECTOR_BYTES + 1])
+def test_a_file_of_something_else_is_left_alone(
+    tmp_path: Path, make: Callable[[Path], object], count: int
+) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_bytes(b"x" * count)
+    with pytest.raises(FlashError, match="no flash"):
+        make(path)
+    assert path.read_bytes() == b"x" * count
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "flash"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SECTOR_BYTES, hard))
+    try:
+        with pytest.raises(FlashError, match="cannot use"):
+            Flash(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not path.exists()
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 from click.testing import Result
 
 from host.boards.address import Address
-from host.boards.virtual.espnow import LMK_VARIABLE, PMK_VARIABLE
+from host.boards.virtual.espnow import LMK_VARIABLE, PMK_VARIABLE, read_key
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
+from host.link.espnow.frames import KeyLengthError
 from host.link.impairment import Impairment
 from host.testbed import Options, Testbed
 from partitioner import child, kernels
@@ -129,6 +130,15 @@ def test_keys_come_from_files_that_only_the_owner_reads(
     assert f"chmod 600 {lmk}" in invoke(main, *arguments).output
     absent = invoke(main, *arguments[:-1], tmp_path / "none")
     assert "cannot read the LMK" in absent.output
+
+
+def test_a_key_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "lmk"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # A hole: no bytes on the disk, and more than any memory.
+    path.chmod(0o600)
+    with pytest.raises(KeyLengthError, match="a LMK has 16 bytes"):
+        read_key(path, "LMK")
 
 
 def test_a_key_of_the_wrong_length_in_the_environment_is_one_line(

@@ -70,7 +70,7 @@ def test_one_stage_unsigned_with_every_option(invoke: Callable[..., Result], fol
         (["--unsigned", "--min-firmware", "1"], 2, "is no version"),
         (["--unsigned", "--stage", "3"], 1, "stages 0 to 2, not 3"),
         (["--key", "nowhere"], 1, "cannot read nowhere"),
-        (["--unsigned", "-o", "."], 1, "exists already"),
+        (["--unsigned", "-o", "."], 1, ". exists already; give another --output"),
     ],
     ids=str,
 )

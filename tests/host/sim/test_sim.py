@@ -198,11 +198,12 @@ def test_a_seed_that_breaks_a_property_ends_the_command_with_its_number(
         ("[1, 2]", [], 1, "a mapping"),
         (json.dumps(pair()), ["--trace", "x.json"], 2, "--replay"),
         (json.dumps(pair()), ["--seeds", "0"], 2, "--seeds"),
+        (json.dumps(pair()), ["--seed", 2**63 - 1, "--seeds", "2"], 2, "the last seed"),
     ],
 )
 def test_bad_input_ends_in_a_line(
-    invoke: Callable[..., Result], tmp_path: Path, text: str | None, arguments: list[str],
-    status: int, says: str,
+    invoke: Callable[..., Result], tmp_path: Path, text: str | None,
+    arguments: list[str | int], status: int, says: str,
 ) -> None:  # fmt: skip
     path = tmp_path / "scenario.yaml"
     if text is not None:

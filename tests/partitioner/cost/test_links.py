@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_loss_and_length_cost_time(transport: str) -> None:
     assert bad.crossing(5488).us > quiet.crossing(5488).us
     assert quiet.crossing(5488).us > quiet.crossing(100).us
     assert quiet.crossing(5488).airtime_us <= quiet.crossing(5488).us * 1.1
+
+
+def test_espnow_repeats_for_lost_acknowledgements_and_what_the_mac_gave_up() -> None:
+    quiet_us = Link()._espnow(250)[1]
+    times = [Link(loss=loss).crossing(5488).us for loss in (0.0, 0.5, 0.9, 0.99, 0.999)]
+    assert all(after > 1.8 * before for before, after in itertools.pairwise(times))
+    assert Link(loss=0.1)._espnow(250)[1] / quiet_us == pytest.approx(1 / 0.9**2, rel=0.001)
 
 
 def test_a_faster_rate_a_larger_frame_and_a_faster_phy_save_time() -> None:
