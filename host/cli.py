@@ -25,7 +25,7 @@ from host import run as split_run
 from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
-from host.boards.virtual.espnow import read_key
+from host.boards.virtual.espnow import LMK_VARIABLE, read_key
 from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
@@ -361,6 +361,14 @@ def _espnow_chosen(
     lmk_file: Path | None,
 ) -> dict[str, Any]:
     """What the command line says of ESP-NOW, as its air takes it."""
+    options = (version, rate, channel, pmk_file, lmk_file)
+    if transport != "espnow" and any(option is not None for option in options):
+        raise click.UsageError(
+            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
+            "--transport espnow"
+        )
+    if pmk_file is not None and lmk_file is None and LMK_VARIABLE not in os.environ:
+        raise click.UsageError("--pmk-file encrypts nothing without an LMK: add --lmk-file")
     given = {
         "espnow_version": None if version is None else int(version),
         "espnow_rate": rate,
@@ -368,13 +376,7 @@ def _espnow_chosen(
         "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
         "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
     }
-    found = {name: value for name, value in given.items() if value is not None}
-    if found and transport != "espnow":
-        raise click.UsageError(
-            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
-            "--transport espnow"
-        )
-    return found
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:

@@ -35,8 +35,10 @@ from host.link.ble.link_layer import LE_1M, LE_2M, TO_CENTRAL, TO_PERIPHERAL, Li
 from host.link.transport import TransportError
 
 _log = logging.getLogger(__name__)
-# What Bumble has to say is for those who set up logging, not for whoever reads standard error.
+# What Bumble has to say is for those who add a handler to its logger, not for whoever reads
+# standard error: a part of it calls logging's own functions, which make the root logger print.
 logging.getLogger("bumble").addHandler(logging.NullHandler())
+logging.getLogger("bumble").propagate = False
 
 HCI_TIMEOUT_S: Final = 5.0
 ACL_PACKETS: Final = (

@@ -158,6 +158,8 @@ def test_a_key_of_the_wrong_length_in_the_environment_is_one_line(
     [
         (["--transport", "udp", "--espnow-version", "2"], 2, "need --transport espnow"),
         (["--espnow-rate", "1M"], 2, "need --transport espnow"),
+        (["--transport", "udp", "--pmk-file", "no-such-file"], 2, "need --transport espnow"),
+        (["--transport", "espnow", "--pmk-file", "no-such-file"], 2, "add --lmk-file"),
         (["--transport", "espnow", "--espnow-rate", "3M"], 2, "'3M' is not one of"),
         (["--transport", "espnow", "--channel", "15"], 2, "15 is not in the range"),
         (["--transport", "espnow", "--ipv6"], 2, "--ipv6 is for udp and tcp"),
