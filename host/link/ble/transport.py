@@ -17,6 +17,7 @@ import contextlib
 import errno
 import logging
 import re
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -346,8 +347,9 @@ class _Ble(Transport):
         """Who the board is and what was granted, as it last said; None before a connection."""
         return self._central.status
 
+    @abstractmethod
     def _peer(self) -> Address:
-        raise NotImplementedError
+        """What the peer is called in frames received."""
 
     def send(self, frame: bytes, peer: Address) -> bool:
         return self._central.send(frame)
