@@ -259,8 +259,15 @@ static void begin_link(struct connection *c) {
     link_wake();
 }
 
+/* The link of a connection is over; the connection may stay. */
+static void end_link(struct connection *c, enum state then) {
+    if (atomic_exchange(&c->state, (int)then) == OPEN) {
+        link_gone((uint8_t)(c - connections));
+    }
+}
+
 static void end_connection(struct connection *c) {
-    atomic_store(&c->state, FREE);
+    end_link(c, FREE);
     link_wake();
 }
 
@@ -594,7 +601,7 @@ static int gap_event(struct ble_gap_event *event, void *arg) {
                 ask_for_interval(c);
                 begin_link(c);
             } else {
-                atomic_store(&c->state, SETTING_UP);
+                end_link(c, SETTING_UP);
             }
         }
         break;

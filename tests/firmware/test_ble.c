@@ -322,6 +322,7 @@ static int set_up(void **state) {
         fake_clock_stop(1000000);
         assert_int_equal(link_init(), ESP_OK);
     }
+    (void)link_gone_take();
     memset(&stack, 0, sizeof stack);
     stack.free_buffers = 36;
     stack.att_mtu = 517;
@@ -466,7 +467,9 @@ static void before_and_after_the_link_values_are_dropped(void **state) {
     subscribe(7, arg, true);
     struct ts_addr at = {.len = 1, .bytes = {1}};
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_OK);
+    assert_int_equal(link_gone_take(), 0);
     subscribe(7, arg, false);
+    assert_int_equal(link_gone_take(), 1u << 1); /* the link is over, though the connection stays */
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
     assert_int_equal(write_up(7, "late", 4), 0);
     assert_null(next_frame());
@@ -790,6 +793,7 @@ static void a_lost_connection_is_looked_for_again(void **state) {
         assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_OK);
         struct ble_gap_event gone = {.type = BLE_GAP_EVENT_DISCONNECT, .disconnect = {.reason = 8}};
         stack.connect_cb(&gone, stack.connect_arg);
+        assert_int_equal(link_gone_take(), 1u << 0);
         assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
         fake_advance(250000);
         assert_true(stack.scanning);
@@ -807,7 +811,9 @@ static void a_controller_that_resets_ends_all_connections(void **state) {
     struct ts_addr at = {.len = 1, .bytes = {1}};
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_OK);
     stack.advertising = false;
+    (void)link_gone_take();
     ble_hs_cfg.reset_cb(19);
+    assert_int_equal(link_gone_take(), 1u << 1);
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
     struct link_status status;
     link_ble.describe(&status);

@@ -41,6 +41,7 @@ struct connection {
     uint8_t *out;   /* OUT_BYTES */
     size_t out_len;
     uint64_t since; /* when it was accepted */
+    bool gone;      /* it ended, and the core does not know yet */
 };
 
 /* UDP frames for one peer that wait to be handed to the kernel together. */
@@ -142,6 +143,7 @@ static socklen_t from_addr(const struct ts_addr *from, struct sockaddr_storage *
 static void close_connection(struct connection *c) {
     close(c->fd);
     c->fd = -1;
+    c->gone = true; /* for tell_gone: the core may be at work right now */
     c->connecting = false;
     c->out_len = 0;
 }
@@ -438,6 +440,17 @@ static void connect_next(vb *b, uint64_t now) {
     }
 }
 
+/* Ends the sessions of connections that broke, before their places are given to others. */
+static void tell_gone(vb *b) {
+    for (uint32_t i = 0; i < b->connection_count; i++) {
+        if (b->connections[i].gone) {
+            const struct ts_addr peer = {.len = 1, .bytes = {(uint8_t)i}};
+            b->connections[i].gone = false;
+            ts_gone(&b->node.ep, vb_now_us(), &peer);
+        }
+    }
+}
+
 static void accept_peers(vb *b) {
     for (;;) {
         int fd = accept4(b->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -445,6 +458,7 @@ static void accept_peers(vb *b) {
             return;
         }
         struct connection *place = place_for_peer(b);
+        tell_gone(b);
         if (place == NULL) {
             close(fd);
         } else if (prepare_connection(b, place, fd)) {
@@ -549,6 +563,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
     uint64_t now = vb_now_us();
     uint64_t end = timeout_us < 0 ? UINT64_MAX : now + (uint64_t)timeout_us;
     for (;;) {
+        tell_gone(b);
         connect_next(b, now);
         uint64_t due = ts_node_poll(&b->node, now);
         flush_all(b);
@@ -612,6 +627,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         now = vb_now_us();
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
+            tell_gone(b);
             ts_node_poll(&b->node, now);
             flush_all(b);
             return flags | (b->first != NULL ? 2 : 0);
