@@ -327,7 +327,7 @@ static int set_up(void **state) {
     stack.free_buffers = 36;
     stack.att_mtu = 517;
     stack.interval = 12;
-    settings = (struct settings){.name = "tail", .ble_phy = 2, .ble_interval = 12};
+    settings = (struct settings){.name = "tail", .ble_phy = 2, .ble_interval = 12, .att_mtu = 300};
     struct link_identity who = {.role = TS_ROLE_TAIL, .stage = 1, .stage_count = 2, .version = "0.1.0"};
     for (uint8_t i = 0; i < sizeof who.bundle; i++) {
         who.bundle[i] = i;
@@ -407,7 +407,7 @@ static void the_service_is_as_specified(void **state) {
     assert_int_equal(characteristic(3)->flags, BLE_GATT_CHR_F_NOTIFY);
     assert_int_equal(characteristic(4)->flags, BLE_GATT_CHR_F_READ);
     assert_null(characteristic(5));
-    assert_int_equal(stack.preferred_mtu, 517);
+    assert_int_equal(stack.preferred_mtu, 300); /* as the setting att_mtu says */
     assert_int_equal(params.mtu, 495);
     assert_int_equal(params.window, 32);
     assert_int_equal(params.reorder, 1);
