@@ -144,6 +144,12 @@ size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEE
 /* 6 bytes from "aa:bb:cc:dd:ee:ff" and what follows it, up to a comma or the end; false if that is none. */
 bool settings_mac(const char *text, uint8_t mac[6]);
 
+/* Bytes of text that can be shown of it if at most so many fit: no character of UTF-8 is cut. */
+size_t settings_cut(const char *text, size_t most);
+
+/* Whether all of it is UTF-8. */
+bool settings_is_utf8(const char *text, size_t len);
+
 /* An address without its scheme. */
 const char *settings_without_scheme(const char *address);
 

@@ -852,13 +852,17 @@ void esp_partition_munmap(esp_partition_mmap_handle_t handle);
 #include "esp_partition.h"
 #define OTA_WITH_SEQUENTIAL_WRITES 0xfffffffe
 typedef uint32_t esp_ota_handle_t;
+typedef enum { ESP_OTA_IMG_PENDING_VERIFY = 0x1U, ESP_OTA_IMG_UNDEFINED = 0xFFFFFFFFU } esp_ota_img_states_t;
 const esp_partition_t *esp_ota_get_next_update_partition(const esp_partition_t *from);
 esp_err_t esp_ota_begin(const esp_partition_t *partition, size_t len, esp_ota_handle_t *handle);
 esp_err_t esp_ota_write(esp_ota_handle_t handle, const void *data, size_t len);
 esp_err_t esp_ota_end(esp_ota_handle_t handle);
 esp_err_t esp_ota_abort(esp_ota_handle_t handle);
 esp_err_t esp_ota_set_boot_partition(const esp_partition_t *partition);
+const esp_partition_t *esp_ota_get_running_partition(void);
+esp_err_t esp_ota_get_state_partition(const esp_partition_t *partition, esp_ota_img_states_t *state);
 esp_err_t esp_ota_mark_app_valid_cancel_rollback(void);
+esp_err_t esp_ota_mark_app_invalid_rollback_and_reboot(void);
 
 /*@ esp_pm.h */
 #include "esp_err.h"
@@ -1142,7 +1146,7 @@ int mbedtls_base64_decode(unsigned char *out, size_t room, size_t *len, const un
 #include <stddef.h>
 #include <stdint.h>
 typedef struct {
-    uint32_t fake[64];
+    void *fake[64];
 } mbedtls_sha256_context;
 void mbedtls_sha256_init(mbedtls_sha256_context *context);
 void mbedtls_sha256_free(mbedtls_sha256_context *context);
@@ -1154,13 +1158,13 @@ int mbedtls_sha256_finish(mbedtls_sha256_context *context, unsigned char *digest
 #include <stddef.h>
 #include <stdint.h>
 typedef struct mbedtls_mpi {
-    uint32_t fake[4];
+    void *fake[4];
 } mbedtls_mpi;
 typedef struct mbedtls_ecp_point {
-    uint32_t fake[16];
+    void *fake[16];
 } mbedtls_ecp_point;
 typedef struct mbedtls_ecp_group {
-    uint32_t fake[64];
+    void *fake[64];
 } mbedtls_ecp_group;
 typedef enum { MBEDTLS_ECP_DP_SECP256R1 = 3 } mbedtls_ecp_group_id;
 void mbedtls_mpi_init(mbedtls_mpi *number);
