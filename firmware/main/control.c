@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ble.h"
 #include "cJSON.h"
 #include "console.h"
 #include "esp_app_desc.h"
@@ -21,6 +22,7 @@
 #include "freertos/task.h"
 #include "mbedtls/base64.h"
 #include "mqtt.h"
+#include "sdkconfig.h"
 #include "telemetry.h"
 #include "tinysplit/message.h"
 #include "update.h"
@@ -81,6 +83,8 @@ static const char *start_problem;
 
 /* What the control task has to do. */
 struct item {
+    void (*function)(void *arg); /* NULL: a result or a message */
+    void *arg;
     struct node_result *result; /* NULL: a message */
     uint16_t session;
     uint8_t slot, kind;
@@ -111,6 +115,10 @@ static void say(unsigned source, const char *text) {
         console_line(source, text);
     } else if (source == CONTROL_MQTT) {
         mqtt_reply(text);
+#if CONFIG_TINYSPLIT_BLE
+    } else if (source >= CONTROL_BLE) {
+        ble_control_say(source - CONTROL_BLE, text);
+#endif
     } else if (source >= CONTROL_SESSION) {
         int code = node_send_control((uint16_t)(source - CONTROL_SESSION), text, strlen(text));
         if (code != TS_OK) {
@@ -190,6 +198,9 @@ static void broadcast(const char *text) {
     for (unsigned i = 0; i < CONSOLES; i++) {
         console_line(i, text);
     }
+#if CONFIG_TINYSPLIT_BLE
+    ble_control_tell(text);
+#endif
     mqtt_telemetry(text);
 }
 
@@ -685,6 +696,11 @@ void control_result(struct node_result *result) {
     }
 }
 
+bool control_defer(void (*function)(void *arg), void *arg) {
+    struct item item = {.function = function, .arg = arg};
+    return items != NULL && xQueueSend(items, &item, 0) == pdTRUE;
+}
+
 bool control_message(uint16_t session, uint8_t slot, uint8_t kind, const uint8_t *body, uint32_t len) {
     struct item item = {.session = session, .slot = slot, .kind = kind, .body = body, .len = len};
     return items != NULL && xQueueSend(items, &item, 0) == pdTRUE;
@@ -1047,7 +1063,9 @@ static void control_task(void *arg) {
         struct item item;
         (void)esp_task_wdt_reset();
         if (xQueueReceive(items, &item, pdMS_TO_TICKS(500)) == pdTRUE) {
-            if (item.result != NULL) {
+            if (item.function != NULL) {
+                item.function(item.arg);
+            } else if (item.result != NULL) {
                 report(item.result);
             } else {
                 message(&item);

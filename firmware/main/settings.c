@@ -46,6 +46,7 @@ static const struct setting table[] = {
     NUMBER(ble_phy, 1, 2),
     NUMBER(ble_interval, 6, 3200),
     NUMBER(att_mtu, 23, 517),
+    OF_TEXT(SETTING_SECRET, ble_passkey, 0),
     OF_TEXT(SETTING_TEXT, mqtt_url, 0),
     OF_TEXT(SETTING_TEXT, mqtt_user, 0),
     OF_TEXT(SETTING_SECRET, mqtt_password, 0),
@@ -253,6 +254,9 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
     }
     if (which->kind == SETTING_PEERS && !is_list_of_macs(value)) {
         return refuse(error, which->name, "addresses of nodes");
+    }
+    if (at == settings->ble_passkey && len != 0 && (len != 6 || strspn(value, "0123456789") != 6)) {
+        return refuse(error, which->name, "six digits, or none");
     }
     if (at == settings->wifi_password && len != 0 && len < 8) {
         return refuse(error, which->name, "at least 8 characters (WPA), or none");

@@ -63,6 +63,7 @@ struct settings {
     char espnow_peers[SETTINGS_PEERS * 18];
     uint32_t ble_phy;      /* 1 or 2: Mbit/s */
     uint32_t ble_interval; /* connection interval in units of 1.25 ms, 6..3200 */
+    char ble_passkey[7];   /* secret: six digits; empty: none */
     uint32_t att_mtu;      /* the largest ATT_MTU asked for and granted, 23..517 */
 
     char mqtt_url[129]; /* mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; empty: no MQTT */

@@ -243,12 +243,12 @@ VALUES: dict[str, Any] = {
     "power_save": "min", "channel": 11, "espnow_version": 2, "espnow_rate": "24M",
     "espnow_peers": ["espnow://02:00:00:00:00:01", "espnow://02:00:00:00:00:0a"],
     "espnow_pmk": "00112233445566778899aabbccddeeff", "ble_phy": 1, "ble_interval": 24,
-    "espnow_lmk": "f0112233445566778899aabbccddeeff", "att_mtu": 185,
+    "espnow_lmk": "f0112233445566778899aabbccddeeff", "att_mtu": 185, "ble_passkey": "493017",
     "mqtt_url": "", "mqtt_user": "anna", "mqtt_password": "sesam-oeffne",
     "mqtt_ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
     "meter": "none", "meter_address": 65, "meter_mohm": 50,
 }  # fmt: skip
-SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "mqtt_password")
+SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "mqtt_password", "ble_passkey")
 
 
 def test_every_setting_is_kept_and_secrets_are_never_shown(start: Start) -> None:
@@ -284,6 +284,9 @@ def test_every_setting_is_kept_and_secrets_are_never_shown(start: Start) -> None
         ("espnow_peers", ["udp://1.2.3.4:5"]), ("espnow_peers", [1]),
         ("espnow_peers", [f"espnow://02:00:00:00:00:{i:02x}" for i in range(21)]),
         ("espnow_pmk", "xyz"), ("espnow_lmk", "00" * 16), ("ble_phy", 3), ("ble_interval", 5),
+        ("ble_passkey", "12345"),
+        ("ble_passkey", "12345a"),
+        ("ble_passkey", 123456),
         ("att_mtu", 22), ("att_mtu", 518), ("mqtt_url", "http://x"), ("mqtt_ca", "x" * 2049),
         ("meter", "ina3221"), ("meter_address", 63), ("meter_mohm", 0), ("stage", 1),
         ("air", "tcp-client:x:1"), ("colour", "red"),
