@@ -114,6 +114,7 @@ class Commands(click.Group):
     elsewhere: ClassVar = {
         "calibrate": "partitioner.plan.cli:calibrate",
         "keys": "host.ota.cli:keys",
+        "ota": "host.ota.command:ota",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
         "sim": "host.sim.cli:main",
