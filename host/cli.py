@@ -113,6 +113,7 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "calibrate": "partitioner.plan.cli:calibrate",
+        "flash": "host.flash.cli:flash",
         "keys": "host.ota.cli:keys",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
