@@ -32,6 +32,7 @@ _BLANK = b"\xff"
 # chip series says ("ESP32-S3 Series Datasheet", table of the series).
 _PSRAM = {0: (0, "none"), 1: (8, "octal"), 2: (2, "quad"), 3: (16, "octal"), 4: (4, None)}
 _VANISHED = (OSError, TypeError, AttributeError)  # What pyserial raises when a port does.
+_SILENT = ("No serial data", "Serial data stream", "Packet content", "No more data")
 
 Progress = Callable[[str, int], None]
 
@@ -66,18 +67,16 @@ def quiet(progress: Callable[[int, int], None] | None = None) -> Iterator[None]:
     """esptool's messages go nowhere, its progress (done, of how much) to `progress`."""
     from esp_pylib.logger import EspLog, EspLogBase
 
-    class Logger(EspLogBase):  # type: ignore[misc]  # It has no types.
-        def print(self, *args: object, **kwargs: object) -> None: ...
+    class Logger(EspLogBase):
+        def nothing(self, *args: object, **kwargs: object) -> None: ...
 
-        err = warn = note = hint = debug = print
+        print = err = warn = note = hint = debug = counter_line = nothing
 
         def stage(self, finish: bool = False) -> None: ...
 
         def set_verbosity(self, mode: int | str) -> None: ...
 
         def set_info_stream(self, stream: object) -> None: ...
-
-        def counter_line(self, *args: object, **kwargs: object) -> None: ...
 
         def progress_bar(self, cur_iter: int, total_iters: int, *_: object, **__: object) -> None:
             if progress is not None:
@@ -181,8 +180,10 @@ def _why(error: BaseException, doing: str) -> str:
         thing = doing.partition(" ")[2]
         return f"the flash does not hold what was written ({thing}, by the chip's own MD5)"
     if isinstance(error, FatalError):
-        silent = "serial data" in text or "No more data" in text or "Packet content" in text
-        what = "the board stopped answering" if silent else text.partition(" (result was")[0]
+        silent = any(words in text for words in _SILENT)
+        what = (
+            "the board stopped answering" if silent else text.partition(" (result")[0].rstrip(".")
+        )
         return f"{what} while {doing}"
     if isinstance(
         error, OSError | TypeError | AttributeError

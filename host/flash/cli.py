@@ -199,12 +199,7 @@ def flash(
     data = None
     if not keep_settings:
         settings.setdefault("name", role or (f"stage{stage}" if stage is not None else "tinysplit"))
-        settings |= secrets.gather(
-            secret_file,
-            os.environ,
-            has_network=bool(settings.get("wifi_ssid")) and (not dry_run or save is not None),
-            ask=_ask if sys.stdin.isatty() else None,
-        )
+        settings |= secrets.gather(secret_file, os.environ, settings, _asker(dry_run, save))
         data = nvs.image(
             settings, None if public is None else public.point, build.partition(NVS).size
         )
@@ -280,13 +275,14 @@ def _find_build(environment: str) -> Path:
     marks = ("flasher_args.json", "firmware.bin")
     found = [p for p in known if any((p / mark).is_file() for mark in marks)]
     if not found:
+        looked = ", ".join(map(str, known))
         raise BuildError(
-            f"there is no build of {environment} here (looked in {', '.join(map(str, known))}): run "
+            f"there is no build of {environment} here (looked in {looked}): run "
             f"`idf.py -C . build` or `pio run -e {environment}`, or name one by --build"
         )
     if len(found) > 1:
         raise BuildError(
-            f"there are several builds; choose: --build {' or '.join(map(str, found))}"
+            f"there are several builds: --build {' or --build '.join(map(str, found))}"
         )
     return found[0]
 
@@ -360,6 +356,17 @@ def _number(stages: int, stage: int | None, role: str | None) -> int:
     if role == "relay" and stages != 3:
         raise click.UsageError(f"{stages} stages have {max(stages - 2, 0)} relays: give --stage N")
     return {"head": 0, "relay": 1, "tail": stages - 1}[role]
+
+
+def interactive() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty()
+
+
+def _asker(dry_run: bool, save: Path | None) -> Callable[[str], str] | None:
+    if dry_run and save is None:
+        return lambda _: ""  # Settings that are thrown away need no password.
+    return _ask if interactive() else None
 
 
 def _ask(question: str) -> str:

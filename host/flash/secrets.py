@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from host.flash.nvs import SECRETS, SettingsError
 
@@ -20,24 +21,34 @@ def variable(name: str) -> str:
 def gather(
     file: Path | None,
     environment: Mapping[str, str],
-    *,
-    has_network: bool,
+    settings: Mapping[str, Any],
     ask: Callable[[str], str] | None,
 ) -> dict[str, str]:
-    """The secrets that are given.
+    """The secrets that belong to `settings`, and all that are in `file`.
 
     Args:
         file: lines `wifi_password=...`, readable by its owner only.
-        has_network: the board joins a Wi-Fi network or is one: it needs to know the password.
+        environment: is looked into for secrets that the settings give a use to.
         ask: asks a person; None: there is nobody.
 
     Raises:
-        SettingsError: the file cannot be used, or the Wi-Fi password is missing.
+        SettingsError: the file cannot be used, or the password of a Wi-Fi network is missing.
     """
-    found = {name: environment[variable(name)] for name in SECRETS if variable(name) in environment}
+    espnow = str(settings.get("listen", "")).startswith("espnow:")
+    used = {
+        "wifi_password": bool(settings.get("wifi_ssid")),
+        "mqtt_password": bool(settings.get("mqtt_url")),
+        "espnow_pmk": espnow,
+        "espnow_lmk": espnow,
+    }
+    found = {
+        name: environment[variable(name)]
+        for name in SECRETS
+        if used[name] and variable(name) in environment
+    }
     if file is not None:
         found |= _read(file)
-    if has_network and "wifi_password" not in found:
+    if used["wifi_password"] and "wifi_password" not in found:
         if ask is None:
             raise SettingsError(
                 f"the Wi-Fi password is missing: set {variable('wifi_password')} (empty: an open "

@@ -52,7 +52,7 @@ def resealed(image: bytes) -> bytes:
 
 
 def platformio_build(folder: Path, *, cmake: bool = True, **changes: Any) -> Path:
-    """As `pio run` leaves it; `cmake`: with the files of CMake's that PlatformIO's run of it makes."""
+    """As `pio run` leaves it; `cmake`: with the files that CMake makes there, too."""
     made = idf_build(folder.with_name(f"{folder.name}-idf"), **changes)
     folder.mkdir(parents=True)
     for source, name in (
