@@ -90,13 +90,6 @@ def make_build(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     return make_build(tmp_path / "a build, of idf.py")

@@ -46,13 +46,6 @@ SSID, PASSWORD = "a network", "correct horse battery"
 
 
 @pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return idf_build(tmp_path_factory.mktemp("a build") / "of idf.py")
 
