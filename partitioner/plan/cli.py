@@ -14,6 +14,7 @@ from partitioner.catalogue import Catalogue
 from partitioner.command import (
     Bytes,
     Command,
+    FiniteRange,
     Steps,
     model_options,
     require_picture,
@@ -33,7 +34,7 @@ from partitioner.plan.problem import Criterion, PlanError, cost_of
 from partitioner.source import Request, open_source
 
 OBJECTIVES = ("latency", "energy", "throughput", "lifetime")
-_SHARE = click.FloatRange(0, 1, max_open=True)
+_SHARE = FiniteRange(0, 1, max_open=True)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
