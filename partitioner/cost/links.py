@@ -39,11 +39,12 @@ _ESPNOW_ACTION_BYTES = 24 + 8 + 4  # MAC header, category to random value, FCS.
 _ESPNOW_ELEMENT_BYTES, _ESPNOW_ELEMENT_DATA = 7, 250
 _ESPNOW_TRIES = wifi.SHORT_RETRY_LIMIT
 # ESP-IDF Wi-Fi guide: over the air in a lab, UDP 30 and TCP 20 Mbit/s (reference/links.csv).
-_GOODPUT_BPS = {"udp": 30e6, "tcp": 20e6}
+GOODPUT_BPS = {"udp": 30e6, "tcp": 20e6}
 # arXiv:2507.16594v1: 3.2 ms one way for 5.66 kB over UDP, of which 1.51 ms are at 30 Mbit/s.
-_IP_LATENCY_US = 1690.0
-_T_IFS_US = 150.0  # Core Specification 5.4 Vol 6 Part B 4.1.1.
+IP_LATENCY_US = 1690.0
+T_IFS_US = 150.0  # Core Specification 5.4 Vol 6 Part B 4.1.1.
 _BLE_OVERHEAD_BYTES = {1: 10, 2: 11}  # 2.1 there: preamble, access address, header, CRC.
+_SEGMENT_BYTES = 1460  # TCP over Ethernet's MTU.
 _ATT_BYTES = 3 + 4  # Value notification or write command, and L2CAP's header.
 
 
@@ -126,9 +127,10 @@ class Link:
         if self.transport == "ble":
             us = self._events_us(us) + self.interval_ms * 500
         elif self.transport != "espnow":
-            us += _IP_LATENCY_US
+            us += IP_LATENCY_US
             if self.transport == "tcp":
-                us += 2 * _IP_LATENCY_US * self.loss * len(sizes)
+                segments = sum(map(self.packets, sizes))
+                us += 2 * IP_LATENCY_US * segments * (self._tries() - 1)
         return Crossing(
             us=us,
             airtime_us=sum(air for _, air, _ in (*sent, *back)),
@@ -138,14 +140,26 @@ class Link:
             bytes=sum(sizes),
         )
 
+    def packets(self, size: int) -> int:
+        """Packets below that carry a frame of `size` bytes: BLE's PDUs, TCP's segments."""
+        if self.transport == "ble":
+            return -(-(size + _ATT_BYTES) // self.data_bytes)
+        return -(-size // _SEGMENT_BYTES) if self.transport == "tcp" else 1
+
+    def medium_us(self, size: int) -> float:
+        """How long a frame of `size` bytes takes the medium with its answers, without loss."""
+        if self.transport == "espnow":
+            return wifi.exchange_us(_on_air_bytes(size), wifi.rate(self.rate), acknowledged=True)
+        parts = self._ble if self.transport == "ble" else self._ip
+        return parts(size)[0] / (self._tries() ** 2 if self.transport == "ble" else self._tries())
+
     def _tries(self) -> float:
         """Mean transmissions until one arrives."""
         return 1 / (1 - self.loss)
 
     def _espnow(self, size: int) -> tuple[float, float, float]:
         rate = wifi.rate(self.rate)
-        elements = -(-size // _ESPNOW_ELEMENT_DATA)
-        on_air = _ESPNOW_ACTION_BYTES + elements * _ESPNOW_ELEMENT_BYTES + size
+        on_air = _on_air_bytes(size)
         frame = rate.airtime_us(on_air)
         exchange = wifi.exchange_us(on_air, rate, acknowledged=True)
         again = 1 - (1 - self.loss) ** 2  # The frame or its acknowledgement is lost.
@@ -160,21 +174,27 @@ class Link:
         return total * rounds, exchange * tries, frame * tries
 
     def _ble(self, size: int) -> tuple[float, float, float]:
-        packets = -(-(size + _ATT_BYTES) // self.data_bytes)
+        packets = self.packets(size)
         per_byte = 8 / self.phy
         overhead = _BLE_OVERHEAD_BYTES[self.phy]
         own = (size + _ATT_BYTES + packets * overhead) * per_byte
         air = own + packets * overhead * per_byte
         tries = self._tries() ** 2  # The packet, or the one that acknowledges it, is lost.
-        exchange = (air + 2 * packets * _T_IFS_US) * tries
+        exchange = (air + 2 * packets * T_IFS_US) * tries
         return exchange, air * tries, own * tries
 
     def _events_us(self, work_us: float) -> float:
         """Time that so much work takes in connection events, of which the last is not filled."""
-        longest = self.interval_ms * 1000 - _T_IFS_US
+        longest = self.interval_ms * 1000 - T_IFS_US
         full, rest = divmod(work_us, longest)
         return full * self.interval_ms * 1000 + rest
 
     def _ip(self, size: int) -> tuple[float, float, float]:
-        own = 8 * size / _GOODPUT_BPS[self.transport] * 1e6 * self._tries()
+        own = 8 * size / GOODPUT_BPS[self.transport] * 1e6 * self._tries()
         return own, own, own
+
+
+def _on_air_bytes(size: int) -> int:
+    """An ESP-NOW frame that carries `size` bytes, from MAC header to FCS."""
+    elements = -(-size // _ESPNOW_ELEMENT_DATA)
+    return _ESPNOW_ACTION_BYTES + elements * _ESPNOW_ELEMENT_BYTES + size
