@@ -86,16 +86,18 @@ static int send_wire(struct sim *w, struct node *n, uint8_t to, const uint8_t *b
     if (start - w->now > MOST_QUEUED_US) {
         return TS_E_WOULD_BLOCK;
     }
-    uint64_t late = 0;
-    uint32_t times = 1; /* that it is sent */
+    uint32_t again = 0, rounds = 0; /* packets sent again; until the last one arrives */
     for (uint32_t i = 0; stream && i < c->packets[len]; i++) {
+        uint32_t tries = 0;
         while (sim_chance(w, c->loss)) {
-            late += 2u * c->delay_us; /* until the sender knows */
-            times++;
+            tries++;
         }
+        again += tries;
+        rounds = tries > rounds ? tries : rounds;
     }
+    uint64_t late = (uint64_t)rounds * 2u * c->delay_us; /* until the sender knows, each time */
     if (c->rate_bps != 0) {
-        uint32_t bytes_again = stream ? (times - 1) * (len / c->packets[len]) : 0;
+        uint32_t bytes_again = stream ? again * (len / c->packets[len]) : 0;
         uint64_t taken = (uint64_t)(len + bytes_again) * 8u * MILLION / c->rate_bps;
         if (c->medium != SIM_WIRE) {
             sim_note(w, n->index, SIM_AIR, to, (uint32_t)taken);
@@ -193,6 +195,7 @@ static void next_in_queue(struct sim *w, struct node *n) {
     n->queue_first = (uint8_t)((n->queue_first + 1) % QUEUE);
     n->queue_count--;
     n->tries = 0;
+    n->received = false;
     n->window = w->config.cw_min;
     new_backoff(w, n);
     n->wake = w->now; /* the core may have been told that the link was full */
@@ -201,8 +204,10 @@ static void next_in_queue(struct sim *w, struct node *n) {
 static void transmit_failed(struct sim *w, struct node *n) {
     const struct waiting *frame = &n->queue[n->queue_first];
     if (++n->tries >= w->config.tries) {
-        w->report.lost++;
-        sim_note(w, n->index, SIM_LOST, frame->to, frame_value(frame->bytes, frame->len));
+        w->report.lost += !n->received;
+        if (!n->received) {
+            sim_note(w, n->index, SIM_LOST, frame->to, frame_value(frame->bytes, frame->len));
+        }
         next_in_queue(w, n);
         return;
     }
@@ -228,11 +233,16 @@ static uint32_t transmit_one(struct sim *w, struct node *n, bool collides) {
         transmit_failed(w, n);
         return taken;
     }
-    deliver_at(w, w->now + air, n->index, frame.to, frame.bytes, frame.len);
-    bool repeated = sim_chance(w, w->config.loss) && n->tries + 1 < w->config.tries;
-    next_in_queue(w, n);
-    /* If the acknowledgement was lost, the frame takes its time twice; the receiver drops the repeat. */
-    return repeated ? 2 * taken + w->config.difs_us : taken;
+    if (!n->received) { /* a repeat, because the acknowledgement was lost, is dropped by the receiver's MAC */
+        deliver_at(w, w->now + air, n->index, frame.to, frame.bytes, frame.len);
+        n->received = true;
+    }
+    if (sim_chance(w, w->config.loss)) {
+        transmit_failed(w, n);
+    } else {
+        next_in_queue(w, n);
+    }
+    return taken;
 }
 
 /* The station whose backoff ends first begins; those that begin in the same slot spoil it. */
@@ -276,6 +286,7 @@ static int send_espnow(struct sim *w, struct node *n, uint8_t to, const uint8_t 
     memcpy(slot->bytes, bytes, len);
     if (n->queue_count++ == 0) {
         n->tries = 0;
+        n->received = false;
         n->window = w->config.cw_min;
         n->ready_at = w->now;
         new_backoff(w, n);

@@ -49,6 +49,7 @@ struct node {
     /* SIM_ESPNOW */
     struct waiting *queue;
     uint8_t queue_first, queue_count, tries;
+    bool received; /* the first in the queue */
     uint16_t window;
     uint32_t backoff;
     uint64_t ready_at; /* when it came to have a frame */
