@@ -100,7 +100,7 @@ static int send_wire(struct sim *w, struct node *n, uint8_t to, const uint8_t *b
         uint32_t bytes_again = stream ? again * (len / c->packets[len]) : 0;
         uint64_t taken = (uint64_t)(len + bytes_again) * 8u * MILLION / c->rate_bps;
         if (c->medium != SIM_WIRE) {
-            sim_note(w, n->index, SIM_AIR, to, (uint32_t)taken);
+            sim_note_at(w, start, n->index, SIM_AIR, to, (uint32_t)taken);
             w->report.air_us += taken;
         }
         start += taken;
@@ -163,7 +163,7 @@ static int send_ble(struct sim *w, struct node *n, uint8_t to, const uint8_t *by
     n->busy_until = peer->busy_until = at;
     n->event_free[to] = peer->event_free[n->index] = at;
     n->event_end[to] = peer->event_end[n->index] = end;
-    sim_note(w, n->index, SIM_AIR, to, (uint32_t)(at - first));
+    sim_note_at(w, first, n->index, SIM_AIR, to, (uint32_t)(at - first));
     deliver_at(w, at, n->index, to, bytes, len);
     return TS_OK;
 }

@@ -62,12 +62,21 @@ def read(path: Path) -> Scenario:
         ScenarioError: unreadable, no YAML, or not a scenario; unknown keys are named, with the
             nearest known one.
     """
+    return of_file(path, content(path))
+
+
+def content(path: Path) -> Any:
+    """What a YAML file holds. Raises ScenarioError."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ScenarioError(f"{path} is no YAML: {' '.join(str(error).split())[:160]}") from error
+
+
+def of_file(path: Path, content: Any) -> Scenario:
+    """The scenario that a file's content is. Raises ScenarioError."""
     try:
         return parse(content)
     except ScenarioError as error:

@@ -27,8 +27,12 @@ static void digest(struct sim *w, const void *bytes, size_t len) {
 }
 
 void sim_note(struct sim *w, uint8_t node, uint8_t kind, uint16_t other, uint32_t value) {
+    sim_note_at(w, w->now, node, kind, other, value);
+}
+
+void sim_note_at(struct sim *w, uint64_t at, uint8_t node, uint8_t kind, uint16_t other, uint32_t value) {
     uint8_t stamp[16];
-    ts_put64(stamp, w->now);
+    ts_put64(stamp, at);
     stamp[8] = node;
     stamp[9] = kind;
     ts_put16(stamp + 10, other);
@@ -48,7 +52,7 @@ void sim_note(struct sim *w, uint8_t node, uint8_t kind, uint16_t other, uint32_
         w->events = grown;
         w->event_room = room;
     }
-    w->events[w->event_count++] = (struct sim_event){w->now, node, kind, other, value};
+    w->events[w->event_count++] = (struct sim_event){at, node, kind, other, value};
 }
 
 uint64_t sim_clock(const struct node *n) {

@@ -131,7 +131,7 @@ void sim_compute(uint32_t word, uint8_t stage, const uint8_t *input, uint32_t in
 /* NULL: the core refuses the settings, or there is no memory. */
 sim *sim_new(const struct sim_config *config);
 void sim_run(sim *world, struct sim_report *report);
-/* Events kept, oldest first. */
+/* Events kept, in the order in which they were decided. */
 const struct sim_event *sim_trace(const sim *world, size_t *count);
 void sim_free(sim *world);
 

@@ -82,6 +82,8 @@ uint32_t sim_below(struct sim *w, uint32_t limit);
 /* False once the world settles. */
 bool sim_chance(struct sim *w, uint32_t millionths);
 void sim_note(struct sim *w, uint8_t node, uint8_t kind, uint16_t other, uint32_t value);
+/* The same of something that begins later. */
+void sim_note_at(struct sim *w, uint64_t at, uint8_t node, uint8_t kind, uint16_t other, uint32_t value);
 uint64_t sim_clock(const struct node *n);
 /* The node is off from now on, for down_us. */
 void sim_off(struct node *n, uint8_t kind);

@@ -117,10 +117,12 @@ def _error_name(code: int) -> str:
 def _events(world: Any) -> list[Event]:
     count = _sim.ffi.new("size_t *")
     events = _sim.lib.sim_trace(world, count)
-    return [
+    found = [
         Event(int(e.at_us), int(e.node), _KINDS[e.kind], int(e.other), int(e.value))
         for e in (events[i] for i in range(count[0]))
     ]
+    found.sort(key=lambda event: event.at_us)
+    return found
 
 
 def _us(seconds: float) -> int:
