@@ -111,7 +111,9 @@ def greedy(problem: Problem, criterion: Criterion) -> Solution | None:
     steps, way = _Steps(problem, criterion), _NOTHING
     for _ in range(problem.nodes):
         start = way.cuts[-1] if way.cuts else 0
-        found = [(more / (one.cuts[-1] - start), one.cuts[-1], one) for more, one in steps.after(way)]
+        found = [
+            (more / (one.cuts[-1] - start), one.cuts[-1], one) for more, one in steps.after(way)
+        ]
         if not found:
             return None
         way = min(found, key=lambda each: each[:2])[2]
@@ -215,4 +217,6 @@ class _Best:
         ways, behind = np.nonzero(np.isfinite(total))
         for first in range(0, len(ways), _CHUNK):
             part = ways[first : first + _CHUNK], behind[first : first + _CHUNK]
-            self.look(tables, total[part], np.column_stack([states[part[0]], part[1].astype(np.int32)]))
+            self.look(
+                tables, total[part], np.column_stack([states[part[0]], part[1].astype(np.int32)])
+            )

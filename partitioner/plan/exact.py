@@ -100,7 +100,7 @@ def _hops(problem: Problem, criteria: Sequence[Criterion]) -> dict[tuple[int, in
             keys: list[Costs] = []
             for number, criterion in enumerate(criteria):
                 own = sends[number], costs[number], receives[number]
-                keys += [sum(own)] if criterion.combine == "sum" else own  # type: ignore[list-item]
+                keys += [sum(own)] if criterion.combine == "sum" else own
             kept = _survivors(np.stack(keys), classes if _classed(problem, criteria) else None)
             order = np.argsort(~kept, axis=1, kind="stable")[:, : max(kept.sum(axis=1))]
             at = np.arange(problem.positions)[:, None]
@@ -132,7 +132,7 @@ def _survivors(keys: Costs, classes: _Indices | None) -> Mask:
 
     Of equal ones the first survives.
     """
-    finite: Mask = np.isfinite(keys).all(axis=0)
+    finite: Mask = np.asarray(np.isfinite(keys).all(axis=0))
     count = finite.shape[1]
     if count == 1:
         return finite
@@ -140,13 +140,15 @@ def _survivors(keys: Costs, classes: _Indices | None) -> Mask:
         first = np.zeros_like(finite)
         np.put_along_axis(first, np.argmin(keys[0], axis=1, keepdims=True), True, axis=1)
         return first & finite
-    beats = (keys[:, :, :, None] <= keys[:, :, None, :]).all(axis=0)  # (P, one, another)
+    # (P, one, another)
+    beats: Mask = np.asarray((keys[:, :, :, None] <= keys[:, :, None, :]).all(axis=0))
     rank = np.arange(count)
     beats &= ~beats.transpose(0, 2, 1) | (rank[:, None] < rank)
     if classes is not None:
         classes = np.broadcast_to(classes, finite.shape)
         beats &= classes[:, :, None] == classes[:, None, :]
-    return finite & ~beats.any(axis=1)
+    found: Mask = finite & ~beats.any(axis=1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -315,8 +317,9 @@ def _extensions(
         ends = ahead.combine(beginning.costs, own)
         way = int(np.argmin(ends))
         if np.isfinite(ends[way]):
-            yield float(ends[way]), replace(
-                beginning, cuts=(*beginning.cuts, last), options=(beginning.options[way],)
+            yield (
+                float(ends[way]),
+                replace(beginning, cuts=(*beginning.cuts, last), options=(beginning.options[way],)),
             )
     for receiver in range(node + 1, problem.nodes):
         hops = ahead.hops.get((node, receiver))
@@ -330,14 +333,18 @@ def _extensions(
         for cut in np.argsort(whole, kind="stable")[:count]:
             if np.isfinite(whole[cut]):
                 slots = np.flatnonzero(np.isfinite(least[cut]))
-                yield float(whole[cut]), _Beginning(
-                    (*beginning.nodes, receiver),
-                    (*beginning.cuts, int(cut)),
-                    least[cut, slots],
-                    hops.receives[0, cut, slots],
-                    hops.classes[cut, slots],
-                    tuple(
-                        (*beginning.options[ways[cut, s]], int(hops.options[cut, s])) for s in slots
+                yield (
+                    float(whole[cut]),
+                    _Beginning(
+                        (*beginning.nodes, receiver),
+                        (*beginning.cuts, int(cut)),
+                        least[cut, slots],
+                        hops.receives[0, cut, slots],
+                        hops.classes[cut, slots],
+                        tuple(
+                            (*beginning.options[ways[cut, s]], int(hops.options[cut, s]))
+                            for s in slots
+                        ),
                     ),
                 )
 
@@ -412,11 +419,16 @@ def _extended(
     node, start = label.nodes[-1], label.cuts[-1] if label.cuts else 0
     to = np.arange(problem.positions)[:, None]
     stages = []
-    for matrix in (problem.stage_allowed[node], *(one.stages[node] for one in criteria)):
+    allowed = problem.stage_allowed[node].astype(float)
+    for matrix in (allowed, *(one.stages[node] for one in criteria)):
         four = by_class(matrix)
-        which = (0, 0) if four.shape[0] == 1 else (label.klass, classes)
-        stages.append(np.broadcast_to(four[(*which, start, to)], classes.shape))
-    own = np.where(stages[0], np.stack(stages[1:]), np.inf) + label.receives[:, None, None] + sends
+        came, goes = (0, np.zeros_like(classes)) if four.shape[0] == 1 else (label.klass, classes)
+        stages.append(four[came, goes, start, to])
+    own = (
+        np.where(stages[0] > 0, np.stack(stages[1:]), np.inf)
+        + label.receives[:, None, None]
+        + sends
+    )
     before = label.costs[:, None, None]
     found: Costs = np.where(
         maxima, np.maximum(np.maximum(before, own), costs), before + own + costs

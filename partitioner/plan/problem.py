@@ -1,4 +1,4 @@
-"""The split problem: a network's cuts, nodes in a chain, the links between them, what all that costs.
+"""The split problem: a network's cuts, nodes in a chain, links between them, what all that costs.
 
 Theory of operation. Positions 0 to P-1 are the places where the network can be divided: 0 is
 before its first operator, P-1 behind its last, the others are its legal cuts. Stage (n, i, j) is
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from models.errors import TinysplitError
 
 Costs: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+_Any = TypeVar("_Any", Costs, Mask)
 
 
 class PlanError(TinysplitError):
@@ -286,14 +287,17 @@ def by_option(hops: Costs) -> Costs:
     return hops[:, None] if hops.ndim == 1 else hops
 
 
-def by_class(stages: Costs) -> Costs:
+def by_class(stages: _Any) -> _Any:
     """Stages of a node, (P, P) or (C, C, P, P), as (C, C, P, P) where C may be 1 for any."""
     return stages[None, None] if stages.ndim == 2 else stages
 
 
-def stage_value(stages: Costs, classes: tuple[int, int], start: int, end: int) -> float:
+def stage_value(stages: Costs | Mask, classes: tuple[int, int], start: int, end: int) -> float:
     """One stage's value in a node's matrix or matrices."""
-    return float(stages[start, end] if stages.ndim == 2 else stages[(*classes, start, end)])
+    if stages.ndim == 2:
+        return float(stages[start, end])
+    before, behind = classes
+    return float(stages[before, behind, start, end])
 
 
 def hop_value(hops: Costs | None, sender: int, receiver: int, at: int, option: int) -> float:

@@ -54,9 +54,7 @@ def random_problem(rng, *, every_node=True, tightness=0.0, options=1):
         if classed:
             most = rng.integers(0, 60, (nodes, bare.class_count, bare.class_count)).astype(float)
         limits.append(Limit("RAM", "B", most, stages=random_costs(rng, bare, classed=classed)))
-        limits.append(
-            Limit("payload", "B", [tightness] * nodes, hops=random_hops(rng, bare, 100))
-        )
+        limits.append(Limit("payload", "B", [tightness] * nodes, hops=random_hops(rng, bare, 100)))
     return Problem(positions, nodes, tuple(limits), **given)
 
 
