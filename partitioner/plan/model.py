@@ -183,6 +183,7 @@ class SplitModel:
         self._result = sum(graph.tensors[t].bytes for t in graph.outputs), len(graph.outputs)
         self._arena = self._arenas()
         self._flash = self._flashes()
+        self._cycles_seen: dict[tuple[int, Kernels, compute.Memory], Costs] = {}
         self.crossing = lru_cache(maxsize=None)(Link.crossing)  # Links repeat along a chain.
 
     def _arenas(self) -> dict[bool, Costs]:
@@ -230,9 +231,12 @@ class SplitModel:
 
     def _cycles(self, profile: NodeProfile, where: compute.Memory) -> Costs:
         """(P, P): cycles of stages."""
-        bands = [profile.model.cycles(s, where, profile.kernels).middle for s in self.shapes]
-        prefix = np.cumsum([0.0, *bands])[list(self.positions)]
-        found: Costs = np.maximum(prefix[None, :] - prefix[:, None], 0.0) / profile.speed
+        key = id(profile.model), profile.kernels, where
+        if key not in self._cycles_seen:
+            bands = [profile.model.cycles(s, where, profile.kernels).middle for s in self.shapes]
+            prefix = np.cumsum([0.0, *bands])[list(self.positions)]
+            self._cycles_seen[key] = np.maximum(prefix[None, :] - prefix[:, None], 0.0)
+        found: Costs = self._cycles_seen[key] / profile.speed
         return found
 
     def _stage_us(self, profile: NodeProfile) -> Costs:
@@ -257,7 +261,7 @@ class SplitModel:
             ),
         ]  # fmt: skip
         if max_payload is not None:
-            hops = self._by_hop(lambda _, link, position: float(self.sent_bytes(link, position)))
+            hops = self._by_hop(lambda link, at: float(self.sent_bytes(link, at)))
             limits.append(Limit("payload", "B", [max_payload] * len(nodes), hops=hops))
         every_node, may_begin, may_end = self._rules
         return Problem(
@@ -282,20 +286,22 @@ class SplitModel:
             self.crossing(link, *self._result),
         )  # fmt: skip
 
-    def _by_hop(self, value: Callable[[int, Link, int], float]) -> Costs:
-        """(N, N, P, K) of what depends on the sender, or on the receiver, but not on both."""
+    def _by_hop(self, value: Callable[[Link, int], float]) -> Costs:
+        """(N, N, P, K) of what depends on the link and the position alone."""
         nodes, count = len(self.nodes), len(self._classes[0])
         found = np.zeros((nodes, 1, len(self.positions), count))
+        columns: dict[Link, list[float]] = {}
         for sender, options in enumerate(self.links):
             for option, link in enumerate(options):
-                for index, position in enumerate(self.positions[1:-1], 1):
-                    found[sender, 0, index, option] = value(sender, link, position)
-        return np.broadcast_to(found, (nodes, *(nodes, *found.shape[2:])))
+                if link not in columns:
+                    columns[link] = [value(link, at) for at in self.positions[1:-1]]
+                found[sender, 0, 1:-1, option] = columns[link]
+        return np.broadcast_to(found, (nodes, nodes, *found.shape[2:]))
 
     def latency(self) -> Criterion:
         """From the input in the head to the result back in it, in us."""
         hops = self._by_hop(
-            lambda _, link, at: self._boundary(link, at).us + self.crossing(link, *self._result).us
+            lambda link, at: self._boundary(link, at).us + self.crossing(link, *self._result).us
         )
         sends, receives = self._coding([1.0] * len(self.nodes))
         stages = [self._stage_us(profile) for profile in self.nodes]
@@ -303,7 +309,7 @@ class SplitModel:
 
     def period(self) -> Criterion:
         """Time between results when every node and link works on another inference, in us."""
-        hops = self._by_hop(lambda _, link, at: self._boundary(link, at).us)
+        hops = self._by_hop(lambda link, at: self._boundary(link, at).us)
         sends, receives = self._coding([1.0] * len(self.nodes))
         stages = [self._stage_us(profile) for profile in self.nodes]
         return Criterion("period", "us", "max", stages, hops, sends, receives)
@@ -312,7 +318,7 @@ class SplitModel:
         """What coding takes of the sender's time, and of the receiver's, weighted by node."""
         if not any(link.codec for options in self.links for link in options):
             return None, None
-        coding = self._by_hop(lambda _, link, at: coding_us(self._payload[at][0], link.codec))
+        coding = self._by_hop(lambda link, at: coding_us(self._payload[at][0], link.codec))
         share = np.array([w / n.speed for w, n in zip(weights, self.nodes, strict=True)])
         return coding * share[:, None, None, None], coding * share[None, :, None, None]
 
@@ -367,11 +373,11 @@ class SplitModel:
             boundary, result = self._boundary(link, at), self.crossing(link, *self._result)
             return (boundary, result) if sending else (result, boundary)
 
-        def transmitting(_: int, link: Link, at: int) -> float:
+        def transmitting(link: Link, at: int) -> float:
             sent, received = messages(link, at)
             return sent.sender_us + received.receiver_us
 
-        def listening(_: int, link: Link, at: int) -> float:
+        def listening(link: Link, at: int) -> float:
             sent, received = messages(link, at)
             own = max(sent.us - sent.sender_us, 0.0)
             return own + max(received.us - received.receiver_us, 0.0)

@@ -18,7 +18,7 @@ from partitioner.plan.problem import Criterion, Plan, Problem, Violation, cost_o
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999")
 # Head, coding, link, tail, result; told apart by people who see few colours, too.
 _PHASES = ("#0072B2", "#F0E442", "#E69F00", "#009E73", "#D55E00")
-_GROUND = "#56B4E9"
+_GROUND = "#999999"
 
 
 def describe(
@@ -227,7 +227,7 @@ def plot_cuts(
                 f"best by {criterion.name}: {names[model.positions[chosen]]}, "
                 f"{bottom[chosen - 1]:,.0f} ms",
                 (chosen, top),
-                xytext=(0.5, 0.85),
+                xytext=(min(max(chosen / count, 0.25), 0.75), 0.82),
                 textcoords="axes fraction",
                 ha="center",
                 arrowprops={"arrowstyle": "->", "color": ink},
