@@ -319,7 +319,7 @@ static uint8_t *place_of(const struct ts_node *node, const struct ts_job *job) {
 
 static uint32_t spend(struct ts_node *node, uint64_t began) {
     uint32_t spent_us = (uint32_t)(time_of(node) - began);
-    ts__advance(&node->ep, spent_us);
+    ts__set_time(&node->ep, node->ep.raw + spent_us); /* time that passed */
     return spent_us;
 }
 
@@ -335,7 +335,9 @@ static uint8_t *pack(struct ts_node *node, struct ts_job *job, struct ts_tensors
         t->bytes[i] = ts_codec_encode(&coding->codec, from, raw, coding->near[i], data + t->total);
         t->total += t->bytes[i];
         from += raw;
+        coding->raw_bytes += raw;
     }
+    coding->coded_bytes += t->total;
     ts_phase_set(&job->phases, TS_P_ENCODE, job->phases.duration_us[TS_P_ENCODE] + spend(node, began));
     return data;
 }

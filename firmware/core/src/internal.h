@@ -44,7 +44,6 @@ static inline uint16_t index_of(const struct ts_endpoint *ep, const struct ts_se
 uint32_t ts__span_us(uint32_t ms, uint32_t otherwise_ms);
 bool ts__reached(struct ts_endpoint *ep, uint32_t at);
 uint64_t ts__wake_at(const struct ts_endpoint *ep, uint32_t at);
-void ts__advance(struct ts_endpoint *ep, uint32_t us);
 void ts__set_time(struct ts_endpoint *ep, uint64_t raw);
 struct ts_session *ts__enter(struct ts_endpoint *ep, uint64_t now_us, uint16_t session);
 uint32_t ts__extend(uint16_t wire, uint32_t near);

@@ -436,7 +436,8 @@ static void run_engine(struct ts_node *n) {
     n->run.output_cap = n->cfg->max_output;
     int code = n->cfg->invoke(n->cfg->endpoint.ctx, &n->run);
     if (code != TS_E_WOULD_BLOCK) {
-        ts__advance(&n->ep, n->run.preprocess_us + n->run.invoke_us + n->run.encode_us);
+        /* The time that a synchronous engine took is time that passed. */
+        ts__set_time(&n->ep, n->ep.raw + (n->run.preprocess_us + n->run.invoke_us + n->run.encode_us));
         invoked(n, &n->run, code);
     }
 }

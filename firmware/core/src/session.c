@@ -26,12 +26,6 @@ void ts__set_time(struct ts_endpoint *ep, uint64_t raw) {
     ep->raw = raw;
 }
 
-/* The time that a synchronous engine or codec took is time that passed. */
-void ts__advance(struct ts_endpoint *ep, uint32_t us) {
-    ep->now = ts_after(ep->now, us);
-    ep->raw += us;
-}
-
 /* A point in own time by the caller's clock. */
 uint64_t ts__wake_at(const struct ts_endpoint *ep, uint32_t at) {
     return at == 0 ? TS_NEVER : ep->raw + (ts_due(ep->now, at) ? 0 : at - ep->now);

@@ -79,6 +79,9 @@ struct ts_coding {
     /* The caller's clock in microseconds, to time coding; NULL: it is not timed. Gets ts_config.ctx. */
     uint64_t (*clock_us)(void *ctx);
 
+    /* Of the tensors packed so far, modulo 2^32. */
+    uint32_t raw_bytes, coded_bytes;
+
     /* For ts_node. pack codes what *tensors points to and returns where it is now; unpack decodes the job's input and
      * returns as ts_codec_decode. */
     uint8_t *(*pack)(struct ts_node *node, struct ts_job *job, struct ts_tensors *tensors);
