@@ -19,7 +19,7 @@ import numpy as np
 
 from models.errors import TinysplitError
 from partitioner.cost import compute, energy, memory
-from partitioner.cost.codecs import CodedSizes, coding_us
+from partitioner.cost.codecs import CodedSizes, decode_us, encode_us
 from partitioner.cost.compute import Band, ComputeModel, Kernels
 from partitioner.cost.energy import PowerModel
 from partitioner.cost.links import Crossing, Link
@@ -279,12 +279,16 @@ class SplitModel:
         """One hop in full; coding takes as long as its nodes are slow."""
         raw, tensors = self._payload[position]
         sent = self.sent_bytes(link, position)
-        us = coding_us(raw, link.codec)
         return HopCost(
-            position, link, raw, sent, us / self.nodes[sender].speed,
-            self.crossing(link, sent, tensors), us / self.nodes[receiver].speed,
-            self.crossing(link, *self._result),
-        )  # fmt: skip
+            position=position,
+            link=link,
+            raw_bytes=raw,
+            payload_bytes=sent,
+            encode_us=encode_us(sent, link.codec) / self.nodes[sender].speed,
+            crossing=self.crossing(link, sent, tensors),
+            decode_us=decode_us(sent, link.codec) / self.nodes[receiver].speed,
+            result=self.crossing(link, *self._result),
+        )
 
     def _by_hop(self, value: Callable[[Link, int], float]) -> Costs:
         """(N, N, P, K) of what depends on the link and the position alone."""
@@ -318,9 +322,10 @@ class SplitModel:
         """What coding takes of the sender's time, and of the receiver's, weighted by node."""
         if not any(link.codec for options in self.links for link in options):
             return None, None
-        coding = self._by_hop(lambda link, at: coding_us(self._payload[at][0], link.codec))
+        encoding = self._by_hop(lambda link, at: encode_us(self.sent_bytes(link, at), link.codec))
+        decoding = self._by_hop(lambda link, at: decode_us(self.sent_bytes(link, at), link.codec))
         share = np.array([w / n.speed for w, n in zip(weights, self.nodes, strict=True)])
-        return coding * share[:, None, None, None], coding * share[None, :, None, None]
+        return encoding * share[:, None, None, None], decoding * share[None, :, None, None]
 
     def energy(self) -> Criterion:
         """Energy above rest of all nodes together, in mJ."""
