@@ -26,7 +26,6 @@
 
 #define FRAME_BYTES 495u     /* 13.4: fills two LL payloads of 251 */
 #define FRAME_ATT_MTU 498u   /* from here on a value is a frame, below it is a piece of a stream */
-#define ATT_MTU_WANTED 517u  /* values of 512 bytes, and room for stacks that count otherwise */
 #define WINDOW 32u           /* 13.4 */
 #define LL_BYTES 251u        /* longest LL payload, and the time it takes at 1 Mbit/s */
 #define LL_US 2120u          /* Vol 6 Part B 4.5.10 */
@@ -259,8 +258,15 @@ static void begin_link(struct connection *c) {
     link_wake();
 }
 
+/* The link of a connection is over; the connection may stay. */
+static void end_link(struct connection *c, enum state then) {
+    if (atomic_exchange(&c->state, (int)then) == OPEN) {
+        link_gone((uint8_t)(c - connections));
+    }
+}
+
 static void end_connection(struct connection *c) {
-    atomic_store(&c->state, FREE);
+    end_link(c, FREE);
     link_wake();
 }
 
@@ -594,7 +600,7 @@ static int gap_event(struct ble_gap_event *event, void *arg) {
                 ask_for_interval(c);
                 begin_link(c);
             } else {
-                atomic_store(&c->state, SETTING_UP);
+                end_link(c, SETTING_UP);
             }
         }
         break;
@@ -725,7 +731,8 @@ static esp_err_t prepare_host(const struct settings *settings) {
     ble_svc_gap_init();
     ble_svc_gatt_init();
     if (ble_gatts_count_cfg(services) != 0 || ble_gatts_add_svcs(services) != 0 ||
-        ble_svc_gap_device_name_set(settings->name) != 0 || ble_att_set_preferred_mtu(ATT_MTU_WANTED) != 0) {
+        ble_svc_gap_device_name_set(settings->name) != 0 ||
+        ble_att_set_preferred_mtu((uint16_t)settings->att_mtu) != 0) {
         (void)nimble_port_deinit();
         return ESP_FAIL;
     }
@@ -761,21 +768,11 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
 }
 
 static bool parse_mac(const char *text, uint8_t mac[6]) {
-    memset(mac, 0, 6);
-    for (size_t i = 0; i < 17; i++) {
-        char ch = text[i];
-        uint8_t digit = ch >= '0' && ch <= '9'   ? (uint8_t)(ch - '0')
-                        : ch >= 'a' && ch <= 'f' ? (uint8_t)(ch - 'a' + 10)
-                        : ch >= 'A' && ch <= 'F' ? (uint8_t)(ch - 'A' + 10)
-                                                 : 16;
-        if (i % 3 == 2 ? ch != ':' : digit > 15) {
-            return false;
-        }
-        if (i % 3 != 2) {
-            mac[5 - i / 3] = (uint8_t)(mac[5 - i / 3] << 4 | digit);
-        }
+    uint8_t shown[6];
+    for (size_t i = 0; settings_mac(text, shown) && i < 6; i++) {
+        mac[5 - i] = shown[i];
     }
-    return text[17] == 0;
+    return settings_mac(text, shown) && text[17] == 0;
 }
 
 static bool peer(const char *text, struct ts_addr *out) {

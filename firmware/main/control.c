@@ -365,6 +365,15 @@ static cJSON *stats(void) {
 
 /* --- settings --- */
 
+static void add_peers(cJSON *array, const char *list) {
+    while (strlen(list) >= 17) {
+        char address[32];
+        (void)snprintf(address, sizeof address, "espnow://%.17s", list);
+        cJSON_AddItemToArray(array, cJSON_CreateString(address));
+        list += list[17] == ',' ? 18 : 17;
+    }
+}
+
 static cJSON *settings_json(const struct settings *s) {
     size_t count;
     const struct setting *table = settings_table(&count);
@@ -379,6 +388,9 @@ static cJSON *settings_json(const struct settings *s) {
         case SETTING_SECRET:
             /* Whether it is set, never what it is. */
             cJSON_AddBoolToObject(o, which->name, settings_text(s, which)[0] != '\0');
+            break;
+        case SETTING_PEERS:
+            add_peers(cJSON_AddArrayToObject(o, which->name), settings_text(s, which));
             break;
         case SETTING_NUMBER:
             cJSON_AddNumberToObject(o, which->name, settings_number(s, which));
@@ -402,6 +414,17 @@ static bool whole(const cJSON *item, double least, double most) {
            item->valuedouble == (double)(int64_t)item->valuedouble;
 }
 
+static bool set_peers(struct settings *s, const struct setting *which, const cJSON *array, char *error) {
+    char list[sizeof s->espnow_peers] = "";
+    const cJSON *item;
+    cJSON_ArrayForEach(item, array) {
+        if (!settings_add_peer(list, cJSON_IsString(item) ? item->valuestring : "", error)) {
+            return false;
+        }
+    }
+    return settings_set_text(s, which, list, error);
+}
+
 static bool set_one(struct settings *s, const cJSON *item, char *error) {
     const struct flash_stage *stage = flash_stage();
     if (strcmp(item->string, "stage") == 0) {
@@ -419,10 +442,13 @@ static bool set_one(struct settings *s, const cJSON *item, char *error) {
     if (which->kind == SETTING_ADDRESS && cJSON_IsNull(item)) {
         return settings_set_text(s, which, "", error);
     }
+    if (which->kind == SETTING_PEERS && cJSON_IsArray(item)) {
+        return set_peers(s, which, item, error);
+    }
     if (which->kind == SETTING_FLAG && cJSON_IsBool(item)) {
         return settings_set_number(s, which, cJSON_IsTrue(item) ? 1 : 0, error);
     }
-    if (cJSON_IsString(item)) {
+    if (cJSON_IsString(item) && which->kind != SETTING_PEERS) {
         return settings_set_text(s, which, item->valuestring, error);
     }
     if (which->kind == SETTING_NUMBER && whole(item, 0, UINT32_MAX)) {

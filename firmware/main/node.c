@@ -540,6 +540,16 @@ static uint64_t run_alone(uint64_t now) {
     return now;
 }
 
+/* Of connections that broke: their peers' sessions need not wait for the idle timeout. */
+static void end_sessions(uint32_t places) {
+    for (uint8_t place = 0; places != 0; place++, places >>= 1) {
+        if ((places & 1u) != 0) {
+            const struct ts_addr peer = {.link = LINK_RADIO, .len = 1, .bytes = {place}};
+            ts_gone(&node->ep, now_us(), &peer);
+        }
+    }
+}
+
 static void link_task(void *arg) {
     (void)arg;
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
@@ -556,6 +566,7 @@ static void link_task(void *arg) {
         give_late_inputs();
         show_phases();
         struct link_rx *rx = link_rx_wait(until);
+        end_sessions(link_gone_take());
         if (rx != NULL) {
             if (is_bridge) {
                 ts_bridge_on_datagram(&bridge, now_us(), &rx->from, rx->bytes, rx->len);

@@ -42,8 +42,10 @@ static const struct setting table[] = {
     CHOICE(espnow_rate, rates),
     OF_TEXT(SETTING_SECRET, espnow_pmk, 0),
     OF_TEXT(SETTING_SECRET, espnow_lmk, 0),
+    OF_TEXT(SETTING_PEERS, espnow_peers, 0),
     NUMBER(ble_phy, 1, 2),
     NUMBER(ble_interval, 6, 3200),
+    NUMBER(att_mtu, 23, 517),
     OF_TEXT(SETTING_TEXT, mqtt_url, 0),
     OF_TEXT(SETTING_TEXT, mqtt_user, 0),
     OF_TEXT(SETTING_SECRET, mqtt_password, 0),
@@ -79,6 +81,7 @@ void settings_defaults(struct settings *settings) {
                                   .espnow_rate = RATE_1M,
                                   .ble_phy = 2,
                                   .ble_interval = 6,
+                                  .att_mtu = 517,
                                   .meter_address = 0x40,
                                   .meter_mohm = 100};
     char error[SETTINGS_ERROR_BYTES];
@@ -123,6 +126,68 @@ static bool starts_with(const char *text, const char *start) {
     return strncmp(text, start, strlen(start)) == 0;
 }
 
+bool settings_mac(const char *text, uint8_t mac[6]) {
+    memset(mac, 0, 6);
+    for (size_t i = 0; i < 17; i++) {
+        char c = text[i];
+        uint8_t digit = c >= '0' && c <= '9'   ? (uint8_t)(c - '0')
+                        : c >= 'a' && c <= 'f' ? (uint8_t)(c - 'a' + 10)
+                        : c >= 'A' && c <= 'F' ? (uint8_t)(c - 'A' + 10)
+                                               : 16;
+        if (i % 3 == 2 ? c != ':' : digit > 15) {
+            return false;
+        }
+        if (i % 3 != 2) {
+            mac[i / 3] = (uint8_t)(mac[i / 3] << 4 | digit);
+        }
+    }
+    return text[17] == '\0' || text[17] == ',';
+}
+
+/* A node's own address; a group is nobody. */
+static bool is_mac(const char *text) {
+    uint8_t mac[6];
+    return settings_mac(text, mac) && text[17] == '\0' && (mac[0] & 1) == 0;
+}
+
+static bool is_list_of_macs(const char *list) {
+    uint8_t mac[6];
+    while (*list != '\0') {
+        if (!settings_mac(list, mac) || (mac[0] & 1) != 0 || (list[17] == ',' && list[18] == '\0')) {
+            return false;
+        }
+        list += list[17] == ',' ? 18 : 17;
+    }
+    return true;
+}
+
+bool settings_add_peer(char *list, const char *address, char *error) {
+    size_t len = strlen(list);
+    if (!starts_with(address, "espnow://") || !is_mac(settings_without_scheme(address))) {
+        return refuse(error, "espnow_peers", "addresses of nodes, espnow://aa:bb:cc:dd:ee:ff");
+    }
+    if (len >= SETTINGS_PEERS * 18 - 1) {
+        return refuse(error, "espnow_peers", "20 at most");
+    }
+    if (len > 0) {
+        list[len++] = ',';
+    }
+    memcpy(list + len, settings_without_scheme(address), 18);
+    return true;
+}
+
+size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEERS][6]) {
+    size_t count = 0;
+    for (const char *at = settings->espnow_peers; count < SETTINGS_PEERS && settings_mac(at, macs[count]);) {
+        count++;
+        if (at[17] == '\0') {
+            break;
+        }
+        at += 18;
+    }
+    return count;
+}
+
 bool settings_set_text(struct settings *settings, const struct setting *which, const char *value, char *error) {
     if (which->kind == SETTING_CHOICE) {
         for (uint32_t i = 0; which->choices[i] != NULL; i++) {
@@ -151,6 +216,9 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
     }
     if ((at == settings->espnow_pmk || at == settings->espnow_lmk) && !hex_key(value)) {
         return refuse(error, which->name, "16 bytes as 32 hexadecimal digits");
+    }
+    if (which->kind == SETTING_PEERS && !is_list_of_macs(value)) {
+        return refuse(error, which->name, "addresses of nodes");
     }
     if (at == settings->wifi_password && len != 0 && len < 8) {
         return refuse(error, which->name, "at least 8 characters (WPA), or none");
@@ -216,17 +284,6 @@ static bool port_of(const char *address, bool zero_allowed, uint16_t *port) {
     }
     *port = (uint16_t)value;
     return value <= 65535 && (value != 0 || zero_allowed);
-}
-
-static bool is_mac(const char *text) {
-    for (int i = 0; i < 17; i++) {
-        bool separator = i % 3 == 2;
-        if (text[i] == '\0' || (separator && text[i] != ':') ||
-            (!separator && strchr("0123456789abcdefABCDEF", text[i]) == NULL)) {
-            return false;
-        }
-    }
-    return text[17] == '\0';
 }
 
 bool settings_check(struct settings *settings, char *error) {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import queue
 import threading
@@ -27,6 +26,7 @@ from host.link.frames import decode_credit, decode_forward, encode_credit, encod
 from host.link.session import Profile
 from host.link.streams import On, WireDecoder, wire_encode
 from host.link.transport import (
+    ClientTransport,
     ConnectionLostError,
     NotAllowedError,
     ServerTransport,
@@ -34,6 +34,7 @@ from host.link.transport import (
     TransportUser,
     UnreachableError,
 )
+from host.serial_port import why_unusable
 
 BAUD: Final = 115_200
 FORWARD_BYTES: Final = 19  # Around a frame at most.
@@ -44,29 +45,13 @@ REOPEN_S: Final = 0.2
 MAX_WAITING: Final = 256  # Frames here; a window of the protocol is far less.
 _READ_S: Final = 0.2
 _WRITE_S: Final = 2.0
-_WHY: Final = {
-    errno.ENOENT: "there is no such port; is the bridge plugged in?",
-    errno.ENODEV: "there is no such port; is the bridge plugged in?",
-    errno.ENXIO: "nothing is plugged in there",
-    errno.EACCES: "permission denied; on Linux add yourself to the group dialout and log in again",
-    errno.EPERM: "permission denied",
-    errno.EBUSY: "another program uses it; close it",
-    errno.EAGAIN: "another program uses it; close it",
-    errno.ENOTTY: "this is no serial port",
-    errno.EISDIR: "this is no serial port",
-}
 
 _log = logging.getLogger(__name__)
 
 
 def _unusable(port: str, error: Exception) -> TransportError:
-    number = getattr(error, "errno", None) or 0
-    if not number and "lock" in str(error):
-        number = errno.EBUSY
-    elif not number and "configure" in str(error):
-        number = errno.ENOTTY
-    kind = NotAllowedError if number in (errno.EACCES, errno.EPERM) else UnreachableError
-    why = _WHY.get(number) or " ".join(str(error).split())
+    code, why = why_unusable(error, "the bridge")
+    kind = NotAllowedError if code == "not_allowed" else UnreachableError
     return kind(f"cannot use the bridge on {port}: {why}")
 
 
@@ -280,3 +265,74 @@ class BridgeServer(ServerTransport):
                 await self._reopening
             self._reopening = None
         self._stop()
+
+
+class SharedBridge:
+    """One bridge for sessions to many boards; open while one of its clients is."""
+
+    def __init__(self, bridge: BridgeServer) -> None:
+        self._bridge = bridge
+        self._users: dict[Address, TransportUser] = {}
+        self._opening = asyncio.Lock()
+
+    def client(self, peer: bytes) -> BridgeClient:
+        """The way to the board at a radio address."""
+        return BridgeClient(self, self._bridge, peer)
+
+    async def join(self, peer: Address, user: TransportUser) -> None:
+        """Frames of `peer` go to `user` from now on. Raises TransportError."""
+        async with self._opening:
+            if not self._users:
+                await self._bridge.open(self)
+            self._users[peer] = user
+
+    async def leave(self, peer: Address) -> None:
+        """The opposite; the last one closes the port."""
+        async with self._opening:
+            if self._users.pop(peer, None) is not None and not self._users:
+                await self._bridge.close()
+
+    def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
+        for peer in {peer for _, peer in batch}:
+            if peer in self._users:
+                own = [(frame, source) for frame, source in batch if source == peer]
+                self._users[peer].frames_received(own)
+
+    def peer_lost(self, peer: Address, error: TransportError) -> None:
+        if peer in self._users:
+            self._users[peer].peer_lost(peer, error)
+
+    def link_error(self, error: TransportError) -> None:
+        for user in list(self._users.values()):
+            user.link_error(error)
+
+    def writable(self) -> None:
+        for user in list(self._users.values()):
+            user.writable()
+
+
+class BridgeClient(ClientTransport):
+    """The way to one board through a bridge, to open sessions to it."""
+
+    def __init__(self, shared: SharedBridge, bridge: BridgeServer, peer: bytes) -> None:
+        self.profile = bridge.profile
+        self.peer = peer
+        self._shared = shared
+        self._bridge = bridge
+
+    @property
+    def place(self) -> str:
+        return f"espnow {self.peer.hex(':')} through {self._bridge.place}"
+
+    @property
+    def blocked(self) -> bool:
+        return self._bridge.blocked
+
+    async def open(self, user: TransportUser) -> None:
+        await self._shared.join(self.peer, user)
+
+    def send(self, frame: bytes, peer: Address) -> bool:
+        return self._bridge.send(frame, peer)
+
+    async def close(self) -> None:
+        await self._shared.leave(self.peer)

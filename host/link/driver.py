@@ -259,6 +259,11 @@ class LinkClient(_Driver):
             self._fail(pending, ClosedError("closed here"))
         await self._stop()
 
+    @property
+    def largest_message(self) -> int:
+        """The longest message that the peer takes, bytes; 0 while no session is up."""
+        return self.endpoint.largest_message(self.endpoint.peer)
+
     def clock(self) -> ClockEstimate | None:
         """The peer's clock minus this one's, with its uncertainty."""
         return self.endpoint.clock(self.endpoint.peer, now_us())
@@ -308,9 +313,29 @@ class LinkClient(_Driver):
 
     async def control(self, value: Any, deadline_s: float) -> MessageSent:
         """Send a JSON value; returns when the peer has it. Raises what `infer` raises."""
+        return await self._message(
+            deadline_s,
+            lambda now, end: self.endpoint.send_control(value, now, deadline_us=end),
+        )
+
+    async def blob(
+        self, blob_id: int, offset: int, total: int, piece: Buffer, deadline_s: float
+    ) -> MessageSent:
+        """Send a piece of something big; returns when the peer has it. Raises what `infer` raises.
+
+        What is sent while another one is under way may arrive before it.
+        """
+        return await self._message(
+            deadline_s,
+            lambda now, end: self.endpoint.send_blob(
+                blob_id, offset, total, piece, now, deadline_us=end
+            ),
+        )
+
+    async def _message(self, deadline_s: float, send: Callable[[int, int], int]) -> MessageSent:
         deadline_us = now_us() + int(deadline_s * 1e6)
         await self._wait_for_room(deadline_us)
-        token = self.endpoint.send_control(value, now_us(), deadline_us=deadline_us)
+        token = send(now_us(), deadline_us)
         sent: asyncio.Future[MessageSent] = asyncio.get_running_loop().create_future()
         self._by_token[token] = sent
         self._pump()

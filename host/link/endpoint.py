@@ -175,6 +175,11 @@ class Endpoint(ABC):
     @abstractmethod
     def _touch(self, peer: Address) -> None: ...
 
+    def largest_message(self, peer: Address) -> int:
+        """The longest message body that the peer takes, bytes; 0: no session is up."""
+        session = self._session(peer)
+        return 0 if session is None else session.peer.max_message
+
     def release(self, event: Received, now: int) -> None:
         """Give a received message back; its slot is free for the next one."""
         session = self._session(event.peer)

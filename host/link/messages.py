@@ -60,6 +60,7 @@ _U32 = Struct("<I")
 _TENSOR = Struct("<IBBBB")
 _PHASE = Struct("<BBI")
 _BLOB = Struct("<III")
+BLOB_HEADER_BYTES = _BLOB.size
 _ERROR = Struct("<IHBB")
 
 

@@ -322,11 +322,12 @@ static int set_up(void **state) {
         fake_clock_stop(1000000);
         assert_int_equal(link_init(), ESP_OK);
     }
+    (void)link_gone_take();
     memset(&stack, 0, sizeof stack);
     stack.free_buffers = 36;
     stack.att_mtu = 517;
     stack.interval = 12;
-    settings = (struct settings){.name = "tail", .ble_phy = 2, .ble_interval = 12};
+    settings = (struct settings){.name = "tail", .ble_phy = 2, .ble_interval = 12, .att_mtu = 300};
     struct link_identity who = {.role = TS_ROLE_TAIL, .stage = 1, .stage_count = 2, .version = "0.1.0"};
     for (uint8_t i = 0; i < sizeof who.bundle; i++) {
         who.bundle[i] = i;
@@ -406,7 +407,7 @@ static void the_service_is_as_specified(void **state) {
     assert_int_equal(characteristic(3)->flags, BLE_GATT_CHR_F_NOTIFY);
     assert_int_equal(characteristic(4)->flags, BLE_GATT_CHR_F_READ);
     assert_null(characteristic(5));
-    assert_int_equal(stack.preferred_mtu, 517);
+    assert_int_equal(stack.preferred_mtu, 300); /* as the setting att_mtu says */
     assert_int_equal(params.mtu, 495);
     assert_int_equal(params.window, 32);
     assert_int_equal(params.reorder, 1);
@@ -466,7 +467,9 @@ static void before_and_after_the_link_values_are_dropped(void **state) {
     subscribe(7, arg, true);
     struct ts_addr at = {.len = 1, .bytes = {1}};
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_OK);
+    assert_int_equal(link_gone_take(), 0);
     subscribe(7, arg, false);
+    assert_int_equal(link_gone_take(), 1u << 1); /* the link is over, though the connection stays */
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
     assert_int_equal(write_up(7, "late", 4), 0);
     assert_null(next_frame());
@@ -790,6 +793,7 @@ static void a_lost_connection_is_looked_for_again(void **state) {
         assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_OK);
         struct ble_gap_event gone = {.type = BLE_GAP_EVENT_DISCONNECT, .disconnect = {.reason = 8}};
         stack.connect_cb(&gone, stack.connect_arg);
+        assert_int_equal(link_gone_take(), 1u << 0);
         assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
         fake_advance(250000);
         assert_true(stack.scanning);
@@ -807,7 +811,9 @@ static void a_controller_that_resets_ends_all_connections(void **state) {
     struct ts_addr at = {.len = 1, .bytes = {1}};
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_OK);
     stack.advertising = false;
+    (void)link_gone_take();
     ble_hs_cfg.reset_cb(19);
+    assert_int_equal(link_gone_take(), 1u << 1);
     assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
     struct link_status status;
     link_ble.describe(&status);

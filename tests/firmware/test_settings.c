@@ -106,6 +106,40 @@ static void keys_are_sixteen_bytes_of_hex(void **state) {
     assert_true(text("espnow_pmk", ""));
 }
 
+static void peers_are_a_list_of_nodes(void **state) {
+    (void)state;
+    char list[sizeof s.espnow_peers] = "";
+    uint8_t macs[SETTINGS_PEERS][6];
+    for (unsigned i = 0; i < SETTINGS_PEERS; i++) {
+        char address[40];
+        (void)snprintf(address, sizeof address, "espnow://02:00:00:00:00:%02x", i);
+        assert_true(settings_add_peer(list, address, error));
+    }
+    assert_int_equal(strlen(list), sizeof list - 1);
+    assert_false(settings_add_peer(list, "espnow://02:00:00:00:00:99", error));
+    assert_non_null(strstr(error, "20"));
+    assert_true(text("espnow_peers", list));
+    assert_int_equal(settings_peers(&s, macs), SETTINGS_PEERS);
+    for (unsigned i = 0; i < SETTINGS_PEERS; i++) {
+        assert_memory_equal(macs[i], ((uint8_t[]){2, 0, 0, 0, 0, (uint8_t)i}), 6);
+    }
+    assert_true(text("espnow_peers", ""));
+    assert_int_equal(settings_peers(&s, macs), 0);
+    const char *const wrong[] = {"02:00:00:00:00:01,", ",02:00:00:00:00:01",
+                                 "02:00:00:00:00",     "x",
+                                 "01:00:00:00:00:01",  "02:00:00:00:00:01;02:00:00:00:00:02"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_false(text("espnow_peers", wrong[i]));
+        assert_non_null(strstr(error, "espnow_peers"));
+    }
+    const char *const nobody[] = {"udp://1.2.3.4:5", "02:00:00:00:00:01", "espnow://ff:ff:ff:ff:ff:ff", ""};
+    for (size_t i = 0; i < sizeof nobody / sizeof nobody[0]; i++) {
+        list[0] = '\0';
+        assert_false(settings_add_peer(list, nobody[i], error));
+        assert_string_equal(list, "");
+    }
+}
+
 static void passwords_are_wpa_or_none(void **state) {
     (void)state;
     assert_false(text("wifi_password", "short"));
@@ -181,6 +215,7 @@ int main(void) {
         cmocka_unit_test_setup(numbers_outside_change_nothing, fresh),
         cmocka_unit_test_setup(texts_are_bounded_and_printable, fresh),
         cmocka_unit_test_setup(keys_are_sixteen_bytes_of_hex, fresh),
+        cmocka_unit_test_setup(peers_are_a_list_of_nodes, fresh),
         cmocka_unit_test_setup(passwords_are_wpa_or_none, fresh),
         cmocka_unit_test_setup(listen_names_transport_and_port, fresh),
         cmocka_unit_test_setup(next_has_the_transport_of_listen, fresh),

@@ -277,6 +277,31 @@ def test_silent_connections_shut_nobody_out(pair: Bundle, tmp_path: Path) -> Non
             assert head.ask("stats")["data_resent"] == before["data_resent"]
 
 
+def test_a_broken_connection_is_noticed_at_once(pair: Bundle, tmp_path: Path) -> None:
+    """Not by the idle timeout of 15 s; and an inference under way goes on in the next session."""
+    pair.write(tmp_path / "pair")
+
+    def tail_at(port: int) -> VirtualBoard:
+        return VirtualBoard("tail", tmp_path / "pair", 1, Address("tcp", "127.0.0.1", port), None)
+
+    with tail_at(0) as tail:
+        port = int(tail.wait_ready(60)["listen"].rsplit(":", 1)[1])
+        listen, following = Address("tcp", "127.0.0.1", 0), Address("tcp", "127.0.0.1", port)
+        head = VirtualBoard("head", tmp_path / "pair", 0, listen, following)
+        with head:
+            head.wait_ready(60)
+            assert head.ask("run", 20, input="pattern")["code"] == "ok"
+            os.kill(tail.pid, signal.SIGKILL)
+            ends = time.monotonic() + 5
+            while (stats := head.ask("stats"))["next_up"] and time.monotonic() < ends:
+                time.sleep(0.05)
+            assert (stats["next_up"], stats["next_error"]) == (False, "send_failed")
+            command = head.begin("run", input="pattern", timeout_ms=60_000)
+            with tail_at(port) as second:
+                second.wait_ready(60)
+                assert head.finish(command, 60)["code"] == "ok"
+
+
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:
     with two_boards(pair, tmp_path / "pair", flash=tmp_path / "flash") as (head, _):
         head.ask("configure", set={"name": "kitchen", "mtu": 300})

@@ -31,6 +31,7 @@
 #define BATCH_BYTES (48u * 1024u)
 #define BATCH_FRAMES 32u
 #define DATAGRAM_BYTES 65536u
+#define VB_ANSWERS 2u /* undelivered ones to a peer, before its next command is taken */
 
 /* A TCP connection, and what could not be written to it yet. */
 struct connection {
@@ -41,6 +42,7 @@ struct connection {
     uint8_t *out;   /* OUT_BYTES */
     size_t out_len;
     uint64_t since; /* when it was accepted */
+    bool gone;      /* it ended, and the core does not know yet */
 };
 
 /* UDP frames for one peer that wait to be handed to the kernel together. */
@@ -65,6 +67,23 @@ struct input {
     uint8_t data[];
 };
 
+/* A message in the core's receive memory. */
+struct arrived {
+    struct vb_message message;
+    uint8_t slot;
+    const uint8_t *body;
+};
+
+/* Text on its way to a peer, or waiting for room in its session's queue (token 0). */
+struct answer {
+    struct answer *next;
+    uint32_t token;
+    uint16_t session;
+    uint32_t sid;
+    uint32_t len;
+    uint8_t text[];
+};
+
 struct vb {
     struct vb_config config;
     struct ts_link link;
@@ -83,6 +102,10 @@ struct vb {
     struct connection connections[MAX_CONNECTIONS]; /* 0: the one to the next stage */
     struct pending *first, *last;
     struct input *inputs;
+    struct arrived *arrived; /* arrived_cap places */
+    uint32_t arrived_count, arrived_cap;
+    struct answer *answers;
+    uint32_t last_token;
     struct batch batch;
     bool one_by_one;
     uint8_t *datagram; /* DATAGRAM_BYTES: several frames, where the kernel joined them */
@@ -142,6 +165,7 @@ static socklen_t from_addr(const struct ts_addr *from, struct sockaddr_storage *
 static void close_connection(struct connection *c) {
     close(c->fd);
     c->fd = -1;
+    c->gone = true; /* for tell_gone: the core may be at work right now */
     c->connecting = false;
     c->out_len = 0;
 }
@@ -317,6 +341,84 @@ static void take_result(void *ctx, const struct ts_result *r) {
     free_input(b, r->inference);
 }
 
+static bool stands(const vb *b, uint16_t session, uint32_t sid) {
+    const struct ts_session *s = &b->node_config.endpoint.sessions[session];
+    return s->state == TS_S_UP && s->keys.sid == sid;
+}
+
+/* Keeps a message where it lies; its slot stays taken, which holds the sender back. */
+static void keep_message(vb *b, const struct ts_event *e) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < b->arrived_count; i++) {
+        if (stands(b, b->arrived[i].message.session, b->arrived[i].message.sid)) {
+            b->arrived[kept++] = b->arrived[i];
+        }
+    }
+    b->arrived_count = kept;
+    if (kept == b->arrived_cap || (e->kind != TS_CONTROL && e->kind != TS_BLOB)) {
+        ts_release(&b->node.ep, vb_now_us(), e->session, e->slot);
+        return;
+    }
+    uint32_t sid = b->node_config.endpoint.sessions[e->session].keys.sid;
+    b->arrived[b->arrived_count++] = (struct arrived){
+        .message = {.session = e->session, .kind = e->kind, .sid = sid, .len = e->len}, .slot = e->slot, .body = e->body};
+}
+
+static void free_answer(vb *b, uint32_t token) {
+    for (struct answer **at = &b->answers; *at != NULL; at = &(*at)->next) {
+        if ((*at)->token == token) {
+            struct answer *over = *at;
+            *at = over->next;
+            free(over);
+            return;
+        }
+    }
+}
+
+/* Queues the answers that have found no room so far; those of sessions that are over are dropped. */
+static void send_answers(vb *b) {
+    for (struct answer **at = &b->answers; *at != NULL;) {
+        struct answer *a = *at;
+        int code = TS_OK;
+        if (a->token == 0) {
+            uint32_t token = b->last_token % (TS_NODE_TOKEN - 1u) + 1u;
+            code = stands(b, a->session, a->sid)
+                       ? ts_send(&b->node.ep, vb_now_us(), a->session, TS_CONTROL, a->text, a->len, 0, token)
+                       : TS_E_RESET;
+            if (code == TS_OK) {
+                a->token = b->last_token = token;
+            }
+        }
+        if (code == TS_OK || code == TS_E_NO_SLOT) {
+            at = &a->next;
+        } else {
+            *at = a->next;
+            free(a);
+        }
+    }
+}
+
+static uint32_t answers_to(const vb *b, uint16_t session, uint32_t sid) {
+    uint32_t count = 0;
+    for (const struct answer *a = b->answers; a != NULL; a = a->next) {
+        count += a->session == session && a->sid == sid;
+    }
+    return count;
+}
+
+/* The oldest message that may be taken now; arrived_count: none. */
+static uint32_t next_message(const vb *b) {
+    uint32_t i = 0;
+    while (i < b->arrived_count) {
+        const struct vb_message *m = &b->arrived[i].message;
+        if (stands(b, m->session, m->sid) && answers_to(b, m->session, m->sid) < VB_ANSWERS) {
+            break;
+        }
+        i++;
+    }
+    return i;
+}
+
 static void on_event(void *ctx, const struct ts_event *e) {
     vb *b = ctx;
     if (e->type == TS_EV_DOWN && e->session == b->node.downstream) {
@@ -324,7 +426,9 @@ static void on_event(void *ctx, const struct ts_event *e) {
     } else if (e->type == TS_EV_UP && e->session == b->node.downstream) {
         b->downstream_error = TS_OK;
     } else if (e->type == TS_EV_MESSAGE) {
-        ts_release(&b->node.ep, vb_now_us(), e->session, e->slot);
+        keep_message(b, e);
+    } else if (e->type == TS_EV_SENT) {
+        free_answer(b, e->token);
     }
 }
 
@@ -438,6 +542,17 @@ static void connect_next(vb *b, uint64_t now) {
     }
 }
 
+/* Ends the sessions of connections that broke, before their places are given to others. */
+static void tell_gone(vb *b) {
+    for (uint32_t i = 0; i < b->connection_count; i++) {
+        if (b->connections[i].gone) {
+            const struct ts_addr peer = {.len = 1, .bytes = {(uint8_t)i}};
+            b->connections[i].gone = false;
+            ts_gone(&b->node.ep, vb_now_us(), &peer);
+        }
+    }
+}
+
 static void accept_peers(vb *b) {
     for (;;) {
         int fd = accept4(b->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -445,6 +560,7 @@ static void accept_peers(vb *b) {
             return;
         }
         struct connection *place = place_for_peer(b);
+        tell_gone(b);
         if (place == NULL) {
             close(fd);
         } else if (prepare_connection(b, place, fd)) {
@@ -549,7 +665,9 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
     uint64_t now = vb_now_us();
     uint64_t end = timeout_us < 0 ? UINT64_MAX : now + (uint64_t)timeout_us;
     for (;;) {
+        tell_gone(b);
         connect_next(b, now);
+        send_answers(b);
         uint64_t due = ts_node_poll(&b->node, now);
         flush_all(b);
         struct pollfd fds[MAX_CONNECTIONS + 2];
@@ -575,7 +693,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
             due = b->reconnect_at < due ? b->reconnect_at : due;
         }
         due = end < due ? end : due;
-        if (b->first != NULL) {
+        if (b->first != NULL || next_message(b) < b->arrived_count) {
             due = 0;
         }
         now = vb_now_us();
@@ -608,10 +726,11 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
             }
         }
         int flags = extra_fd >= 0 && ready > 0 && fds[0].revents != 0 ? 1 : 0;
-        flags |= b->first != NULL ? 2 : 0;
+        flags |= (b->first != NULL ? 2 : 0) | (next_message(b) < b->arrived_count ? 4 : 0);
         now = vb_now_us();
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
+            tell_gone(b);
             ts_node_poll(&b->node, now);
             flush_all(b);
             return flags | (b->first != NULL ? 2 : 0);
@@ -677,6 +796,46 @@ int vb_take_result(vb *b, struct vb_result *result, uint8_t *tensors, size_t cap
     return 1;
 }
 
+int vb_take_message(vb *b, struct vb_message *message, uint8_t *body, size_t cap) {
+    uint32_t i = next_message(b);
+    if (i == b->arrived_count || b->arrived[i].message.len > cap) {
+        return 0;
+    }
+    *message = b->arrived[i].message;
+    memcpy(body, b->arrived[i].body, message->len);
+    ts_release(&b->node.ep, vb_now_us(), message->session, b->arrived[i].slot);
+    b->arrived_count--;
+    memmove(&b->arrived[i], &b->arrived[i + 1], (b->arrived_count - i) * sizeof *b->arrived);
+    return 1;
+}
+
+int vb_send_control(vb *b, uint16_t session, uint32_t sid, const uint8_t *text, size_t len) {
+    if (session >= b->node_config.endpoint.session_count || !stands(b, session, sid)) {
+        return TS_E_RESET;
+    }
+    struct answer *a = len <= UINT32_MAX ? malloc(sizeof *a + len) : NULL;
+    if (a == NULL) {
+        return TS_E_NO_MEMORY;
+    }
+    *a = (struct answer){.session = session, .sid = sid, .len = (uint32_t)len};
+    memcpy(a->text, text, len);
+    struct answer **at = &b->answers;
+    while (*at != NULL) {
+        at = &(*at)->next;
+    }
+    *at = a;
+    send_answers(b);
+    return TS_OK;
+}
+
+uint32_t vb_answers(const vb *b) {
+    uint32_t count = 0;
+    for (const struct answer *a = b->answers; a != NULL; a = a->next) {
+        count++;
+    }
+    return count;
+}
+
 void vb_get_status(vb *b, struct vb_status *status) {
     memset(status, 0, sizeof *status);
     status->link = b->node.ep.stats;
@@ -717,6 +876,7 @@ static bool fill_config(vb *b) {
     e->stage = c->stage;
     e->stage_count = c->stage_count;
     e->refuse = c->refuse != 0;
+    e->accept_control = e->accept_blob = true;
     memcpy(e->bundle, c->bundle, sizeof e->bundle);
     e->links = &b->link;
     e->link_count = 1;
@@ -739,8 +899,10 @@ static bool fill_config(vb *b) {
     n->result = take_result;
     n->event = on_event;
     b->datagram = malloc(DATAGRAM_BYTES);
+    b->arrived_cap = (uint32_t)c->peers * TS_RX_SLOTS;
+    b->arrived = calloc(b->arrived_cap, sizeof *b->arrived);
     return e->sessions != NULL && e->rx_memory != NULL && e->frame != NULL && n->jobs != NULL &&
-           n->out_memory != NULL && b->datagram != NULL;
+           n->out_memory != NULL && b->datagram != NULL && b->arrived != NULL;
 }
 
 vb *vb_new(const struct vb_config *config, int *error) {
@@ -808,6 +970,12 @@ void vb_free(vb *b) {
         b->inputs = in->next;
         free(in);
     }
+    while (b->answers != NULL) {
+        struct answer *a = b->answers;
+        b->answers = a->next;
+        free(a);
+    }
+    free(b->arrived);
     free(b->node_config.endpoint.sessions);
     free(b->node_config.endpoint.rx_memory);
     free(b->node_config.endpoint.frame);

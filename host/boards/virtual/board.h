@@ -69,6 +69,14 @@ struct vb_result {
     char text[TS_MAX_ERROR_TEXT + 1];
 };
 
+/* A CONTROL or BLOB message; `session` and `sid` name the session it came in. */
+struct vb_message {
+    uint16_t session;
+    uint8_t kind; /* enum ts_message_kind */
+    uint32_t sid;
+    uint32_t len;
+};
+
 struct vb_status {
     struct ts_stats link;
     uint16_t port; /* bound */
@@ -89,7 +97,7 @@ vb *vb_new(const struct vb_config *config, int *error);
 void vb_free(vb *board);
 
 /* Serves sockets and timers for at most timeout_us. Returns as soon as extra_fd (if not -1) can
- * be read or a result waits: bit 0 extra_fd, bit 1 result. -1: the poll call failed. */
+ * be read, or a result or a message waits: bit 0 extra_fd, bit 1 result, bit 2 message. -1: the poll call failed. */
 int vb_step(vb *board, int64_t timeout_us, int extra_fd);
 
 /* Starts an inference on local input, which is copied. Returns TS_OK or an error code. */
@@ -103,6 +111,17 @@ uint32_t vb_abort(vb *board);
 /* Takes the oldest result: fills in *result, copies its tensors. 0: none.
  * Tensors of more than cap bytes are not copied: the result is TS_E_MALFORMED then. */
 int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
+
+/* Takes the oldest message whose session still stands: fills in *message, copies its body of at most cap bytes (none is
+ * longer than max_message). 0: none, also while the answers to VB_ANSWERS earlier ones have not been delivered. */
+int vb_take_message(vb *board, struct vb_message *message, uint8_t *body, size_t cap);
+
+/* Answers in the session that a message came in. The text is copied. Returns TS_OK, TS_E_RESET if the session is over,
+ * TS_E_NO_MEMORY. */
+int vb_send_control(vb *board, uint16_t session, uint32_t sid, const uint8_t *text, size_t len);
+
+/* How many of these answers are not delivered yet. */
+uint32_t vb_answers(const vb *board);
 
 void vb_get_status(vb *board, struct vb_status *status);
 

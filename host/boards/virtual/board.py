@@ -7,6 +7,7 @@ ends when the control line does.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
 from collections import deque
@@ -25,16 +26,23 @@ from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.holding import Holding
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
+from host.link import messages
+from host.link.errors import LinkError
 from host.link.frames import MIN_MTU
+from host.link.messages import MessageKind
 from host.link.session import Node, Role
 from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.chain import StageError
 from partitioner.command import describe
 
+Answer = Callable[[bytes], object]
 Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
 VERSION = 1  # Of what `info` answers.
 _STEP_US = 1_000_000
+_FETCHING_STEP_US = 2_000
+_LAST_WORDS_STEP_US = 2_000
+_LAST_WORDS_S = 0.3  # As firmware/main: an answer gets out before a restart.
 
 
 class Board:
@@ -64,7 +72,8 @@ class Board:
         self._write = write
         self._core: Core | None = None
         self._radio: Radio | None = None
-        self._pending: dict[int, int | str] = {}  # inference to command id
+        self._pending: dict[int, tuple[int | str, Answer]] = {}  # By inference: the command.
+        self._listening: address.Address | None = None
         self._next_inference = 1
         self._kernels = kernels.exact()
         self.boot()
@@ -149,16 +158,28 @@ class Board:
             node = Node(role, number, held.stages, bytes.fromhex(held.bundle))
             self._radio = self._start_radio(settings, chosen, node)
         self._core = Core(
-            replace(settings, refuse=self._selftest.first_wrong is not None),
+            replace(
+                settings,
+                listen=self._same_port(settings.listen),
+                refuse=self._selftest.first_wrong is not None,
+            ),
             held.stage,
             held.stages,
             held.bundle,
             sum(held.result_bytes),
             self._radio,
         )
+        self._listening = self._core.address
         self._timeout_ms = settings.timeout_ms
         self._active = chosen
         self._booted = time.monotonic()
+
+    def _same_port(self, listen: address.Address) -> address.Address:
+        """A port that was any one stays the same over restarts: others know it by now."""
+        before = self._listening
+        if listen.port == 0 and before is not None and replace(before, port=0) == listen:
+            return before
+        return listen
 
     @staticmethod
     def _start_radio(settings: Settings, chosen: dict[str, Any], node: Node) -> Radio:
@@ -209,14 +230,28 @@ class Board:
     def step(self, control_fd: int, timeout_us: int) -> bool:
         """Serve the link until `control_fd` can be read; returns whether it can."""
         assert self._core is not None
+        self._holding.step()
+        if self._holding.fetching:
+            timeout_us = min(timeout_us, _FETCHING_STEP_US)
         readable, _ = self._core.step(timeout_us, control_fd)
         self._report_results()
+        self._take_messages()
         return readable
+
+    def _take_messages(self) -> None:
+        """Commands and pieces of updates that came over the link."""
+        while self._core is not None and (message := self._core.take_message()) is not None:
+            if message.kind == MessageKind.BLOB:
+                with contextlib.suppress(LinkError):
+                    self._holding.blob(messages.decode_blob(message.body))
+                continue
+            core = self._core
+            self.handle(message.body, lambda line, m=message, c=core: c.answer(m, line.strip()))  # type: ignore[misc]
 
     def _report_results(self) -> None:
         assert self._core is not None
         while (result := self._core.take_result()) is not None:
-            command_id = self._pending.pop(result.inference)
+            command_id, reply = self._pending.pop(result.inference)
             wanted = self._held.result_bytes
             if result.code == "ok" and tuple(len(t) for t in result.tensors) != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
@@ -225,35 +260,37 @@ class Board:
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
                 if result.code == "cancelled" and result.stage == self._stage.number:
                     why = "given up on command"
-                self._write(control.refusal(ControlError(result.code, why), command_id))
+                reply(control.refusal(ControlError(result.code, why), command_id))
                 continue
             answer = asdict(result)
             answer["tensors"] = [base64.b64encode(t).decode() for t in result.tensors]
-            self._write(control.reply(command_id, answer))
+            reply(control.reply(command_id, answer))
 
-    def handle(self, line: bytes) -> None:
-        """Answer one control line. Nothing in it can end the board."""
+    def handle(self, line: bytes, reply: Answer | None = None) -> None:
+        """Answer one control line, to `reply` or whoever controls it. Nothing in it can end the
+        board."""
+        reply = reply or self._write
         try:
             command = control.parse_command(line)
         except ControlError as error:
-            self._write(control.refusal(error))
+            reply(control.refusal(error))
             return
         try:
-            answer = self._execute(command)
+            answer = self._execute(command, reply)
         except ControlError as error:
-            self._write(control.refusal(error, command.id))
+            reply(control.refusal(error, command.id))
         except TinysplitError as error:
             if self._core is None:
                 raise  # A reboot that found nothing to run.
             refused = ControlError("refused", describe(error))
-            self._write(control.refusal(refused, command.id))
+            reply(control.refusal(refused, command.id))
         except Exception as error:  # A defect, but none that a line may end the board with.
-            self._write(control.refusal(ControlError("refused", describe(error)), command.id))
+            reply(control.refusal(ControlError("refused", describe(error)), command.id))
         else:
             if answer is not None:
-                self._write(control.reply(command.id, answer))
+                reply(control.reply(command.id, answer))
 
-    def _execute(self, command: Command) -> dict[str, Any] | None:
+    def _execute(self, command: Command, reply: Answer) -> dict[str, Any] | None:
         assert self._core is not None
         if command.name == "info":
             return self.info()
@@ -263,20 +300,30 @@ class Board:
         if command.name == "configure":
             return self._configure(command.fields["set"])
         if command.name == "run":
-            self._run(command)
+            self._run(command, reply)
             return None
         if command.name == "abort":
             return {"aborted": self._abort()}
         if command.name == "selftest":
             return asdict(self._held.selftest())
         if command.name.startswith("update_"):
-            return self._holding.update(command.name, command.fields)
+            return self._holding.update(
+                command.name, command.fields, self._active.get("mqtt_ca") or None
+            )
         if command.name != "reboot":
             raise ControlError("unsupported", f"virtual boards have no {command.name}")
         self._abort()
-        self._write(control.reply(command.id, {}))
+        reply(control.reply(command.id, {}))
+        self._last_words()
         self.boot()
         return None
+
+    def _last_words(self) -> None:
+        """Let answers over the link get out."""
+        assert self._core is not None
+        end = time.monotonic() + _LAST_WORDS_S
+        while self._core.answers and time.monotonic() < end:
+            self._core.step(_LAST_WORDS_STEP_US)
 
     def _configure(self, changes: dict[str, Any]) -> dict[str, Any]:
         wanted = {**self._flash.read(), **control.check_settings(changes)}
@@ -290,7 +337,7 @@ class Board:
             raise ControlError("bad_setting", str(error)) from error
         return self.settings()
 
-    def _run(self, command: Command) -> None:
+    def _run(self, command: Command, reply: Answer) -> None:
         assert self._core is not None
         if self._stage.number != 0:
             raise ControlError("refused", "only a head begins inferences; this is a later stage")
@@ -316,7 +363,7 @@ class Board:
         code = self._core.infer(inference, tensors, timeout_ms)
         if code != "ok":
             raise ControlError(code, f"the inference was not begun: {code}")
-        self._pending[inference] = command.id
+        self._pending[inference] = command.id, reply
 
     def _abort(self) -> int:
         assert self._core is not None

@@ -57,6 +57,7 @@ ffibuilder.cdef(
         struct vb_phase phases[40];
         char text[65];
     };
+    struct vb_message { uint16_t session; uint8_t kind; uint32_t sid, len; };
     struct vb_status {
         struct ts_stats link;
         uint16_t port;
@@ -74,6 +75,10 @@ ffibuilder.cdef(
                  uint8_t count, uint32_t timeout_ms);
     uint32_t vb_abort(vb *board);
     int vb_take_result(vb *board, struct vb_result *result, uint8_t *tensors, size_t cap);
+    int vb_take_message(vb *board, struct vb_message *message, uint8_t *body, size_t cap);
+    int vb_send_control(vb *board, uint16_t session, uint32_t sid, const uint8_t *text,
+                        size_t len);
+    uint32_t vb_answers(const vb *board);
     void vb_get_status(vb *board, struct vb_status *status);
 
     struct ts_part { uint32_t at, bytes; };

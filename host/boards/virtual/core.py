@@ -18,6 +18,7 @@ _ROLES = {"head": 1, "relay": 2, "tail": 3}
 _TRANSPORTS = {"udp": 0, "tcp": 1}
 _PACKET = 2
 _SLACK_BYTES = 512  # Message headers and phase records beside the tensors.
+_LEAST_MESSAGE = 4096 + _SLACK_BYTES  # A sector of an update as a BLOB, or a command.
 
 
 class CoreError(TinysplitError):
@@ -61,6 +62,16 @@ class Result:
     fragments_sent: int
     fragments_resent: int
     total_us: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """A CONTROL or BLOB message (`kind` as in SPEC.md section 5), and the session it came in."""
+
+    kind: int
+    body: bytes
+    session: int
+    sid: int
 
 
 def error_name(code: int) -> str:
@@ -151,7 +162,7 @@ class Core:
             self._take(radio, config, following)
         config.peers = settings.peers + (following is not None)
         config.jobs = settings.jobs
-        config.max_message = largest + _SLACK_BYTES
+        config.max_message = max(largest + _SLACK_BYTES, _LEAST_MESSAGE)
         config.max_output = max(stage.sent_bytes, 1)
         config.message_timeout_ms = settings.timeout_ms
         config.invoke = _board.lib.invoke_stage
@@ -162,6 +173,7 @@ class Core:
             why = os.strerror(code[0]) if code[0] else "the core refuses its settings"
             raise CoreError(f"cannot listen on {listen}: {why}")
         self._tensors = self._ffi.new("uint8_t[]", result_bytes + _SLACK_BYTES)
+        self._body = self._ffi.new("uint8_t[]", config.max_message)
         self.address = replace(listen, port=self.status()["port"])
 
     @staticmethod
@@ -189,7 +201,7 @@ class Core:
     def step(self, timeout_us: int, extra_fd: int = -1) -> tuple[bool, bool]:
         """Serve the sockets for at most `timeout_us`.
 
-        Returns whether `extra_fd` can be read and whether a result waits.
+        Returns whether `extra_fd` can be read and whether a result waits; early for messages, too.
         """
         flags = _board.lib.vb_step(self._board, timeout_us, extra_fd)
         if flags < 0:
@@ -232,6 +244,31 @@ class Core:
             fragments_resent=found.fragments_resent,
             total_us=found.total_us,
         )
+
+    def take_message(self) -> Message | None:
+        """The oldest CONTROL or BLOB message that waits.
+
+        None also while answers to its sender are still on their way.
+        """
+        found = self._ffi.new("struct vb_message *")
+        if not _board.lib.vb_take_message(self._board, found, self._body, len(self._body)):
+            return None
+        body = bytes(self._ffi.buffer(self._body, found.len))
+        return Message(found.kind, body, found.session, found.sid)
+
+    def answer(self, message: Message, text: bytes) -> bool:
+        """Send CONTROL in the session that `message` came in; False if that is over."""
+        if self._board == self._ffi.NULL:
+            return False
+        code = _board.lib.vb_send_control(
+            self._board, message.session, message.sid, text, len(text)
+        )
+        return bool(code == OK)
+
+    @property
+    def answers(self) -> int:
+        """How many answers are not delivered yet."""
+        return int(_board.lib.vb_answers(self._board))
 
     def status(self) -> dict[str, Any]:
         """Counters and the state of the session to the next stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from typing import Any
 
 from host.boards.control import ControlError
 from host.boards.selftest import SelfTest, golden, image_selftest, selftest
+from host.boards.virtual.fetch import BUSY, Fetch
 from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
+from host.link.messages import Blob
 from host.ota.keys import PublicKey
 from partitioner import bundle as bundles
 from partitioner import image as images
@@ -73,8 +76,25 @@ class Holding(ABC):
         """What went wrong with an update before this boot; None: nothing."""
         return None
 
-    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def fetching(self) -> bool:
+        """A download is under way: `step` is to be called often."""
+        return False
+
+    def step(self) -> None:
+        """Do what a download has made possible."""
+        return
+
+    def blob(self, piece: Blob) -> None:
+        """A piece of an update that came as a BLOB. What is wrong with it shows in the offset
+        that the next `update_data` answers with (SPEC.md section 6.3)."""
+        return
+
+    def update(self, name: str, fields: dict[str, Any], ca: str | None = None) -> dict[str, Any]:
         """Carry out a control command `update_...` (control.schema.json).
+
+        Args:
+            ca: the certificate that servers are checked with; None: the common authorities.
 
         Raises:
             ControlError: it is refused; `code` says why.
@@ -118,14 +138,30 @@ class SlotHolding(Holding):
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
+        self._fetch: Fetch | None = None
 
     def boot(self) -> None:
+        if self._fetch is not None:
+            self._fetch.cancel("cancelled")
+            self._fetch = None
         if self.slots.boot() is None:
             reason = self.slots.state().reason
             why = "" if reason == "ok" else f" (the last one: {reason})"
             raise StageError(f"the flash holds no image that can run{why}; start with a new file")
 
-    def update(self, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def fetching(self) -> bool:
+        return self._fetch is not None and self._fetch.state == BUSY
+
+    def step(self) -> None:
+        if self._fetch is not None:
+            self._fetch.step(self.slots)
+
+    def blob(self, piece: Blob) -> None:
+        with contextlib.suppress(SlotError):
+            self.slots.write(piece.offset, bytes(piece.piece))
+
+    def update(self, name: str, fields: dict[str, Any], ca: str | None = None) -> dict[str, Any]:
         digest = bytes.fromhex(fields.get("digest", ""))
         try:
             data = base64.b64decode(fields.get("data", ""), validate=True)
@@ -133,22 +169,36 @@ class SlotHolding(Holding):
             raise ControlError("bad_command", f"data is no base64: {error}") from error
         if len(data) > UPDATE_PIECE_BYTES:
             raise ControlError("bad_command", f"data has more than {UPDATE_PIECE_BYTES} bytes")
+        if name == "update_begin" and data[6:7] == bytes([images.FIRMWARE]):
+            raise ControlError("unsupported", "a virtual board has no slot for a firmware")
         slots = self.slots
         actions: dict[str, Callable[[], object]] = {
             "update_begin": lambda: slots.begin(data, digest),
             "update_data": lambda: slots.write(fields["offset"], data),
             "update_finish": slots.finish,
             "update_activate": lambda: slots.activate(digest),
-            "update_abort": slots.abort,
+            "update_abort": self._abort,
+            "update_fetch": lambda: self._start_fetch(fields.get("url", ""), digest, ca),
         }
-        if name not in actions:
-            raise ControlError("unsupported", f"virtual boards have no {name}")
         try:
             actions[name]()
         except SlotError as error:
             raise ControlError(error.code, str(error)) from error
         offset, length = slots.progress
-        return {"offset": offset, "bytes": length}
+        fetched = {} if self._fetch is None else {"fetch": self._fetch.state}
+        return {"offset": offset, "bytes": length, **fetched}
+
+    def _abort(self) -> None:
+        if self._fetch is not None:
+            self._fetch.cancel("cancelled")
+        self.slots.abort()
+
+    def _start_fetch(self, url: str, digest: bytes, ca: str | None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ControlError("invalid", "url: http:// or https://")
+        if self.fetching:
+            raise ControlError("busy", "a download is under way")
+        self._fetch = Fetch(url, digest, ca)
 
     @property
     def _running(self) -> Image:

@@ -247,7 +247,7 @@ def test_an_update_by_commands(
         ("update_data", {"offset": 0, "data": "A" * 5000}, "bad_command"),
         ("update_finish", {}, "slot_order"),
         ("update_activate", {"digest": "0" * 64}, "slot_not_ready"),
-        ("update_fetch", {"digest": "0" * 64, "url": "http://127.0.0.1/"}, "unsupported"),
+        ("update_fetch", {"digest": "0" * 64, "url": "ftp://127.0.0.1/"}, "invalid"),
     ],
     ids=str,
 )

@@ -1,0 +1,122 @@
+"""Boards by their names: who opens the way to each, and what ways share.
+
+serial:PORT[@BAUD], /dev/...       on a serial port, or a virtual board's pseudo-terminal
+udp://, tcp://, ble://, espnow://  where the board listens for its link (host.boards.address)
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from types import TracebackType
+
+from host.background import Background
+from host.boards import address, kinds
+from host.boards.address import CENTRAL, Address
+from host.boards.board import Board, BoardError
+from host.boards.bridge import open_bridge
+from host.boards.kinds import OnSerial
+from host.boards.linked import LinkedBoard
+from host.boards.serial import SerialBoard
+from host.boards.virtual.radio import not_installed
+from host.link.bridge import SharedBridge
+from host.link.tcp import TcpClient
+from host.link.transport import ClientTransport
+from host.link.udp import UdpClient
+
+_HOST_ADDRESS = "c0:54:53:00:ff:fe"  # On an air of virtual boards, beside the one who hosts it.
+Place = OnSerial | Address
+
+
+def parse(name: str) -> Place:
+    """What a name means.
+
+    Raises:
+        KindError, AddressError: nothing.
+    """
+    if "://" in name:
+        place = address.parse(name)
+        if place.host == CENTRAL or (place.transport in ("udp", "tcp") and place.port == 0):
+            raise address.AddressError(f"{name} is no address that a board can be called at")
+        return place
+    if re.fullmatch(r"/.+|COM\d+", name):
+        name = f"serial:{name}"
+    found = kinds.parse(name) if name.startswith("serial:") else None
+    if not isinstance(found, OnSerial):
+        raise kinds.KindError(
+            f"{name!r} names no board: write serial:PORT, udp://HOST:PORT, tcp://HOST:PORT, "
+            "ble://NAME or espnow://ADDRESS"
+        )
+    return found
+
+
+class Reach:
+    """Opens boards by name; a context manager. Safe in several threads, one board in each.
+
+    Args:
+        bridge: lends its radio for espnow:// names.
+        air: for ble:// names of virtual boards: their air's place. None: this machine's Bluetooth.
+    """
+
+    def __init__(self, *, bridge: OnSerial | None = None, air: str | None = None) -> None:
+        self._bridge = bridge
+        self._air = air
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Reach:
+        self._background = self._stack.enter_context(Background())
+        self._shared: SharedBridge | None = None
+        if self._bridge is not None:
+            self._shared = SharedBridge(open_bridge(self._bridge.port, self._bridge.baud)[1])
+        self._backend = None
+        if self._air is not None:
+            try:
+                from host.link.ble.bumble_backend import Adapter
+            except ModuleNotFoundError as error:
+                raise not_installed("virtual boards on BLE", "air", error) from error
+            adapter = Adapter(self._air, _HOST_ADDRESS)
+            self._stack.callback(lambda: self._background.run(adapter.close()))
+            self._backend = adapter.backend()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def open(self, place: Place, name: str) -> Board:
+        """The board, which has answered. `name` is for people.
+
+        Raises:
+            BoardError: it cannot be reached; says why.
+        """
+        if isinstance(place, OnSerial):
+            board = SerialBoard(place.port, name=name, baud=place.baud)
+            try:
+                board.greet()
+            except BaseException:
+                board.close()
+                raise
+            return board
+        return LinkedBoard(name, self._background, lambda: self._transport(place))
+
+    def _transport(self, place: Address) -> ClientTransport:
+        if place.transport == "udp":
+            return UdpClient(place.host, place.port)
+        if place.transport == "tcp":
+            return TcpClient(place.host, place.port)
+        if place.transport == "espnow":
+            if self._shared is None or place.mac is None:
+                raise BoardError(
+                    "unreachable",
+                    f"{place} needs --bridge serial:PORT, a board that lends its radio",
+                )
+            return self._shared.client(place.mac)
+        try:
+            from host.link.ble.transport import BleClient
+        except ModuleNotFoundError as error:
+            raise not_installed("this machine's Bluetooth", "ble", error) from error
+        return BleClient(place.host, backend=self._backend)
