@@ -202,7 +202,7 @@ class PullsThePlug(Observer):
     def row(self, row: rows.Row) -> None:
         self.inferences += 1
         if self.inferences == 6:
-            self.chains[0]._testbed.boards[1].kill()  # type: ignore[attr-defined]
+            self.chains[0].testbed.boards[1].kill()  # type: ignore[attr-defined]
 
 
 def test_a_board_that_vanishes_fails_its_cell_and_the_sweep_goes_on(
