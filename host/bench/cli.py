@@ -39,6 +39,7 @@ class CellsFailedError(TinysplitError):
     show_default=True, metavar="DIR", help="Where bundles made for sweeps are kept.",
 )  # fmt: skip
 @click.option("--list", "list_cells", is_flag=True, help="Print the cells in order; run nothing.")
+@click.option("--prepare", is_flag=True, help="Make the bundles and print where; run nothing.")
 @click.option("--retry-failed", is_flag=True, help="Run cells that failed before once more.")
 @click.option("--csv", is_flag=True, help="Write rows.csv beside rows.parquet.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -54,6 +55,7 @@ def bench(
     output: Path | None,
     cache: Path,
     list_cells: bool,
+    prepare: bool,
     retry_failed: bool,
     csv: bool,
     quiet: bool,
@@ -74,6 +76,14 @@ def bench(
     if list_cells:
         for cell in experiment.ordered():
             click.echo(cell.name)
+        return
+    if prepare:
+        with Steps(quiet=quiet) as steps:
+            made = bundles.prepare(experiment, cache, steps)
+            steps("bundles")
+            opened = bundles.read_all(experiment, made)
+        for name, path in made.items():
+            click.echo(f"{path}  {opened[name].manifest.id[:12]}  {' '.join(name[1]) or name[0]}")
         return
     rows.arrow()
     folder = output or Path("results") / experiment.name

@@ -190,7 +190,10 @@ class CellRun:
 
     def _warm(self) -> None:
         took: list[int] = []
+        until = time.monotonic() + self._method.warm_up_seconds
         for number in range(self._method.warm_up_inferences):
+            if time.monotonic() > until:
+                return
             row = self.infer(rows.WARM_UP, -1, number)
             self._warm_up += 1
             if row["round_trip_us"] is not None:

@@ -112,6 +112,7 @@ class Method:
     run_seconds: float = 10.0
     run_inferences: int = 10
     warm_up_inferences: int = 100
+    warm_up_seconds: float = 60.0
     steady_window: int = 5
     steady_tolerance: float = 0.05
     timeout_ms: int = 10_000

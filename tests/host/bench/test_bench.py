@@ -369,6 +369,22 @@ def test_cells_are_listed_in_the_order_of_their_running(
     assert not (Path.cwd() / "results").exists()
 
 
+def test_bundles_can_be_made_before_boards_are_flashed(
+    place: Path, stranger_bundle: Bundle, invoke: Callable[..., Result]
+) -> None:
+    (place / "stranger.tflite").write_bytes(stranger_bundle.full)
+    model = "{model: stranger.tflite, preprocess: tf}"
+    text = EXPERIMENT.replace("{name: stranger, bundle: bundle}", model)
+    (place / "small.yaml").write_text(text + "cuts: [['#1', '#6']]\n")
+    done = invoke(bench, place / "small.yaml", "--prepare")
+    assert done.exit_code == 0, done.output
+    folder, digest, *layers = done.stdout.split()
+    assert layers == ["#1", "#6"]
+    made = bundles.bundles.read(Path(folder))
+    assert made.manifest.id.startswith(digest)
+    assert made.stages == stranger_bundle.stages
+
+
 def test_following_what_holds_no_results_is_one_line(
     tmp_path: Path, invoke: Callable[..., Result]
 ) -> None:
