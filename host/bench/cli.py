@@ -16,7 +16,7 @@ from host.bench import bundles, live, rows, runner, spec
 from host.bench.cluster import on_cluster
 from host.bench.computed import Computed, Work, compute
 from host.bench.environment import Environment
-from host.bench.progress import JsonLines, Observer, Screen, cell_names, cells_table
+from host.bench.progress import JsonLines, Lines, Observer, Screen, cell_names, cells_table
 from host.bench.spec import Cell, Experiment
 from host.bench.store import Store
 from models.errors import TinysplitError
@@ -125,7 +125,7 @@ def _observer(silent: bool, as_json: bool, stack: ExitStack) -> Observer:
         return Observer()
     console = Console(stderr=True)
     if not console.is_terminal:
-        return Observer()
+        return Lines(sys.stderr)
     return stack.enter_context(closing(Screen(console)))
 
 

@@ -25,6 +25,7 @@ from partitioner.bundle import Bundle
 
 # Errors after which the chain is not there any more; others are one inference's.
 ENDS_CHAIN = ("gone", "restarted", "no_answer", "malformed")
+_U32_MAX = 0xFFFF_FFFF
 _STATS = ("frames_out", "bytes_out")
 # What a board says of itself that identifies it, for the environment file.
 _IDENTITY = (
@@ -171,7 +172,6 @@ class OnNodes:
             "compute_provenance": " and ".join(compute),
             "link_provenance": " and ".join(sorted(link)),
             "provenance": " and ".join(sorted({*compute, *link})),
-            "boundary_bytes": self.base["payload_bytes"] if self._cell.codec == "raw" else None,
             **self._meter.source(),
         }
 
@@ -232,6 +232,7 @@ class OnNodes:
             "wire_bytes": size,
             "clock_offset_us": counted[0].get("clock_offset_us"),
             "clock_uncertainty_us": counted[0].get("clock_uncertainty_us"),
+            "boundary_bytes": self._travelled(before[0], counted[0]),
         }
         if aired is not None and self._aired is not None:
             last, self._aired = self._aired, aired
@@ -241,6 +242,17 @@ class OnNodes:
             if aired.busy_us is not None and last.busy_us is not None:
                 row["airtime_us"] = aired.busy_us - last.busy_us
         return row
+
+    def _travelled(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> int | None:
+        """Bytes of the first boundary on its way: coded by the head's own account, else all."""
+        if self._cell.codec == "raw":
+            return int(self.base["payload_bytes"])
+        if not all(isinstance(s.get("raw_bytes"), int) for s in (before, now)):
+            return None
+        raw, coded = (
+            (now[name] - before[name]) & _U32_MAX for name in ("raw_bytes", "coded_bytes")
+        )
+        return int(coded if raw else self.base["payload_bytes"])
 
 
 def now_utc() -> str:

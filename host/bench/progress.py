@@ -21,6 +21,7 @@ from host.bench.spec import Cell, Experiment
 
 _DRAW_EVERY_S = 0.5
 _SHOWN_CELLS = 12
+_START_S = 5.0  # Of a chain, before any was seen.
 _MEDIAN_OF = 100
 
 
@@ -76,6 +77,28 @@ class JsonLines(Observer):
         self._write("end")
 
 
+class Lines(Observer):
+    """A line per cell, for logs."""
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+
+    def begin(
+        self, experiment: Experiment, over: Sequence[Mapping[str, Any]], left: Sequence[Cell]
+    ) -> None:
+        self._names = cell_names(experiment)
+        self._over, self._every = len(over), len(over) + len(left)
+
+    def cell_over(self, summary: Mapping[str, Any]) -> None:
+        self._over += 1
+        line = f"{self._over} of {self._every}: {self._names[summary['number']]}: "
+        if summary["state"] != "done":
+            line += f"{summary['state']}: {summary['reason']}"
+        elif summary["median_us"] is not None:
+            line += f"{summary['median_us'] / 1e3:.2f} ms (median)"
+        print(f"{line} in {clock(summary['seconds'])}", file=self._sink, flush=True)
+
+
 class Screen(Observer):
     """A table of the last cells with live medians, failures and when it will be over."""
 
@@ -100,6 +123,7 @@ class Screen(Observer):
 
     def cell(self, cell: Cell) -> None:
         self._now, self._round_trips = cell, []
+        self._cell_started = time.monotonic()
         self._inferences = self._failures = self._run = 0
         self._draw()
 
@@ -147,24 +171,18 @@ class Screen(Observer):
         )  # fmt: skip
 
     def _line(self) -> str:
+        now = time.monotonic()
         every = len(self._over) + len(self._left)
-        done = len(self._over) - self._resumed
-        spent = time.monotonic() - self._started
         line = f"{self._experiment.name}: {len(self._over)} of {every} cells"
         failed = sum(cell["state"] != "done" for cell in self._over)
         line += f", {failed} failed" if failed else ""
         if self._left:
             took = [cell["seconds"] for cell in self._over[self._resumed :]]
             method = self._experiment.method
-            guess = statistics.mean(took) if took else method.runs * method.run_seconds + 5
-            elapsed = spent - sum(took)
-            left = (
-                max(guess * len(self._left) - elapsed, 0)
-                if done or took
-                else guess * len(self._left)
-            )
-            line += f", about {clock(left)} left"
-        return line + f" ({clock(spent)} so far)"
+            each = statistics.mean(took) if took else method.runs * method.run_seconds + _START_S
+            spent = now - self._cell_started if self._now is not None else 0.0
+            line += f", about {clock(max(each * len(self._left) - spent, 0.0))} left"
+        return line + f" ({clock(now - self._started)} so far)"
 
 
 def cell_names(experiment: Experiment) -> dict[int, str]:
