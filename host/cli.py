@@ -112,7 +112,9 @@ class Commands(click.Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
+        "bench": "host.bench.cli:bench",
         "calibrate": "partitioner.plan.cli:calibrate",
+        "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",

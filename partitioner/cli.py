@@ -153,7 +153,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             cuts,
             model=source.identity,
             calibration=source.calibration.record() if source.calibration else None,
-            realistic=_realistic(source, request, notes),
+            realistic=realistic(source, request, notes),
             report=steps,
         )
         held_out_source = options["evaluate_on"]
@@ -205,7 +205,7 @@ def _automatic(
     return (name,)
 
 
-def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:
+def realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:
     """Inputs made from real images to verify with; none, with a note, where there are none."""
     specs = [bundle.spec(source.graph, index) for index in source.graph.inputs]
     samples = source.calibration
