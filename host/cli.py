@@ -118,6 +118,7 @@ class Commands(click.Group):
         "keys": "host.ota.cli:keys",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
+        "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",
     }
 

@@ -96,8 +96,8 @@ def median_interval(
     """A distribution-free confidence interval for the median, from two order statistics.
 
     The ranks are symmetric, with binomial coverage of at least `confidence` (Hahn and Meeker,
-    Statistical Intervals, 1991, 5.2). It takes the values for independent. None if there are too few
-    (fewer than 6 for 95 %).
+    Statistical Intervals, 1991, 5.2). It takes the values for independent. None if there are too
+    few (fewer than 6 for 95 %).
     """
     ordered = np.sort(np.asarray(values, float))
     count = len(ordered)
@@ -143,9 +143,7 @@ def ratio_interval(
 
 def varying(frame: Frame) -> list[str]:
     """The coordinates in which the rows differ; `transport_name` always, as it names the line."""
-    return [
-        name for name in COORDINATES if name == "transport_name" or frame[name].nunique() > 1
-    ]
+    return [name for name in COORDINATES if name == "transport_name" or frame[name].nunique() > 1]
 
 
 def label(row: Any, names: Sequence[str]) -> str:
@@ -158,10 +156,10 @@ def cells(frame: Frame) -> Frame:
     """One row for each cell, in order of coordinates.
 
     Columns: COORDINATES, `transport`, `label`, `payload_bytes`, `nodes`, `kernels`, `provenance`
-    (and `compute_`, `link_`, `energy_provenance`), `inferences`, `failed`, `exact` (how many results
-    are), `runs`, `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms` (median_interval),
-    `run_low_ms` and `run_high_ms` (lowest and highest median of a run), `p95_ms`, `link_ms`,
-    `one_way_ms` and `one_way_uncertainty_ms` (medians), `compute_ms` (median of the invocations'
+    (and `compute_`, `link_`, `energy_provenance`), `inferences`, `failed`, `exact` (how many
+    results are), `runs`, `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms`
+    (median_interval), `run_low_ms` and `run_high_ms` (lowest and highest median of a run),
+    `p95_ms`, `link_ms`, `one_way_ms` and `one_way_uncertainty_ms` (medians), `compute_ms` (median of the invocations'
     sum), `rate_hz` (1 / median), `loss`, `retransmission_share` (of data frames), `wire_bytes` and
     `air_bytes` (means), `energy_mj` (median), `energy_low_mj`, `energy_high_mj`,
     `energy_uncertainty_mj`, `energy_source`, `energy_method`. NaN: not known.
@@ -196,7 +194,7 @@ def _cell(group: Frame) -> dict[str, Any]:
     return {
         "transport": group["transport"].iloc[0],
         "payload_bytes": int(group["payload_bytes"].iloc[0]),
-        "nodes": ", ".join(group["nodes"].iloc[0]),
+        "nodes": " to ".join(group["nodes"].iloc[0]),
         **{
             name: text(name)
             for name in (
@@ -241,8 +239,8 @@ def phases(frame: Frame) -> Frame:
     """The round trip taken apart: a row for each cell, a column (ms) for each of PHASES.
 
     Medians of phases do not add up to the median of their sum, so each is the mean over the middle
-    fifth of the cell's inferences by round trip (at least one of them), where they do; `total_ms` is
-    their sum, within that fifth. Cells in which everything failed are left out.
+    fifth of the cell's inferences by round trip (at least one of them), where they do; `total_ms`
+    is their sum, within that fifth. Cells in which everything failed are left out.
     """
     rows = counted(frame)
     names = varying(rows)
@@ -269,7 +267,7 @@ def phases(frame: Frame) -> Frame:
 
 
 def front(cells: Frame, across: str, up: str) -> Frame:
-    """The cells that no other is as good as in both columns and better than in one (less is better).
+    """The cells that no other beats: as good in both columns and better in one (less is better).
 
     Cells that lack a figure take no part. In ascending order of `across`.
     """

@@ -99,7 +99,7 @@ def build(folders: Sequence[Path], *, compare: bool = False, title: str = "") ->
         StoreError, RowsError, SpecError: no results there, or none that this tinysplit reads.
         AnalysisError: nothing in them counts, or nothing compares.
     """
-    from host.bench import store
+    from host.bench import spec, store
     from host.report import analysis, figures, page
 
     read = [store.read(folder) for folder in folders]
@@ -113,11 +113,11 @@ def build(folders: Sequence[Path], *, compare: bool = False, title: str = "") ->
     sources = [
         page.Source(
             name,
-            str(one.description),
+            spec.read(one.folder / store.EXPERIMENT).description,
             one.environment,
             len(one.cells),
             one.cells_in_all,
-            [{"name": c["name"], "why": c["error"]} for c in one.cells if c.get("error")],
+            [c for c in one.cells if c["state"] == "failed"],
         )
         for name, one in zip(names, read, strict=True)
     ]

@@ -63,9 +63,7 @@ ABSENT = {
     "retransmissions": Absent(
         "Retransmissions against loss", "only one loss was asked for (`links` in the experiment)"
     ),
-    "front": Absent(
-        "Latency against energy", "that takes an energy figure for at least two cells"
-    ),
+    "front": Absent("Latency against energy", "that takes an energy figure for at least two cells"),
     "paper": Absent(
         "Beside the paper", "no cell is of the paper's cut (block_16_project_BN, boards 1 to 1)"
     ),
@@ -113,11 +111,12 @@ def _hatch(provenance: str) -> str:
 
 def _name(parts: Iterable[str]) -> str:
     """Provenances of what is in one figure, as one."""
-    return ", ".join(sorted({part for part in parts if part and part != "none"})) or "none"
+    found = {one for part in parts for one in part.split(" and ")} - {"", "none"}
+    return " and ".join(sorted(found)) or "none"
 
 
 def _wrapped(label: str, provenance: str) -> str:
-    return "\n".join(textwrap.wrap(label, 34)) + f"\n({provenance})"
+    return "\n".join(textwrap.wrap(label, 40)) + f"\n({provenance})"
 
 
 def _per_cell(count: int) -> float:
@@ -148,9 +147,7 @@ def latency_by_phase(frame: Frame) -> Drawing | None:
             _mark(bar, cell["transport"], f"{cell['label']}: {name} {_ms(value)}, {cell[kind]}")
         left = [a + b for a, b in zip(left, values, strict=True)]
     for place, total in enumerate(left):
-        axes.annotate(
-            f" {_ms(total)}", (total, place), va="center", fontsize=8, color=INK
-        )
+        axes.annotate(f" {_ms(total)}", (total, place), va="center", fontsize=8, color=INK)
     texts = [_wrapped(c["label"], c["provenance"]) for _, c in taken.iterrows()]
     axes.set_yticks(range(len(taken)), texts, fontsize=8)
     axes.invert_yaxis()
@@ -235,9 +232,7 @@ def energy(cells: Frame) -> Drawing | None:
         bar.set_edgecolor("#ffffff")
         doubt = cell["energy_uncertainty_mj"]
         if doubt == doubt:  # Known.
-            axes.errorbar(
-                cell["energy_mj"], place, xerr=doubt, ecolor=INK, capsize=3, elinewidth=1
-            )
+            axes.errorbar(cell["energy_mj"], place, xerr=doubt, ecolor=INK, capsize=3, elinewidth=1)
         axes.annotate(
             f"  {cell['energy_mj']:,.3g} mJ",
             (cell["energy_mj"] + (doubt if doubt == doubt else 0), place),
@@ -246,10 +241,7 @@ def energy(cells: Frame) -> Drawing | None:
             color=INK,
         )
         _mark(bar, cell["transport"], f"{cell['label']}: {cell['energy_mj']:,.3g} mJ, {how}")
-    texts = [
-        _wrapped(c["label"], f"{c['energy_provenance']}, {c['energy_source']}")
-        for _, c in known.iterrows()
-    ]
+    texts = [_wrapped(c["label"], c["energy_provenance"]) for _, c in known.iterrows()]
     axes.set_yticks(range(len(known)), texts, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * float(known["energy_mj"].max()))
@@ -258,7 +250,8 @@ def energy(cells: Frame) -> Drawing | None:
     return Drawing(
         "energy",
         "Energy per inference",
-        "Medians; whiskers are the meter's own uncertainty. Hatched: not measured.",
+        f"By {'; '.join(sorted(set(known['energy_source'])))}. Medians; whiskers are the meter's "
+        "own uncertainty. Hatched: not measured.",
         f"Bars of {len(known)} cells from {known['energy_mj'].min():,.3g} to "
         f"{known['energy_mj'].max():,.3g} mJ.",
         _name(known["energy_provenance"]),
@@ -300,11 +293,8 @@ def _against(
     known: Frame, across: str, up: str, names: tuple[str, str], axis: tuple[str, str]
 ) -> Drawing:
     figure, axes = _figure(8.5, 4.4)
-    apart = [
-        name
-        for name in analysis.varying(known)
-        if name not in ("cut", "link" if across == "loss" else "cut")
-    ]
+    along = "link" if across == "loss" else "cut"
+    apart = [name for name in analysis.varying(known) if name != along]
     lines = list(known.groupby(apart, sort=True))
     drawn: dict[str, int] = {}
     for where, group in lines:
@@ -337,13 +327,17 @@ def _against(
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, color=GRID)
     _labels(axes, *axis)
-    _legend(axes, loc="best")
+    _legend(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     key, title = names
-    whiskers = " Whiskers: 95 % interval of the median." if up == "round_trip_ms" else ""
+    note = (
+        " Whiskers: 95 % interval of the median."
+        if up == "round_trip_ms"
+        else " What a radio's own MAC repeats is not in it."
+    )
     return Drawing(
         key,
         title,
-        f"A point for each cell.{whiskers} Dashed: not only measured.",
+        f"A point for each cell.{note} Dashed: not only measured.",
         f"{len(lines)} lines over {known[across].nunique()} values of {axis[0]}; "
         f"{axis[1]} from {known[up].min():,.3g} to {known[up].max():,.3g}.",
         _name(known["provenance"]),
@@ -376,15 +370,6 @@ def front(cells: Frame) -> Drawing | None:
         (point,) = axes.plot(cell["round_trip_ms"], cell["energy_mj"], "o", alpha=0, markersize=12)
         text = f"{cell['label']}: {_ms(cell['round_trip_ms'])}, {cell['energy_mj']:,.3g} mJ"
         _mark(point, cell["transport"], f"{text}, {how}")
-    for _, cell in best.iterrows():
-        axes.annotate(
-            cell["label"],
-            (cell["round_trip_ms"], cell["energy_mj"]),
-            xytext=(6, 6),
-            textcoords="offset points",
-            fontsize=7,
-            color=INK,
-        )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, color=GRID)
@@ -394,8 +379,8 @@ def front(cells: Frame) -> Drawing | None:
     return Drawing(
         "front",
         "Latency against energy",
-        "Cells on the line are the ones that no other beats in both.",
-        f"{len(known)} cells; {len(best)} on the front: {'; '.join(best['label'])}.",
+        f"No other cell beats those on the line in both: {'; '.join(best['label'])}.",
+        f"{len(known)} cells, of which {len(best)} are on the front: {'; '.join(best['label'])}.",
         how,
         figure,
     )
@@ -413,7 +398,13 @@ def beside_paper(cells: Frame) -> Drawing | None:
             bars.append((told, transport, one.milliseconds, "measured", one.source))
         for _, cell in ours[ours["transport"] == transport].iterrows():
             bars.append(
-                (cell["label"], transport, cell["round_trip_ms"], cell["provenance"], "here")
+                (
+                    f"{cell['label']}, {cell['nodes']}",
+                    transport,
+                    cell["round_trip_ms"],
+                    cell["provenance"],
+                    "here",
+                )
             )
     figure, axes = _figure(8.5, _per_cell(len(bars)))
     for place, (text, transport, value, how, source) in enumerate(bars):
@@ -480,8 +471,8 @@ def comparison(compared: Frame, base: str, other: str) -> Drawing:
     return Drawing(
         "comparison",
         f"{other} against {base}",
-        "Left of 1: faster. Whiskers: 95 % interval (bootstrap). Two sweeps at two times: what else "
-        "the machines and the air did in between is in the ratio.",
+        "Left of 1: faster. Whiskers: 95 % interval (bootstrap). Two sweeps at two times: what "
+        "else the machines and the air did in between is in the ratio.",
         "; ".join(f"{c['label']}: {c['ratio']:.2f}" for _, c in compared.iterrows()) + ".",
         _name(compared["provenance"]),
         figure,
@@ -530,7 +521,11 @@ def save(drawings: Sequence[Drawing], folder: Path, formats: Sequence[str]) -> l
                 path = folder / f"{drawing.key}.{suffix}"
                 with whole_file(path) as temporary:
                     drawing.figure.savefig(
-                        temporary, format=suffix, dpi=300, facecolor="white", metadata=_dateless(suffix)
+                        temporary,
+                        format=suffix,
+                        dpi=300,
+                        facecolor="white",
+                        metadata=_dateless(suffix),
                     )
                 written.append(path)
     return written

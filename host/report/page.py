@@ -1,8 +1,8 @@
 """A report as one HTML file: nothing is fetched, nothing is sent.
 
 `page.html.j2` is the page, `page.css` and `page.js` are put into it. Figures are inline SVG whose
-greys follow the reader's light or dark theme; every mark in them tells its figure when it is pointed
-at, touched or reached by keyboard.
+greys follow the reader's light or dark theme; every mark in them tells its figure when it is
+pointed at, touched or reached by keyboard.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from host.report.figures import Absent, Drawing
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
+DASH = "\N{EN DASH}"  # What is not known, in a table.
 _THEMED = {
     figures.INK: "var(--ink)",
     figures.FAINT: "var(--faint)",
@@ -61,8 +62,7 @@ def svg(drawing: Drawing) -> str:
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": drawing.key}
-    with mpl.rc_context(settings):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.key}):
         drawing.figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - our own.
     for metadata in root.findall(f"{{{_SVG}}}metadata"):
@@ -108,13 +108,13 @@ def _prefix(element: ElementTree.Element, key: str) -> None:
 def milliseconds(value: float) -> str:
     """A duration for a table; a dash where it is not known."""
     if math.isnan(value):
-        return "–"
+        return DASH
     return f"{value:,.{0 if value >= 1000 else 1 if value >= 100 else 2}f}"
 
 
 def figure(value: float, digits: int = 3) -> str:
     """A figure with so many significant digits; a dash where it is not known."""
-    return "–" if math.isnan(value) else f"{value:,.{digits}g}"
+    return DASH if math.isnan(value) else f"{value:,.{digits}g}"
 
 
 def render(content: Content) -> str:
