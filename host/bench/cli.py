@@ -16,7 +16,7 @@ from host.bench import bundles, live, rows, runner, spec
 from host.bench.cluster import on_cluster
 from host.bench.computed import Computed, Work, compute
 from host.bench.environment import Environment
-from host.bench.progress import JsonLines, Observer, Screen, cells_table
+from host.bench.progress import JsonLines, Observer, Screen, cell_names, cells_table
 from host.bench.spec import Cell, Experiment
 from host.bench.store import Store
 from models.errors import TinysplitError
@@ -96,7 +96,7 @@ def bench(
         whole = held.finish(csv=csv)
         cells = [held.cells[number] for number in sorted(held.cells)]
     if not silent:
-        table = cells_table(cells)
+        table = cells_table(cells, cell_names(experiment))
         console = wide_console(table)
         console.print(table)
         console.print(f"{whole.num_rows:,} rows in {folder / 'rows.parquet'}")

@@ -28,7 +28,7 @@ from partitioner.plan.problem import Plan
 _NODE = "esp32s3-psram"
 _IDLE_SHARE = 1.2
 _LEAST_SECONDS = 1.0
-_SETTLE_SECONDS = 40.0
+_SETTLE_SECONDS = 5.0  # Beside the longest inference.
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def scenario(work: Work, found: Costs) -> scenarios.Scenario:
         {
             "name": work.experiment.name,
             "seconds": max(work.experiment.method.run_seconds, _LEAST_SECONDS),
-            "settle_seconds": _SETTLE_SECONDS,
+            "settle_seconds": _SETTLE_SECONDS + work.experiment.method.timeout_ms / 1e3,
             "timeout_ms": work.experiment.method.timeout_ms,
             "input_bytes": sum(spec.bytes for spec in manifest.inputs),
             "stages": [*payloads, sum(spec.bytes for spec in manifest.outputs)],
@@ -224,7 +224,6 @@ def _simulated(work: Work, base: Row, found: Costs) -> Computed:
     chosen = scenario(work, found)
     made: list[Row] = []
     runs: list[dict[str, Any]] = []
-    until_us = chosen["seconds"] * 1e6
     for run in range(work.experiment.method.runs):
         report, events = world.run(chosen, work.cell.impairment.seed + run, trace=True)
         if report.problems:
@@ -232,6 +231,8 @@ def _simulated(work: Work, base: Row, found: Costs) -> Computed:
         begun: dict[tuple[int, int], int] = {}
         took: list[int] = []
         failed = iteration = 0
+        first_us = next((event.at_us for event in events if event.kind == "begun"), 0)
+        until_us = first_us + chosen["seconds"] * 1e6
         for event in events:
             if event.kind == "begun" and event.at_us < until_us:
                 begun[event.node, event.value] = event.at_us

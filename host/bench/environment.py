@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,9 +92,14 @@ class Environment:
 
 def packages() -> dict[str, str]:
     """Installed versions of what shapes the figures; Python among them."""
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    installed = {_normal(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
     known = {name: installed[name] for name in _PACKAGES if name in installed}
     return {"python": platform.python_version(), **known}
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def machine() -> dict[str, Any]:

@@ -129,7 +129,7 @@ class OnNodes:
         self._experiment, self._cell, self._bundle = experiment, cell, bundle
         timeout_ms = experiment.method.timeout_ms
         chosen = options(cell, len(bundle.stages), timeout_ms, on_text)
-        self._testbed = Testbed(bundle, folder, chosen)
+        self.testbed = Testbed(bundle, folder, chosen)
         self._examples = examples
         self._stack = ExitStack()
         self._sent = 0
@@ -139,7 +139,7 @@ class OnNodes:
         try:
             self._chosen = self._examples.of(key(self._cell), self._bundle)
             self._meter = self._stack.enter_context(metering.open_meter(self._cell, self._bundle))
-            self._stack.enter_context(self._testbed)
+            self._stack.enter_context(self.testbed)
             self._describe()
         except BaseException:
             self._stack.close()
@@ -156,7 +156,7 @@ class OnNodes:
 
     def _describe(self) -> None:
         """What the chain says of itself, into the base row."""
-        testbed = self._testbed
+        testbed = self.testbed
         self._infos = [board.ask("info") for board in testbed.boards]
         self._counted = testbed.stats()
         self._aired = testbed.on_air()
@@ -200,7 +200,7 @@ class OnNodes:
         }
         self._meter.begin()
         try:
-            done = link_run.infer(self._testbed, self._bundle, example)
+            done = link_run.infer(self.testbed, self._bundle, example)
         except BoardError as error:
             if error.code in ENDS_CHAIN:
                 raise
@@ -222,7 +222,7 @@ class OnNodes:
 
     def _on_link(self) -> Row:
         """What the boards and the air have counted since the last inference."""
-        counted, aired = self._testbed.stats(), self._testbed.on_air()
+        counted, aired = self.testbed.stats(), self.testbed.on_air()
         before, self._counted = self._counted, counted
         frames, size = (
             sum(now[name] for now in counted) - sum(old[name] for old in before) for name in _STATS

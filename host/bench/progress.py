@@ -91,6 +91,7 @@ class Screen(Observer):
         self, experiment: Experiment, over: Sequence[Mapping[str, Any]], left: Sequence[Cell]
     ) -> None:
         self._experiment, self._over, self._left = experiment, list(over), list(left)
+        self._names = cell_names(experiment)
         self._resumed = len(over)
         self._started = time.monotonic()
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
@@ -131,11 +132,11 @@ class Screen(Observer):
     def _draw(self) -> None:
         assert self._live is not None
         self._drawn = time.monotonic()
-        table = cells_table(self._over[-_SHOWN_CELLS:])
+        table = cells_table(self._over[-_SHOWN_CELLS:], self._names)
         if self._now is not None:
             table.add_row(
-                Text(f"> {self._now.name}"), _ms(self._round_trips), "", f"{self._inferences}",
-                _failures(self._failures), self._where(),
+                Text(f"> {self._names[self._now.number]}"), _ms(self._round_trips), "",
+                f"{self._inferences}", _failures(self._failures), self._where(),
             )  # fmt: skip
         self._live.update(Group(table, Text(self._line())), refresh=True)
 
@@ -166,8 +167,29 @@ class Screen(Observer):
         return line + f" ({clock(spent)} so far)"
 
 
-def cells_table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Cells that are over, as cells.json has them."""
+def cell_names(experiment: Experiment) -> dict[int, str]:
+    """A short name for every cell, by its number."""
+    every = [{**cell.coordinates, "repetition": cell.repetition} for cell in experiment.cells]
+    return {cell.number: name for cell, name in zip(experiment.cells, labels(every), strict=True)}
+
+
+def labels(coordinates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells cells apart: the coordinates in which they differ, or the transport."""
+    varied = [
+        axis
+        for axis in (coordinates[0] if coordinates else ())
+        if len({str(one[axis]) for one in coordinates}) > 1
+    ]
+    shown = varied or ["transport"]
+    plain = ("model", "cut", "transport", "link", "boards")
+    return [
+        ", ".join(str(one[axis]) if axis in plain else f"{axis} {one[axis]}" for axis in shown)
+        for one in coordinates
+    ]
+
+
+def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Table:
+    """Cells that are over, as cells.json has them, under these names by number."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", overflow="fold")
     for heading in ("median ms", "of runs", "inferences", "failed"):
@@ -183,7 +205,7 @@ def cells_table(cells: Sequence[Mapping[str, Any]]) -> Table:
         elif cell["warm_up"] and cell["steady_after"] is None:
             state = "done, not steady"
         table.add_row(
-            Text(cell["name"]), median, spread, f"{cell['inferences']:,}",
+            Text(names[cell["number"]]), median, spread, f"{cell['inferences']:,}",
             _failures(cell["failed"]), state,
         )  # fmt: skip
     return table

@@ -136,23 +136,33 @@ class CellRun:
         self._method = experiment.method
         self._store, self._cell, self._nodes, self._observer = store, cell, nodes, observer
         self._on_boards = on_boards
+        self._boot = 0
         self._failed_in_a_row = 0
         self._steady_after: int | None = None
         self._warm_up = 0
 
     def run(self) -> dict[str, Any]:
-        """The cell's summary. Raises TinysplitError: why it failed."""
+        """Start the chain and satisfy the cell; returns its summary.
+
+        Raises:
+            TinysplitError: why it failed.
+        """
         self._boot = self._store.begin(self._cell)
-        with self._nodes as nodes:
-            self._store.base(nodes.base)
-            self._on_boards(self._cell, nodes.boards)
-            self._deadline = time.monotonic() + self._method.cell_seconds
+        with self._nodes:
+            self.begin()
             self._warm()
             for number in range(len(self._store.progress.runs), self._method.runs):
                 self._run(number)
         return method.cell_summary(self._store.progress.runs, self._warm_up, self._steady_after)
 
-    def _infer(self, purpose: str, run: int, iteration: int) -> Row:
+    def begin(self) -> None:
+        """The chain is up: note what it says of itself."""
+        self._store.base(self._nodes.base)
+        self._on_boards(self._cell, self._nodes.boards)
+        self._deadline = time.monotonic() + self._method.cell_seconds
+
+    def infer(self, purpose: str, run: int, iteration: int) -> Row:
+        """One inference, recorded. Raises BoardError, CellFailedError, StoreError."""
         if time.monotonic() > self._deadline:
             limit = f"{self._method.cell_seconds:g} s (method: cell_seconds)"
             raise CellFailedError(f"not satisfied within {limit}")
@@ -181,7 +191,7 @@ class CellRun:
     def _warm(self) -> None:
         took: list[int] = []
         for number in range(self._method.warm_up_inferences):
-            row = self._infer(rows.WARM_UP, -1, number)
+            row = self.infer(rows.WARM_UP, -1, number)
             self._warm_up += 1
             if row["round_trip_us"] is not None:
                 took.append(row["round_trip_us"])
@@ -194,7 +204,7 @@ class CellRun:
         failed = iteration = 0
         started = time.monotonic()
         while True:
-            row = self._infer(rows.RUN, number, iteration)
+            row = self.infer(rows.RUN, number, iteration)
             iteration += 1
             if row["round_trip_us"] is None:
                 failed += 1

@@ -367,14 +367,13 @@ def _read_cells(folder: Path) -> list[dict[str, Any]]:
 class State:
     """How far a sweep is: cells that are over as in cells.json, and the one under way."""
 
-    experiment: str
+    experiment: Experiment
     cells: list[dict[str, Any]]
-    cells_in_all: int
     under_way: Progress
 
     @property
     def finished(self) -> bool:
-        return len(self.cells) == self.cells_in_all
+        return len(self.cells) == len(self.experiment.cells)
 
 
 @dataclass(frozen=True)
@@ -400,7 +399,7 @@ def read_state(folder: Path) -> State:
     if under_way.number in {cell["number"] for cell in cells}:
         under_way = Progress()  # It has just been settled.
     experiment = spec.read(folder / EXPERIMENT)
-    return State(experiment.name, cells, len(experiment.cells), under_way)
+    return State(experiment, cells, under_way)
 
 
 def read(folder: Path) -> Results:
