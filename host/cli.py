@@ -134,6 +134,7 @@ class Commands(click.Group):
         "ota": "host.ota.command:ota",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
+        "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",
     }
 
