@@ -156,10 +156,11 @@ def cells(frame: Frame) -> Frame:
     """One row for each cell, in order of coordinates.
 
     Columns: COORDINATES, `transport`, `label`, `payload_bytes`, `nodes`, `kernels`, `provenance`
-    (and `compute_`, `link_`, `energy_provenance`), `inferences`, `failed`, `exact` (how many
-    results are), `runs`, `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms`
-    (median_interval), `run_low_ms` and `run_high_ms` (lowest and highest median of a run),
-    `p95_ms`, `link_ms`, `one_way_ms` and `one_way_uncertainty_ms` (medians), `compute_ms` (median of the invocations'
+    (and `compute_`, `link_`, `energy_provenance`), `inferences`, `failed`, `checked` and `exact`
+    (how many results were compared with the uncut model's, and are equal), `runs`,
+    `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms` (median_interval),
+    `run_low_ms` and `run_high_ms` (lowest and highest median of a run), `p95_ms`, `link_ms`,
+    `one_way_ms` and `one_way_uncertainty_ms` (medians), `compute_ms` (median of the invocations'
     sum), `rate_hz` (1 / median), `loss`, `retransmission_share` (of data frames), `wire_bytes` and
     `air_bytes` (means), `energy_mj` (median), `energy_low_mj`, `energy_high_mj`,
     `energy_uncertainty_mj`, `energy_source`, `energy_method`. NaN: not known.
@@ -209,7 +210,8 @@ def _cell(group: Frame) -> dict[str, Any]:
         },
         "inferences": len(group),
         "failed": int(group["error"].notna().sum()),
-        "exact": int(good["exact"].fillna(value=False).astype(bool).sum()),
+        "checked": int(good["exact"].notna().sum()),
+        "exact": int((good["exact"] == True).sum()),  # noqa: E712 - null is neither.
         "runs": len(per_run),
         "round_trip_ms": float(trips.median()) if len(trips) else math.nan,
         "round_trip_low_ms": interval.low if interval else math.nan,

@@ -99,11 +99,11 @@ def build(folders: Sequence[Path], *, compare: bool = False, title: str = "") ->
         StoreError, RowsError, SpecError: no results there, or none that this tinysplit reads.
         AnalysisError: nothing in them counts, or nothing compares.
     """
-    from host.bench import spec, store
+    from host.bench import store
     from host.report import analysis, figures, page
 
     read = [store.read(folder) for folder in folders]
-    names = _names([one.experiment for one in read], folders)
+    names = _names([one.experiment.name for one in read], folders)
     frame = analysis.frame({name: one.rows for name, one in zip(names, read, strict=True)})
     drawings, absent = figures.drawings(frame)
     comparisons = []
@@ -113,10 +113,10 @@ def build(folders: Sequence[Path], *, compare: bool = False, title: str = "") ->
     sources = [
         page.Source(
             name,
-            spec.read(one.folder / store.EXPERIMENT).description,
+            one.experiment.description,
             one.environment,
             len(one.cells),
-            one.cells_in_all,
+            len(one.experiment.cells),
             [c for c in one.cells if c["state"] == "failed"],
         )
         for name, one in zip(names, read, strict=True)
@@ -142,10 +142,12 @@ def build(folders: Sequence[Path], *, compare: bool = False, title: str = "") ->
 
 def _names(experiments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """A name for each: the experiment's, and the folder where two are of the same."""
+    last = [folder.resolve().name for folder in folders]
+    alike = len(set(zip(experiments, last, strict=True))) < len(folders)
     found = [
-        f"{name} ({folder})" if experiments.count(name) > 1 else name
-        for name, folder in zip(experiments, folders, strict=True)
+        f"{name} ({folder if alike else stem})" if experiments.count(name) > 1 else name
+        for name, folder, stem in zip(experiments, folders, last, strict=True)
     ]
-    if len(set(found)) < len(found):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ReportError("the same folder of results is given twice")
     return found

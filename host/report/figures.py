@@ -292,10 +292,10 @@ def retransmissions(cells: Frame) -> Drawing | None:
 def _against(
     known: Frame, across: str, up: str, names: tuple[str, str], axis: tuple[str, str]
 ) -> Drawing:
-    figure, axes = _figure(8.5, 4.4)
     along = "link" if across == "loss" else "cut"
     apart = [name for name in analysis.varying(known) if name != along]
     lines = list(known.groupby(apart, sort=True))
+    figure, axes = _figure(8.5, 4.0 + 0.2 * len(lines))
     drawn: dict[str, int] = {}
     for where, group in lines:
         ordered = group.sort_values(across)
@@ -327,7 +327,7 @@ def _against(
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, color=GRID)
     _labels(axes, *axis)
-    _legend(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    _legend(axes, loc="lower left", bbox_to_anchor=(0, 1))
     key, title = names
     note = (
         " Whiskers: 95 % interval of the median."
