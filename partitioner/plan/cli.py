@@ -69,8 +69,8 @@ RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sle
 @click.option("--ble-interval", default="7.5", show_default=True, metavar="MS")
 @click.option("--loss", default="0", show_default=True, help="Share of frames lost, each way.")
 @click.option(
-    "--codec", default=spec.ANY, show_default=True, metavar="0|1|any",
-    help="Boundaries raw (0), coded (1), or by what is best at each hop.",
+    "--codec", default=spec.ANY, show_default=True, metavar="raw|1|any",
+    help="Boundaries raw, coded (1), or by what is best at each hop.",
 )  # fmt: skip
 @click.option(
     "--objective", "objectives", multiple=True, type=click.Choice(OBJECTIVES),

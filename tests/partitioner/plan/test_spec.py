@@ -35,6 +35,10 @@ def test_alternatives_and_values_make_options() -> None:
     )  # fmt: skip
 
 
+def test_a_codec_has_a_number_and_a_name() -> None:
+    assert parse_hop("udp:codec=raw/range") == parse_hop("udp:codec=0/1")
+
+
 def test_any_rate_is_every_rate_once() -> None:
     rates = [link.rate for link in parse_hop("espnow:rate=any,espnow")]
     assert rates == list(wifi.RATES)
