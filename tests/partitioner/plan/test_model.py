@@ -241,7 +241,7 @@ def test_several_objectives_give_their_front_and_its_picture(
     points = [(plan["latency_us"], plan["energy_mj"]) for plan in plans]
     assert points == sorted(points)
     assert [e for _, e in points] == sorted((e for _, e in points), reverse=True)
-    assert "latency (us), modelled" in picture.read_text() or picture.stat().st_size > 1000
+    assert picture.read_text().startswith("<?xml")
 
 
 def test_a_day_and_the_batteries_are_told(invoke: Callable[..., Result], tmp_path: Path) -> None:
