@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
 
-from partitioner import kernels
+from partitioner import kernels, quantize
 from partitioner.cost.codecs import CodedSizes, measure
 from partitioner.cost.links import Link
 from partitioner.plan import comparators, report
@@ -212,6 +213,22 @@ def test_the_command_gives_plans_a_picture_and_data(
     assert plans[0]["provenance"] == "modelled"
     assert plans[0]["latency_us"] <= plans[-1]["latency_us"]
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_boundaries_are_planned_raw_where_nothing_can_be_coded_and_that_is_said(
+    invoke: Callable[..., Result], keras: Any, tmp_path: Path
+) -> None:
+    inputs = keras.Input((40,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dense(8, "relu")(inputs)))
+    data = quantize.to_int8(model, [np.zeros((4, 40), np.float32)])
+    (tmp_path / "flat.tflite").write_bytes(data)
+    result = invoke(main, "--model", tmp_path / "flat.tflite")
+    assert result.exit_code == 0, result.output
+    assert "boundaries are planned raw, coded sizes cannot be measured" in result.stderr
+    assert "codec 1" not in result.stdout
+    result = invoke(main, "--model", tmp_path / "flat.tflite", "--codec", 1)
+    assert result.exit_code == 1
+    assert "coded sizes cannot be measured" in result.output
 
 
 def test_hops_differ_and_the_data_say_how(invoke: Callable[..., Result], tmp_path: Path) -> None:
