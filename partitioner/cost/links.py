@@ -33,7 +33,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from models.errors import TinysplitError
+from partitioner.codec import NAMES as CODECS
+from partitioner.codec import RAW
 from partitioner.cost import wifi
+from partitioner.cost.memory import Radio
 
 Transport = Literal["espnow", "ble", "udp", "tcp"]
 TRANSPORTS: tuple[Transport, ...] = ("espnow", "ble", "udp", "tcp")
@@ -82,6 +85,7 @@ class Link:
         loss: share of frames lost in the air, each way, 0 to below 1.
         version, rate: ESP-NOW's frame format and PHY rate.
         phy, interval_ms, data_bytes: BLE's PHY in Mbit/s, connection interval, longest PDU.
+        codec: what boundaries are coded by (SPEC.md section 14).
 
     Raises:
         LinkError: none of the transports, or numbers that cannot be.
@@ -95,6 +99,7 @@ class Link:
     interval_ms: float = 7.5
     data_bytes: int = 251
     mtu: int = field(default=0)
+    codec: int = RAW
 
     def __post_init__(self) -> None:
         if self.transport not in TRANSPORTS:
@@ -106,7 +111,23 @@ class Link:
             raise LinkError("ESP-NOW has versions 1 and 2, BLE here a PHY of 1 or 2 Mbit/s")
         if not 7.5 <= self.interval_ms <= 4000 or not 27 <= self.data_bytes <= 251:
             raise LinkError("BLE's interval is 7.5 to 4000 ms, its longest PDU 27 to 251 bytes")
+        if self.codec not in CODECS:
+            raise LinkError(f"no codec {self.codec}: one of {', '.join(map(str, CODECS))}")
         wifi.rate(self.rate)
+
+    @property
+    def radio(self) -> Radio:
+        """Which of a board's radios it takes."""
+        return "ble" if self.transport == "ble" else "wifi"
+
+    def __str__(self) -> str:
+        details = {
+            "espnow": f" v{self.version} {self.rate}",
+            "ble": f" {self.phy}M {self.interval_ms:g} ms",
+        }.get(self.transport, "")
+        coded = f", codec {self.codec}" if self.codec else ""
+        lost = f", {self.loss:.0%} lost" if self.loss else ""
+        return self.transport + details + coded + lost
 
     @property
     def frame_bytes(self) -> int:
@@ -123,7 +144,7 @@ class Link:
         return [*sizes, rest + _FRAME_HEADER_BYTES] if rest else sizes
 
     def crossing(self, payload_bytes: int, tensors: int = 1) -> Crossing:
-        """A boundary's way over this link, on average."""
+        """A boundary's way over this link, on average; `payload_bytes` are coded already."""
         sizes = self.frames(payload_bytes, tensors)
         acks = len(sizes) // _FRAMES_PER_ACK + 1
         parts = {"espnow": self._espnow, "ble": self._ble}.get(self.transport, self._ip)

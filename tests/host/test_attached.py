@@ -38,13 +38,6 @@ Invoke = Callable[..., Result]
 NOWHERE = "udp://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
 def value() -> np.ndarray:
     return np.random.default_rng(7).integers(-128, 128, (1, 24, 24, 3), np.int8)
 

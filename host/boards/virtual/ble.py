@@ -522,11 +522,7 @@ class BleAir(Air):
     """
 
     def __init__(self, impairment: Impairment, options: Mapping[str, Any]) -> None:
-        if impairment != Impairment(loss=impairment.loss, seed=impairment.seed):
-            raise TransportError(
-                "over BLE only --loss and --seed: the link layer repeats what is lost, keeps the "
-                "order and drops what is damaged, and its speed follows from the connection"
-            )
+        impairment.check_air("ble")
         self._att_mtu = int(options.get("att_mtu", gatt.WANTED_ATT_MTU))
         self._controllers: tuple[str, ...] = tuple(options.get("controllers", ()))
         self._impairment = impairment
