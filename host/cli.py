@@ -126,12 +126,15 @@ class Commands(click.Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
+        "bench": "host.bench.cli:bench",
         "calibrate": "partitioner.plan.cli:calibrate",
         "flash": "host.flash.cli:flash",
+        "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
+        "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",
     }
 

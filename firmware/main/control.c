@@ -352,7 +352,8 @@ static cJSON *stats(void) {
         {"data_resent", n.link.data_resent}, {"dropped", n.link.dropped},         {"duplicates", n.link.duplicates},
         {"blocked", n.link.blocked},         {"send_errors", n.link.send_errors}, {"bytes_out", n.link.bytes_out},
         {"bytes_in", n.link.bytes_in},       {"port", app_settings()->port},      {"sessions_up", n.sessions_up},
-        {"frame_size", n.frame_size},        {"iterations_left", n.auto_left}};
+        {"frame_size", n.frame_size},        {"iterations_left", n.auto_left},    {"codec", n.codec},
+        {"raw_bytes", n.raw_bytes},          {"coded_bytes", n.coded_bytes}};
     for (size_t i = 0; i < sizeof counters / sizeof counters[0]; i++) {
         cJSON_AddNumberToObject(o, counters[i].name, counters[i].value);
     }

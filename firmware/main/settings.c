@@ -6,6 +6,7 @@
 static const char *const roles[] = {"stage", "bridge", NULL};
 static const char *const wifi_modes[] = {"station", "soft_ap", NULL};
 static const char *const power_saves[] = {"none", "min", "max", NULL};
+static const char *const codecs[] = {"raw", "auto", NULL};
 static const char *const inputs[] = {"selftest", "pattern", NULL};
 static const char *const rates[] = {"250K", "500K", "1M",  "2M",  "5.5M", "11M", "6M", "9M",
                                     "12M",  "18M",  "24M", "36M", "48M",  "54M", NULL};
@@ -27,6 +28,7 @@ static const struct setting table[] = {
     NUMBER(mtu, 0, 16384),
     NUMBER(window, 0, 64),
     NUMBER(timeout_ms, 1, 600000),
+    CHOICE(codec, codecs),
     NUMBER(iterations, 0, UINT32_MAX),
     NUMBER(period_ms, 0, 86400000),
     CHOICE(input, inputs),

@@ -25,6 +25,7 @@ enum settings_wifi { WIFI_STATION, WIFI_SOFT_AP };
 enum settings_power_save { POWER_SAVE_NONE, POWER_SAVE_MIN, POWER_SAVE_MAX };
 enum settings_meter { METER_NONE, METER_INA219, METER_INA226 };
 enum settings_input { INPUT_SELFTEST, INPUT_PATTERN };
+enum settings_codec { CODEC_RAW, CODEC_AUTO };
 
 struct settings {
     char name[33]; /* also mDNS host name, BLE name and MQTT topic */
@@ -40,6 +41,7 @@ struct settings {
     uint32_t mtu;        /* longest frame; 0: the transport's own */
     uint32_t window;     /* fragments in flight; 0: the transport's own */
     uint32_t timeout_ms; /* of an inference */
+    uint32_t codec;      /* enum settings_codec: boundaries as they are, or compressed with whoever can, too */
 
     /* Inferences on the board's own account. */
     uint32_t iterations;  /* that follow a boot; 0: none, 0xFFFFFFFF: without end */
