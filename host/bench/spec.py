@@ -442,8 +442,6 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
             return "the cost model knows of a link's loss only, below 1", {
                 "boards": MODELLED, "link": cell.link.name,
             }  # fmt: skip
-        if boards.name == SIMULATED and kind not in ("espnow", "udp"):
-            return "the simulator has espnow and udp (a wire)", nodes
     elif cell.heads != 1:
         return "several heads need use: simulated", {"boards": boards.name}
     if boards.attached and kind in RADIOS and impairment != clean:
