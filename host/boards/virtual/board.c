@@ -358,8 +358,10 @@ static void keep_message(vb *b, const struct ts_event *e) {
         return;
     }
     uint32_t sid = b->node_config.endpoint.sessions[e->session].keys.sid;
-    b->arrived[b->arrived_count++] = (struct arrived){
-        .message = {.session = e->session, .kind = e->kind, .sid = sid, .len = e->len}, .slot = e->slot, .body = e->body};
+    b->arrived[b->arrived_count++] =
+        (struct arrived){.message = {.session = e->session, .kind = e->kind, .sid = sid, .len = e->len},
+                         .slot = e->slot,
+                         .body = e->body};
 }
 
 static void free_answer(vb *b, uint32_t token) {
