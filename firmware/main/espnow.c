@@ -74,8 +74,23 @@ static void on_sent(const uint8_t *mac, esp_now_send_status_t status) {
 }
 #endif
 
+static bool is_known(const uint8_t mac[6]) {
+    for (size_t i = 0; i < sizeof peers / sizeof *peers; i++) {
+        if (peers[i].used && memcmp(peers[i].mac, mac, 6) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void on_received(const esp_now_recv_info_t *info, const uint8_t *data, int len) {
     if (len <= 0 || (size_t)len > LINK_FRAME_BYTES) {
+        return;
+    }
+    /* The chip opens encrypted packets of its peers alone, and passes on what strangers send in the clear. The table
+     * does not change any more when frames come. */
+    if (encrypts && !is_known(info->src_addr)) {
+        atomic_fetch_add(&dropped, 1);
         return;
     }
     struct link_rx *rx = link_rx_take();
@@ -160,12 +175,15 @@ static struct known_peer *make_room(void) {
     return oldest;
 }
 
-static bool know(const uint8_t mac[6], uint64_t now) {
+static bool know(const uint8_t mac[6], uint64_t now, bool may_join) {
     for (size_t i = 0; i < sizeof peers / sizeof *peers; i++) {
         if (peers[i].used && memcmp(peers[i].mac, mac, 6) == 0) {
             peers[i].last_us = now;
             return true;
         }
+    }
+    if (encrypts && !may_join) {
+        return false; /* only peers that were named have the key */
     }
     struct known_peer *p = make_room();
     if (p == NULL) {
@@ -258,6 +276,17 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
                              .window = settings->window != 0 ? (uint16_t)settings->window : LINK_WINDOW,
                              .reorder = 1,
                              .rto_min_us = RTO_MIN_US};
+    uint8_t named[SETTINGS_PEERS][6];
+    size_t count = settings_peers(settings, named);
+    for (size_t i = 0; i < count; i++) {
+        if (!know(named[i], (uint64_t)esp_timer_get_time(), true)) {
+            problem = "the driver takes no more of espnow_peers";
+            break;
+        }
+    }
+    if (encrypts && count == 0 && settings->next[0] == 0) {
+        problem = "espnow_peers is empty: with a key, nobody is heard";
+    }
     link_on_wait(LINK_RADIO, flush);
     running = true;
     return ESP_OK;
@@ -265,30 +294,17 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
 
 static bool peer(const char *text, struct ts_addr *out) {
     *out = (struct ts_addr){.link = LINK_RADIO, .len = 6};
-    for (size_t i = 0; i < 17; i++) {
-        char c = text[i];
-        uint8_t digit = c >= '0' && c <= '9'   ? (uint8_t)(c - '0')
-                        : c >= 'a' && c <= 'f' ? (uint8_t)(c - 'a' + 10)
-                        : c >= 'A' && c <= 'F' ? (uint8_t)(c - 'A' + 10)
-                                               : 16;
-        if (i % 3 == 2 ? c != ':' : digit > 15) {
-            return false;
-        }
-        if (i % 3 != 2) {
-            out->bytes[i / 3] = (uint8_t)(out->bytes[i / 3] << 4 | digit);
-        }
-    }
-    if (text[17] != 0 || (out->bytes[0] & 1) != 0) {
+    if (!settings_mac(text, out->bytes) || (out->bytes[0] & 1) != 0) {
         return false; /* a group is nobody's next stage */
     }
     next = *out;
     next_known = true;
-    return know(out->bytes, (uint64_t)esp_timer_get_time());
+    return know(out->bytes, (uint64_t)esp_timer_get_time(), true);
 }
 
 static int send_frame(const struct ts_addr *to, const uint8_t *frame, size_t len) {
     uint64_t now = (uint64_t)esp_timer_get_time();
-    if (!running || to->len != 6 || !know(to->bytes, now)) {
+    if (!running || to->len != 6 || !know(to->bytes, now, false)) {
         atomic_fetch_add(&failed, 1);
         return TS_E_SEND_FAILED;
     }

@@ -15,6 +15,7 @@ static uint8_t free_storage[LINK_RX_FRAMES * sizeof(struct link_rx *)];
 static uint8_t inbox_storage[(LINK_RX_FRAMES + 1u) * sizeof(struct link_rx *)];
 static QueueHandle_t free_frames, inbox;
 static atomic_bool waking; /* a NULL is in the inbox */
+static atomic_uint ended;  /* connections, a bit each */
 static esp_timer_handle_t alarm_timer;
 static link_flush_fn flushers[LINK_PORTS];
 static struct link_identity identity = {
@@ -32,6 +33,7 @@ esp_err_t link_init(void) {
         return ESP_ERR_NO_MEM;
     }
     atomic_store(&waking, false);
+    atomic_store(&ended, 0);
     for (size_t i = 0; i < LINK_RX_FRAMES; i++) {
         link_rx_give(&pool[i]);
     }
@@ -57,6 +59,15 @@ void link_wake(void) {
         struct link_rx *none = NULL;
         (void)xQueueSend(inbox, &none, 0);
     }
+}
+
+void link_gone(uint8_t place) {
+    (void)atomic_fetch_or(&ended, 1u << place);
+    link_wake();
+}
+
+uint32_t link_gone_take(void) {
+    return atomic_exchange(&ended, 0);
 }
 
 void link_on_wait(uint8_t link, link_flush_fn flush) {

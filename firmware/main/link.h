@@ -118,11 +118,15 @@ esp_err_t link_init(void);
 struct link_rx *link_rx_take(void); /* a free frame buffer; NULL if none: then the frame is dropped, as a radio would */
 void link_rx_post(struct link_rx *rx); /* to the link task */
 void link_wake(void);                  /* writable again, a connection changed, or the engine is done */
+void link_gone(uint8_t place); /* the connection the radio's port knows as `place` (below 32) ended; before the place is
+                                  given to another */
 
 /* Of the link task: the next frame; NULL when woken, or at until_us of esp_timer's clock, or after LINK_WAIT_MS at the
  * latest, so that the task can feed its watchdog. */
 #define LINK_WAIT_MS 1000u
 struct link_rx *link_rx_wait(uint64_t until_us);
+uint32_t link_gone_take(void); /* those ended since the last call, a bit each: to be told to the core before the frame
+                                  that link_rx_wait just returned, which may be of the next connection there */
 void link_rx_give(struct link_rx *rx); /* a buffer back to the pool, by whoever has it */
 
 /* For ports: called on the link task before it waits, to write what could not be written yet. True if something still

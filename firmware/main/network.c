@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "esp_event.h"
+#include "sdkconfig.h"
 
-/* The component espressif/mdns is used where the build has it (firmware/main/idf_component.yml). Without it
- * the name is known to the DHCP server alone. */
-#if defined(__has_include)
+/* Without the component espressif/mdns (CMakeLists.txt) the name is known to the DHCP server alone. */
+#if CONFIG_TINYSPLIT_MDNS && defined(__has_include)
 #if __has_include("mdns.h")
 #include "mdns.h"
 #define HAVE_MDNS 1

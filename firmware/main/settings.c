@@ -6,6 +6,7 @@
 static const char *const roles[] = {"stage", "bridge", NULL};
 static const char *const wifi_modes[] = {"station", "soft_ap", NULL};
 static const char *const power_saves[] = {"none", "min", "max", NULL};
+static const char *const codecs[] = {"raw", "auto", NULL};
 static const char *const inputs[] = {"selftest", "pattern", NULL};
 static const char *const rates[] = {"250K", "500K", "1M",  "2M",  "5.5M", "11M", "6M", "9M",
                                     "12M",  "18M",  "24M", "36M", "48M",  "54M", NULL};
@@ -27,6 +28,7 @@ static const struct setting table[] = {
     NUMBER(mtu, 0, 16384),
     NUMBER(window, 0, 64),
     NUMBER(timeout_ms, 1, 600000),
+    CHOICE(codec, codecs),
     NUMBER(iterations, 0, UINT32_MAX),
     NUMBER(period_ms, 0, 86400000),
     CHOICE(input, inputs),
@@ -42,8 +44,11 @@ static const struct setting table[] = {
     CHOICE(espnow_rate, rates),
     OF_TEXT(SETTING_SECRET, espnow_pmk, 0),
     OF_TEXT(SETTING_SECRET, espnow_lmk, 0),
+    OF_TEXT(SETTING_PEERS, espnow_peers, 0),
     NUMBER(ble_phy, 1, 2),
     NUMBER(ble_interval, 6, 3200),
+    NUMBER(att_mtu, 23, 517),
+    OF_TEXT(SETTING_SECRET, ble_passkey, 0),
     OF_TEXT(SETTING_TEXT, mqtt_url, 0),
     OF_TEXT(SETTING_TEXT, mqtt_user, 0),
     OF_TEXT(SETTING_SECRET, mqtt_password, 0),
@@ -79,6 +84,7 @@ void settings_defaults(struct settings *settings) {
                                   .espnow_rate = RATE_1M,
                                   .ble_phy = 2,
                                   .ble_interval = 6,
+                                  .att_mtu = 517,
                                   .meter_address = 0x40,
                                   .meter_mohm = 100};
     char error[SETTINGS_ERROR_BYTES];
@@ -111,6 +117,40 @@ static bool printable(const char *value) {
     return true;
 }
 
+size_t settings_cut(const char *text, size_t most) {
+    size_t len = strlen(text);
+    if (len <= most) {
+        return len;
+    }
+    while (most > 0 && ((unsigned char)text[most] & 0xC0) == 0x80) {
+        most--;
+    }
+    return most;
+}
+
+bool settings_is_utf8(const char *text, size_t len) {
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000}; /* shorter forms exist below: RFC 3629 section 3 */
+    const unsigned char *at = (const unsigned char *)text, *end = at + len;
+    while (at < end) {
+        unsigned more = *at < 0x80 ? 0 : *at < 0xE0 ? 1 : *at < 0xF0 ? 2 : 3;
+        uint32_t code = more == 0 ? *at : *at & (0x3Fu >> more);
+        if ((*at >= 0x80 && *at < 0xC0) || *at > 0xF4 || more >= (size_t)(end - at)) {
+            return false;
+        }
+        at++;
+        for (unsigned i = 0; i < more; i++, at++) {
+            if ((*at & 0xC0) != 0x80) {
+                return false;
+            }
+            code = code << 6 | (*at & 0x3Fu);
+        }
+        if (code < least[more] || (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool name_is_good(const char *name) {
     return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == strlen(name);
 }
@@ -121,6 +161,68 @@ static bool hex_key(const char *value) {
 
 static bool starts_with(const char *text, const char *start) {
     return strncmp(text, start, strlen(start)) == 0;
+}
+
+bool settings_mac(const char *text, uint8_t mac[6]) {
+    memset(mac, 0, 6);
+    for (size_t i = 0; i < 17; i++) {
+        char c = text[i];
+        uint8_t digit = c >= '0' && c <= '9'   ? (uint8_t)(c - '0')
+                        : c >= 'a' && c <= 'f' ? (uint8_t)(c - 'a' + 10)
+                        : c >= 'A' && c <= 'F' ? (uint8_t)(c - 'A' + 10)
+                                               : 16;
+        if (i % 3 == 2 ? c != ':' : digit > 15) {
+            return false;
+        }
+        if (i % 3 != 2) {
+            mac[i / 3] = (uint8_t)(mac[i / 3] << 4 | digit);
+        }
+    }
+    return text[17] == '\0' || text[17] == ',';
+}
+
+/* A node's own address; a group is nobody. */
+static bool is_mac(const char *text) {
+    uint8_t mac[6];
+    return settings_mac(text, mac) && text[17] == '\0' && (mac[0] & 1) == 0;
+}
+
+static bool is_list_of_macs(const char *list) {
+    uint8_t mac[6];
+    while (*list != '\0') {
+        if (!settings_mac(list, mac) || (mac[0] & 1) != 0 || (list[17] == ',' && list[18] == '\0')) {
+            return false;
+        }
+        list += list[17] == ',' ? 18 : 17;
+    }
+    return true;
+}
+
+bool settings_add_peer(char *list, const char *address, char *error) {
+    size_t len = strlen(list);
+    if (!starts_with(address, "espnow://") || !is_mac(settings_without_scheme(address))) {
+        return refuse(error, "espnow_peers", "addresses of nodes, espnow://aa:bb:cc:dd:ee:ff");
+    }
+    if (len >= SETTINGS_PEERS * 18 - 1) {
+        return refuse(error, "espnow_peers", "20 at most");
+    }
+    if (len > 0) {
+        list[len++] = ',';
+    }
+    memcpy(list + len, settings_without_scheme(address), 18);
+    return true;
+}
+
+size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEERS][6]) {
+    size_t count = 0;
+    for (const char *at = settings->espnow_peers; count < SETTINGS_PEERS && settings_mac(at, macs[count]);) {
+        count++;
+        if (at[17] == '\0') {
+            break;
+        }
+        at += 18;
+    }
+    return count;
 }
 
 bool settings_set_text(struct settings *settings, const struct setting *which, const char *value, char *error) {
@@ -142,8 +244,8 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
                        (unsigned)which->maximum, (unsigned)len);
         return false;
     }
-    if (!printable(value)) {
-        return refuse(error, which->name, "has characters that do not print");
+    if (!printable(value) || !settings_is_utf8(value, len)) {
+        return refuse(error, which->name, "has characters that do not print, or is no UTF-8");
     }
     char *at = text_of(settings, which);
     if (at == settings->name && !name_is_good(value)) {
@@ -151,6 +253,12 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
     }
     if ((at == settings->espnow_pmk || at == settings->espnow_lmk) && !hex_key(value)) {
         return refuse(error, which->name, "16 bytes as 32 hexadecimal digits");
+    }
+    if (which->kind == SETTING_PEERS && !is_list_of_macs(value)) {
+        return refuse(error, which->name, "addresses of nodes");
+    }
+    if (at == settings->ble_passkey && len != 0 && (len != 6 || strspn(value, "0123456789") != 6)) {
+        return refuse(error, which->name, "six digits, or none");
     }
     if (at == settings->wifi_password && len != 0 && len < 8) {
         return refuse(error, which->name, "at least 8 characters (WPA), or none");
@@ -216,17 +324,6 @@ static bool port_of(const char *address, bool zero_allowed, uint16_t *port) {
     }
     *port = (uint16_t)value;
     return value <= 65535 && (value != 0 || zero_allowed);
-}
-
-static bool is_mac(const char *text) {
-    for (int i = 0; i < 17; i++) {
-        bool separator = i % 3 == 2;
-        if (text[i] == '\0' || (separator && text[i] != ':') ||
-            (!separator && strchr("0123456789abcdefABCDEF", text[i]) == NULL)) {
-            return false;
-        }
-    }
-    return text[17] == '\0';
 }
 
 bool settings_check(struct settings *settings, char *error) {

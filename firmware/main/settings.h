@@ -17,6 +17,7 @@ extern "C" {
 
 #define SETTINGS_ADDRESS_BYTES 65 /* with the final 0, as all lengths here */
 #define SETTINGS_ERROR_BYTES 128
+#define SETTINGS_PEERS 20u /* as many as ESP-NOW knows */
 
 enum settings_role { ROLE_STAGE, ROLE_BRIDGE };
 enum settings_transport { TRANSPORT_UDP, TRANSPORT_TCP, TRANSPORT_ESPNOW, TRANSPORT_BLE };
@@ -24,6 +25,7 @@ enum settings_wifi { WIFI_STATION, WIFI_SOFT_AP };
 enum settings_power_save { POWER_SAVE_NONE, POWER_SAVE_MIN, POWER_SAVE_MAX };
 enum settings_meter { METER_NONE, METER_INA219, METER_INA226 };
 enum settings_input { INPUT_SELFTEST, INPUT_PATTERN };
+enum settings_codec { CODEC_RAW, CODEC_AUTO };
 
 struct settings {
     char name[33]; /* also mDNS host name, BLE name and MQTT topic */
@@ -39,6 +41,7 @@ struct settings {
     uint32_t mtu;        /* longest frame; 0: the transport's own */
     uint32_t window;     /* fragments in flight; 0: the transport's own */
     uint32_t timeout_ms; /* of an inference */
+    uint32_t codec;      /* enum settings_codec: boundaries as they are, or compressed with whoever can, too */
 
     /* Inferences on the board's own account. */
     uint32_t iterations;  /* that follow a boot; 0: none, 0xFFFFFFFF: without end */
@@ -57,8 +60,13 @@ struct settings {
     uint32_t espnow_rate;    /* enum settings_rate */
     char espnow_pmk[33];     /* secret: 16 bytes in hex; empty: none */
     char espnow_lmk[33];     /* secret: 16 bytes in hex; empty: not encrypted */
-    uint32_t ble_phy;        /* 1 or 2: Mbit/s */
-    uint32_t ble_interval;   /* connection interval in units of 1.25 ms, 6..3200 */
+    /* Nodes that may call this one, as aa:bb:cc:dd:ee:ff with commas between. The chip opens encrypted packets of
+     * peers it knows only. */
+    char espnow_peers[SETTINGS_PEERS * 18];
+    uint32_t ble_phy;      /* 1 or 2: Mbit/s */
+    uint32_t ble_interval; /* connection interval in units of 1.25 ms, 6..3200 */
+    char ble_passkey[7];   /* secret: six digits; empty: none */
+    uint32_t att_mtu;      /* the largest ATT_MTU asked for and granted, 23..517 */
 
     char mqtt_url[129]; /* mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; empty: no MQTT */
     char mqtt_user[65];
@@ -92,7 +100,15 @@ enum settings_rate {
     RATE_54M
 };
 
-enum settings_kind { SETTING_NUMBER, SETTING_FLAG, SETTING_CHOICE, SETTING_TEXT, SETTING_SECRET, SETTING_ADDRESS };
+enum settings_kind {
+    SETTING_NUMBER,
+    SETTING_FLAG,
+    SETTING_CHOICE,
+    SETTING_TEXT, /* from here on they are kept as text */
+    SETTING_SECRET,
+    SETTING_ADDRESS,
+    SETTING_PEERS /* a list of addresses, in the schema an array */
+};
 
 /* One setting as the table in settings.c describes it. */
 struct setting {
@@ -120,6 +136,22 @@ const char *settings_text(const struct settings *settings, const struct setting 
 
 /* Whether the settings fit each other; fills in transport and port. False and a line in error if not. */
 bool settings_check(struct settings *settings, char *error);
+
+/* Adds the node at "espnow://aa:bb:cc:dd:ee:ff" to a list of peers; the list's text holds SETTINGS_PEERS of them.
+ * False, and a line in error, if it is none of a single node or does not fit. */
+bool settings_add_peer(char *list, const char *address, char *error);
+
+/* The MACs of espnow_peers; returns how many. */
+size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEERS][6]);
+
+/* 6 bytes from "aa:bb:cc:dd:ee:ff" and what follows it, up to a comma or the end; false if that is none. */
+bool settings_mac(const char *text, uint8_t mac[6]);
+
+/* Bytes of text that can be shown of it if at most so many fit: no character of UTF-8 is cut. */
+size_t settings_cut(const char *text, size_t most);
+
+/* Whether all of it is UTF-8. */
+bool settings_is_utf8(const char *text, size_t len);
 
 /* An address without its scheme. */
 const char *settings_without_scheme(const char *address);

@@ -64,6 +64,9 @@ static uint64_t now_us(void) {
 }
 
 static void close_connection(struct connection *c) {
+    if (c->state == OPEN) {
+        link_gone((uint8_t)(c - connections));
+    }
     (void)xSemaphoreTake(lock, portMAX_DELAY);
     if (c->fd >= 0) {
         close(c->fd);

@@ -7,7 +7,6 @@ section 9).
 from __future__ import annotations
 
 import contextlib
-import errno
 import select
 import socket
 import sys
@@ -20,27 +19,13 @@ import serial
 from host.boards.address import Address
 from host.boards.board import ANSWER_TIMEOUT_S, BoardError
 from host.boards.wired import WiredBoard
+from host.serial_port import why_unusable
 
 BAUD = 115_200
 _REOPEN_S = 0.1
 _CHUNK_BYTES = 256  # Written at once; what comes back meanwhile is read between them.
 _SEND_TIMEOUT_S = 5.0  # For one of them.
 _POLL_S = 0.02
-_UNUSABLE = {
-    errno.ENOENT: ("no_port", "there is no such port; is the board plugged in?"),
-    errno.ENODEV: ("no_port", "there is no such port; is the board plugged in?"),
-    errno.ENXIO: ("no_port", "nothing is plugged in there"),
-    errno.EACCES: (
-        "not_allowed",
-        "permission denied; on Linux add yourself to the group dialout and log in again",
-    ),
-    errno.EPERM: ("not_allowed", "permission denied"),
-    errno.EBUSY: ("busy", "another program uses the port; close it"),
-    errno.EAGAIN: ("busy", "another program uses the port; close it"),
-    errno.ENOTTY: ("not_a_port", "this is no serial port"),
-    errno.EISDIR: ("not_a_port", "this is no serial port"),
-    errno.EINVAL: ("not_a_port", "this is no serial port, or it does not have that speed"),
-}
 
 
 class SerialBoard(WiredBoard):
@@ -72,12 +57,7 @@ class SerialBoard(WiredBoard):
                 self.port, self._baud, timeout=0, write_timeout=_SEND_TIMEOUT_S, exclusive=True
             )
         except (OSError, ValueError) as error:
-            number = getattr(error, "errno", None)
-            code, why = _UNUSABLE.get(number or 0, ("no_port", " ".join(str(error).split())))
-            if number is None and "lock" in str(error):
-                code, why = _UNUSABLE[errno.EBUSY]
-            elif number is None and "configure" in str(error):
-                code, why = _UNUSABLE[errno.ENOTTY]
+            code, why = why_unusable(error)
             raise BoardError(code, f"cannot use {self.port}: {why}") from error
 
     def _lost(self) -> BoardError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import queue
 import threading
@@ -35,6 +34,7 @@ from host.link.transport import (
     TransportUser,
     UnreachableError,
 )
+from host.serial_port import why_unusable
 
 BAUD: Final = 115_200
 FORWARD_BYTES: Final = 19  # Around a frame at most.
@@ -45,29 +45,13 @@ REOPEN_S: Final = 0.2
 MAX_WAITING: Final = 256  # Frames here; a window of the protocol is far less.
 _READ_S: Final = 0.2
 _WRITE_S: Final = 2.0
-_WHY: Final = {
-    errno.ENOENT: "there is no such port; is the bridge plugged in?",
-    errno.ENODEV: "there is no such port; is the bridge plugged in?",
-    errno.ENXIO: "nothing is plugged in there",
-    errno.EACCES: "permission denied; on Linux add yourself to the group dialout and log in again",
-    errno.EPERM: "permission denied",
-    errno.EBUSY: "another program uses it; close it",
-    errno.EAGAIN: "another program uses it; close it",
-    errno.ENOTTY: "this is no serial port",
-    errno.EISDIR: "this is no serial port",
-}
 
 _log = logging.getLogger(__name__)
 
 
 def _unusable(port: str, error: Exception) -> TransportError:
-    number = getattr(error, "errno", None) or 0
-    if not number and "lock" in str(error):
-        number = errno.EBUSY
-    elif not number and "configure" in str(error):
-        number = errno.ENOTTY
-    kind = NotAllowedError if number in (errno.EACCES, errno.EPERM) else UnreachableError
-    why = _WHY.get(number) or " ".join(str(error).split())
+    code, why = why_unusable(error, "the bridge")
+    kind = NotAllowedError if code == "not_allowed" else UnreachableError
     return kind(f"cannot use the bridge on {port}: {why}")
 
 

@@ -197,6 +197,59 @@ static void restarted_initiator_replaces_its_session(void **state) {
     net_free(net);
 }
 
+static void a_broken_connection_ends_the_session_at_once(void **state) {
+    (void)state;
+    struct net *net = net_pair(21);
+    uint8_t body[5000];
+    memset(body, 9, sizeof body);
+    net_run(net, 100000, NULL);
+    say_to(net, 0, body, sizeof body, 0);
+    net_run(net, 500, NULL);
+    struct ts_addr elsewhere = host_addr(3);
+    ts_gone(&host(net, 0)->node.ep, host_now(host(net, 0)), &elsewhere);
+    assert_int_equal(host(net, 0)->downs, 0); /* nobody's connection */
+    struct ts_addr tail = host_addr(1), head = host_addr(0);
+    ts_gone(&host(net, 0)->node.ep, host_now(host(net, 0)), &tail);
+    ts_gone(&host(net, 1)->node.ep, host_now(host(net, 1)), &head);
+    assert_int_equal(host(net, 0)->last_down, TS_E_SEND_FAILED);
+    assert_int_equal(host(net, 1)->last_down, TS_E_SEND_FAILED);
+    assert_int_equal(host(net, 1)->sessions[0].state, TS_S_DOWN);
+    net_run(net, 2000000, NULL);
+    /* The initiator kept its message and sent it in the next session. */
+    assert_int_equal(host(net, 0)->ups, 2);
+    assert_int_equal(host(net, 0)->sent_ok, 1);
+    assert_int_equal(host(net, 1)->messages, 1);
+    assert_int_equal(host(net, 1)->last_len, sizeof body);
+    net_free(net);
+}
+
+static void a_broken_connection_forgets_a_pending_hello(void **state) {
+    (void)state;
+    struct net *net = net_new(22);
+    host_start(host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1));
+    struct ts_hello hello = {.version_max = 1,
+                             .version_min = 1,
+                             .nonce_i = 77,
+                             .mtu = 250,
+                             .window = 32,
+                             .max_message = 100,
+                             .slots = 2,
+                             .role = TS_ROLE_HOST,
+                             .stage = TS_NO_STAGE,
+                             .codecs = 1};
+    uint8_t frame[TS_HELLO_BYTES];
+    ts_hello_encode(&host(net, 1)->cfg.endpoint.crc, TS_F_HELLO, &hello, frame);
+    net_inject(net, 0, 1, frame, sizeof frame);
+    assert_int_equal(host(net, 1)->sessions[0].state, TS_S_PENDING);
+    struct ts_addr from = host_addr(0);
+    ts_gone(&host(net, 1)->node.ep, host_now(host(net, 1)), &from);
+    assert_int_equal(host(net, 1)->sessions[0].state, TS_S_DOWN);
+    assert_int_equal(host(net, 1)->downs, 0); /* it never was up */
+    net_run(net, 4000000, NULL);
+    assert_int_equal(host(net, 1)->downs, 0);
+    net_free(net);
+}
+
 static void close_is_told(void **state) {
     (void)state;
     struct net *net = net_pair(12);
@@ -548,6 +601,8 @@ int main(void) {
         cmocka_unit_test(idle_session_stays_up),
         cmocka_unit_test(restarted_acceptor_is_found_out),
         cmocka_unit_test(restarted_initiator_replaces_its_session),
+        cmocka_unit_test(a_broken_connection_ends_the_session_at_once),
+        cmocka_unit_test(a_broken_connection_forgets_a_pending_hello),
         cmocka_unit_test(close_is_told),
         cmocka_unit_test(pending_hello_is_forgotten),
         cmocka_unit_test(clocks_are_compared),

@@ -138,9 +138,17 @@ def test_cmake_lists_every_source_once() -> None:
         assert block.startswith("CONFIG_TINYSPLIT_"), f"{radio} is in every build"
 
 
+def test_what_is_fetched_can_be_put_there_by_hand() -> None:
+    manifest = (MAIN / "idf_component.yml").read_text("utf-8")
+    fetched = re.findall(r"^  espressif/([\w-]+):", manifest, re.MULTILINE)
+    found = re.search(r"foreach\(component (.*?)\)", (MAIN / "CMakeLists.txt").read_text("utf-8"))
+    assert found is not None
+    assert sorted(found[1].split()) == sorted(fetched)
+
+
 def test_components_are_pinned() -> None:
     manifest = (MAIN / "idf_component.yml").read_text("utf-8")
-    for component in ("espressif/esp-tflite-micro", "espressif/esp-nn"):
+    for component in ("espressif/esp-tflite-micro", "espressif/esp-nn", "espressif/mdns"):
         assert re.search(rf'{component}:\n\s+version: "==\d+\.\d+\.\d+"', manifest), component
 
 
@@ -186,7 +194,7 @@ def table() -> dict[str, str]:
 
 def test_settings_are_those_of_the_schema() -> None:
     schema = control.schema()["$defs"]["settings"]["properties"]
-    of_virtual_boards = {"stage", "air", "espnow_peers", "att_mtu"}
+    of_virtual_boards = {"stage", "air"}
     assert set(table()) == set(schema) - of_virtual_boards
     for name, kind in table().items():
         assert len(name) <= 15, "NVS takes no longer names"

@@ -315,6 +315,71 @@ static void peers_get_their_rate_and_keys(void **state) {
     assert_int_equal(driver.rate.rate, WIFI_PHY_RATE_48M);
 }
 
+static void hear(uint8_t last) {
+    uint8_t from[6] = {2, 0, 0, 0, 0, last};
+    const esp_now_recv_info_t info = {.src_addr = from};
+    driver.received(&info, (const uint8_t *)"x", 1);
+}
+
+static bool is_heard(uint8_t last) {
+    hear(last);
+    struct link_rx *rx = link_rx_wait(0);
+    if (rx != NULL) {
+        link_rx_give(rx);
+    }
+    return rx != NULL;
+}
+
+static void an_encrypted_tail_knows_who_may_call(void **state) {
+    (void)state;
+    strcpy(settings.espnow_pmk, "000102030405060708090a0b0c0d0e0f");
+    strcpy(settings.espnow_lmk, "F0F1F2F3F4F5F6F7F8F9FAFBFCFDFEFF");
+    strcpy(settings.espnow_peers, "02:00:00:00:00:01,02:00:00:00:00:02");
+    start();
+    assert_int_equal(driver.peers, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_true(driver.peer[i].encrypt);
+        assert_int_equal(driver.peer[i].lmk[15], 0xff);
+    }
+    struct link_status status;
+    link_espnow.describe(&status);
+    assert_string_equal(status.error, "");
+    uint32_t dropped = status.rx_dropped;
+    assert_true(is_heard(1));
+    assert_true(is_heard(2));
+    /* A stranger has no key: what comes from him came in the clear. */
+    assert_false(is_heard(3));
+    link_espnow.describe(&status);
+    assert_int_equal(status.rx_dropped, dropped + 1);
+    assert_int_equal(send_to(1), TS_OK);
+    assert_int_equal(send_to(3), TS_E_SEND_FAILED);
+    assert_int_equal(driver.peers, 2);
+}
+
+static void an_encrypted_tail_without_peers_says_so(void **state) {
+    (void)state;
+    strcpy(settings.espnow_pmk, "000102030405060708090a0b0c0d0e0f");
+    strcpy(settings.espnow_lmk, "F0F1F2F3F4F5F6F7F8F9FAFBFCFDFEFF");
+    start();
+    struct link_status status;
+    link_espnow.describe(&status);
+    assert_non_null(strstr(status.error, "espnow_peers"));
+    link_espnow.stop();
+    strcpy(settings.espnow_peers, "02:00:00:00:00:01,02:00:00:00:00:02");
+    driver.most_peers = 1; /* keys of the chip are few */
+    start();
+    link_espnow.describe(&status);
+    assert_non_null(strstr(status.error, "no more of espnow_peers"));
+}
+
+static void without_keys_everybody_may_call(void **state) {
+    (void)state;
+    strcpy(settings.espnow_peers, "02:00:00:00:00:01");
+    start();
+    assert_true(is_heard(3));
+    assert_int_equal(send_to(3), TS_OK);
+}
+
 static void long_range_is_allowed_where_it_is_used(void **state) {
     (void)state;
     start();
@@ -394,6 +459,9 @@ int main(void) {
         TEST(reports_that_never_come_do_not_block_for_ever),
         TEST(a_driver_without_memory_blocks_and_is_asked_again),
         TEST(peers_get_their_rate_and_keys),
+        TEST(an_encrypted_tail_knows_who_may_call),
+        TEST(an_encrypted_tail_without_peers_says_so),
+        TEST(without_keys_everybody_may_call),
         TEST(long_range_is_allowed_where_it_is_used),
         TEST(a_broken_key_is_refused),
         TEST(the_table_forgets_the_oldest_but_never_the_next_stage),

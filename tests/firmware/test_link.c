@@ -80,6 +80,16 @@ static void many_wake_ups_are_one(void **state) {
     assert_true(now() - before >= 20000); /* there was only one */
 }
 
+static void ended_connections_are_told_once(void **state) {
+    (void)state;
+    link_gone(0);
+    link_gone(3);
+    link_gone(3);
+    assert_null(link_rx_wait(UINT64_MAX)); /* they wake the link task */
+    assert_int_equal(link_gone_take(), 1u << 0 | 1u << 3);
+    assert_int_equal(link_gone_take(), 0);
+}
+
 static void waiting_ends_when_the_core_said(void **state) {
     (void)state;
     uint64_t until = now() + 2500; /* not a whole number of ticks */
@@ -165,6 +175,7 @@ int main(void) {
         cmocka_unit_test_setup(frames_arrive_in_order, set_up),
         cmocka_unit_test_setup(a_full_inbox_still_has_room_for_a_wake_up, set_up),
         cmocka_unit_test_setup(many_wake_ups_are_one, set_up),
+        cmocka_unit_test_setup(ended_connections_are_told_once, set_up),
         cmocka_unit_test_setup(waiting_ends_when_the_core_said, set_up),
         cmocka_unit_test_setup(waiting_without_a_plan_ends_for_the_watchdog, set_up),
         cmocka_unit_test_setup(what_could_not_be_written_is_tried_again_soon, set_up),

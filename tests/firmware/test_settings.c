@@ -98,12 +98,65 @@ static void texts_are_bounded_and_printable(void **state) {
                                   "che"));
 }
 
+static void what_is_no_utf8_is_refused_and_none_is_cut(void **state) {
+    (void)state;
+    const char *const good[] = {"", "a", "\xc3\xbc", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf"};
+    const char *const bad[] = {"\x80",         "\xc3",     "\xc3(",        "\xc0\xaf",         "\xe0\x80\xaf",
+                               "\xed\xa0\x80", "\xe2\x82", "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80",
+                               "\xff"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        assert_true(settings_is_utf8(good[i], strlen(good[i])));
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(settings_is_utf8(bad[i], strlen(bad[i])));
+        assert_false(text("wifi_ssid", bad[i]));
+    }
+    assert_int_equal(settings_cut("abc", 3), 3);
+    assert_int_equal(settings_cut("abc", 2), 2);
+    assert_int_equal(settings_cut("a\xc3\xbc", 2), 1);
+    assert_int_equal(settings_cut("\xe2\x82\xac", 2), 0);
+}
+
 static void keys_are_sixteen_bytes_of_hex(void **state) {
     (void)state;
     assert_true(text("espnow_pmk", "00112233445566778899aabbccddeeff"));
     assert_false(text("espnow_pmk", "00112233445566778899aabbccddeef"));
     assert_false(text("espnow_pmk", "00112233445566778899aabbccddeefg"));
     assert_true(text("espnow_pmk", ""));
+}
+
+static void peers_are_a_list_of_nodes(void **state) {
+    (void)state;
+    char list[sizeof s.espnow_peers] = "";
+    uint8_t macs[SETTINGS_PEERS][6];
+    for (unsigned i = 0; i < SETTINGS_PEERS; i++) {
+        char address[40];
+        (void)snprintf(address, sizeof address, "espnow://02:00:00:00:00:%02x", i);
+        assert_true(settings_add_peer(list, address, error));
+    }
+    assert_int_equal(strlen(list), sizeof list - 1);
+    assert_false(settings_add_peer(list, "espnow://02:00:00:00:00:99", error));
+    assert_non_null(strstr(error, "20"));
+    assert_true(text("espnow_peers", list));
+    assert_int_equal(settings_peers(&s, macs), SETTINGS_PEERS);
+    for (unsigned i = 0; i < SETTINGS_PEERS; i++) {
+        assert_memory_equal(macs[i], ((uint8_t[]){2, 0, 0, 0, 0, (uint8_t)i}), 6);
+    }
+    assert_true(text("espnow_peers", ""));
+    assert_int_equal(settings_peers(&s, macs), 0);
+    const char *const wrong[] = {"02:00:00:00:00:01,", ",02:00:00:00:00:01",
+                                 "02:00:00:00:00",     "x",
+                                 "01:00:00:00:00:01",  "02:00:00:00:00:01;02:00:00:00:00:02"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_false(text("espnow_peers", wrong[i]));
+        assert_non_null(strstr(error, "espnow_peers"));
+    }
+    const char *const nobody[] = {"udp://1.2.3.4:5", "02:00:00:00:00:01", "espnow://ff:ff:ff:ff:ff:ff", ""};
+    for (size_t i = 0; i < sizeof nobody / sizeof nobody[0]; i++) {
+        list[0] = '\0';
+        assert_false(settings_add_peer(list, nobody[i], error));
+        assert_string_equal(list, "");
+    }
 }
 
 static void passwords_are_wpa_or_none(void **state) {
@@ -180,7 +233,9 @@ int main(void) {
         cmocka_unit_test_setup(choices_are_given_by_name, fresh),
         cmocka_unit_test_setup(numbers_outside_change_nothing, fresh),
         cmocka_unit_test_setup(texts_are_bounded_and_printable, fresh),
+        cmocka_unit_test_setup(what_is_no_utf8_is_refused_and_none_is_cut, fresh),
         cmocka_unit_test_setup(keys_are_sixteen_bytes_of_hex, fresh),
+        cmocka_unit_test_setup(peers_are_a_list_of_nodes, fresh),
         cmocka_unit_test_setup(passwords_are_wpa_or_none, fresh),
         cmocka_unit_test_setup(listen_names_transport_and_port, fresh),
         cmocka_unit_test_setup(next_has_the_transport_of_listen, fresh),

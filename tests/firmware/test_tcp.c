@@ -28,6 +28,7 @@ static int set_up(void **state) {
         done = true;
         assert_int_equal(link_init(), ESP_OK);
     }
+    (void)link_gone_take();
     return link_tcp.start(&settings, &params);
 }
 
@@ -183,6 +184,7 @@ static void places_end_and_become_free_again(void **state) {
     int fifth = connect_to_board();
     assert_true(is_closed_by_board(fifth));
     close(fifth);
+    assert_int_equal(link_gone_take(), 0);
     close(fds[2]);
     for (int i = 0; i < 100; i++) {
         struct link_status status;
@@ -192,6 +194,7 @@ static void places_end_and_become_free_again(void **state) {
         }
         usleep(20000);
     }
+    assert_int_equal(link_gone_take(), 1u << 3); /* its sessions end at once */
     int again = connect_to_board();
     struct ts_addr from;
     write_frame(again, hello, sizeof hello);
@@ -276,6 +279,7 @@ static void the_next_stage_is_connected_to_again_and_again(void **state) {
     struct link_status status;
     link_tcp.describe(&status);
     assert_true(status.reconnects >= 3);
+    assert_int_equal(link_gone_take() & 1u, 1u);
     close(last);
     close(listener);
 }

@@ -33,41 +33,19 @@ from host.link.impairment import Impairment
 from host.link.session import Node
 from host.link.udp import UdpServer
 from host.testbed import Options, Testbed
-from partitioner import kernels
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
+from tests.host import exact
+from tests.host.exact import samples
 
 Invoke = Callable[..., Result]
 BAD = Impairment(loss=0.2, reorder=0.2, corrupt=0.05, duplicate=0.05, delay_ms=1, seed=3)
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
-    """The same network in two stages, cut where two tensors cross."""
-    cuts = Catalogue(stranger, None).chain(("#1",))
-    model = stranger_bundle.manifest.model
-    return build(stranger, cuts, model=model, calibration=None, realistic=[])
-
-
-def samples(count: int = 5) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    return [rng.integers(-128, 128, (1, 24, 24, 3), np.int8) for _ in range(count)]
-
-
 def assert_exact(bundle: Bundle, folder: Path, options: Options, count: int = 5) -> Testbed:
-    uncut = kernels.exact().load(bundle.full)
     with Testbed(bundle, folder, options) as testbed:
-        for value in samples(count):
-            found = testbed.infer([value])
-            assert found.outputs[0].tobytes() == uncut.run([value])[0].tobytes()
+        exact.assert_exact(testbed, bundle, count)
     return testbed
 
 
@@ -275,6 +253,31 @@ def test_silent_connections_shut_nobody_out(pair: Bundle, tmp_path: Path) -> Non
             crowd()
             assert head.ask("run", 20, input="pattern", timeout_ms=4000)["code"] == "ok"
             assert head.ask("stats")["data_resent"] == before["data_resent"]
+
+
+def test_a_broken_connection_is_noticed_at_once(pair: Bundle, tmp_path: Path) -> None:
+    """Not by the idle timeout of 15 s; and an inference under way goes on in the next session."""
+    pair.write(tmp_path / "pair")
+
+    def tail_at(port: int) -> VirtualBoard:
+        return VirtualBoard("tail", tmp_path / "pair", 1, Address("tcp", "127.0.0.1", port), None)
+
+    with tail_at(0) as tail:
+        port = int(tail.wait_ready(60)["listen"].rsplit(":", 1)[1])
+        listen, following = Address("tcp", "127.0.0.1", 0), Address("tcp", "127.0.0.1", port)
+        head = VirtualBoard("head", tmp_path / "pair", 0, listen, following)
+        with head:
+            head.wait_ready(60)
+            assert head.ask("run", 20, input="pattern")["code"] == "ok"
+            os.kill(tail.pid, signal.SIGKILL)
+            ends = time.monotonic() + 5
+            while (stats := head.ask("stats"))["next_up"] and time.monotonic() < ends:
+                time.sleep(0.05)
+            assert (stats["next_up"], stats["next_error"]) == (False, "send_failed")
+            command = head.begin("run", input="pattern", timeout_ms=60_000)
+            with tail_at(port) as second:
+                second.wait_ready(60)
+                assert head.finish(command, 60)["code"] == "ok"
 
 
 def test_settings_hold_after_a_reboot(pair: Bundle, tmp_path: Path) -> None:

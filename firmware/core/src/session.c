@@ -607,3 +607,19 @@ void ts_close(struct ts_endpoint *ep, uint64_t now_us, uint16_t session) {
     s->pending.until = 0;
     end_session(ep, s, TS_E_CLOSED);
 }
+
+void ts_gone(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *peer) {
+    ts__set_time(ep, now_us);
+    for (uint32_t i = 0; i < ep->cfg->session_count; i++) {
+        struct ts_session *s = &ep->cfg->sessions[i];
+        if (s->state < TS_S_PENDING || !same_addr(&s->addr, peer)) {
+            continue;
+        }
+        s->pending.until = 0;
+        if (s->state == TS_S_UP) {
+            end_session(ep, s, TS_E_SEND_FAILED);
+        } else {
+            s->state = TS_S_DOWN;
+        }
+    }
+}

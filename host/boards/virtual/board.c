@@ -42,6 +42,7 @@ struct connection {
     uint8_t *out;   /* OUT_BYTES */
     size_t out_len;
     uint64_t since; /* when it was accepted */
+    bool gone;      /* it ended, and the core does not know yet */
 };
 
 /* UDP frames for one peer that wait to be handed to the kernel together. */
@@ -89,6 +90,9 @@ struct vb {
     struct ts_node_config node_config;
     struct ts_node node;
     struct ts_crc_fast tables;
+    struct ts_coding coding;
+    uint8_t *coded;
+    int (*unpack)(struct ts_node *node, struct ts_job *job);
     struct ts_addr next;
     struct sockaddr_storage next_sockaddr;
     socklen_t next_len;
@@ -164,6 +168,7 @@ static socklen_t from_addr(const struct ts_addr *from, struct sockaddr_storage *
 static void close_connection(struct connection *c) {
     close(c->fd);
     c->fd = -1;
+    c->gone = true; /* for tell_gone: the core may be at work right now */
     c->connecting = false;
     c->out_len = 0;
 }
@@ -276,6 +281,17 @@ static int invoke(void *ctx, struct ts_invoke *run) {
     flush_all(b); /* the acknowledgement must not wait for the engine */
     return b->config.invoke(b->config.ctx, run->input->data, run->input->bytes, run->input->count, run->output,
                             run->output_cap, run->bytes, &run->count, &run->invoke_us, &run->encode_us);
+}
+
+static uint64_t coding_clock(void *ctx) {
+    (void)ctx;
+    return vb_now_us();
+}
+
+static int unpack(struct ts_node *node, struct ts_job *job) {
+    vb *b = node->cfg->endpoint.ctx;
+    flush_all(b); /* nor for the codec */
+    return b->unpack(node, job);
 }
 
 static void add_phase(struct vb_result *r, uint8_t stage, uint8_t phase, uint32_t duration_us) {
@@ -542,6 +558,17 @@ static void connect_next(vb *b, uint64_t now) {
     }
 }
 
+/* Ends the sessions of connections that broke, before their places are given to others. */
+static void tell_gone(vb *b) {
+    for (uint32_t i = 0; i < b->connection_count; i++) {
+        if (b->connections[i].gone) {
+            const struct ts_addr peer = {.len = 1, .bytes = {(uint8_t)i}};
+            b->connections[i].gone = false;
+            ts_gone(&b->node.ep, vb_now_us(), &peer);
+        }
+    }
+}
+
 static void accept_peers(vb *b) {
     for (;;) {
         int fd = accept4(b->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -549,6 +576,7 @@ static void accept_peers(vb *b) {
             return;
         }
         struct connection *place = place_for_peer(b);
+        tell_gone(b);
         if (place == NULL) {
             close(fd);
         } else if (prepare_connection(b, place, fd)) {
@@ -653,6 +681,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
     uint64_t now = vb_now_us();
     uint64_t end = timeout_us < 0 ? UINT64_MAX : now + (uint64_t)timeout_us;
     for (;;) {
+        tell_gone(b);
         connect_next(b, now);
         send_answers(b);
         uint64_t due = ts_node_poll(&b->node, now);
@@ -717,6 +746,7 @@ int vb_step(vb *b, int64_t timeout_us, int extra_fd) {
         now = vb_now_us();
         if (flags != 0 || now >= end || ready < 0) {
             /* What was read may have left answers to send. */
+            tell_gone(b);
             ts_node_poll(&b->node, now);
             flush_all(b);
             return flags | (b->first != NULL ? 2 : 0);
@@ -827,6 +857,8 @@ void vb_get_status(vb *b, struct vb_status *status) {
     status->link = b->node.ep.stats;
     status->port = b->port;
     status->downstream_error = b->downstream_error;
+    status->raw_bytes = b->coding.raw_bytes;
+    status->coded_bytes = b->coding.coded_bytes;
     const struct ts_config *cfg = &b->node_config.endpoint;
     for (uint16_t i = 0; i < cfg->session_count; i++) {
         const struct ts_session *s = &cfg->sessions[i];
@@ -834,6 +866,7 @@ void vb_get_status(vb *b, struct vb_status *status) {
         if (i == b->node.downstream && s->state == TS_S_UP) {
             status->downstream_up = 1;
             status->frame_size = s->frame_size;
+            status->codec = s->codec;
             status->srtt_us = s->rtt.known ? s->rtt.srtt_us : 0;
             status->clock_offset_us = s->clock.offset_us;
             status->clock_uncertainty_us = s->clock.known ? s->clock.uncertainty_us : 0;
@@ -887,6 +920,20 @@ static bool fill_config(vb *b) {
     b->datagram = malloc(DATAGRAM_BYTES);
     b->arrived_cap = (uint32_t)c->peers * TS_RX_SLOTS;
     b->arrived = calloc(b->arrived_cap, sizeof *b->arrived);
+    if (c->offer_codec != 0) {
+        size_t bytes = TS_CODING_MEMORY(c->jobs, c->max_input, c->max_output);
+        b->coded = aligned_alloc(16, bytes);
+        if (b->coded == NULL ||
+            ts_coding_init(&b->coding, b->coded, bytes, c->jobs, c->max_input, c->max_output) != TS_OK) {
+            return false;
+        }
+        memcpy(b->coding.near, c->near, sizeof b->coding.near);
+        b->coding.clock_us = coding_clock;
+        b->unpack = b->coding.unpack;
+        b->coding.unpack = unpack;
+        n->coding = &b->coding;
+        e->codecs = TS_CODECS_RAW | TS_CODECS_RANGE;
+    }
     return e->sessions != NULL && e->rx_memory != NULL && e->frame != NULL && n->jobs != NULL &&
            n->out_memory != NULL && b->datagram != NULL && b->arrived != NULL;
 }
@@ -968,5 +1015,6 @@ void vb_free(vb *b) {
     free(b->node_config.jobs);
     free(b->node_config.out_memory);
     free(b->datagram);
+    free(b->coded);
     free(b);
 }

@@ -200,6 +200,11 @@ int ts_connect(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *pe
 /* Ends a session with BYE; its messages end with TS_E_CLOSED. */
 void ts_close(struct ts_endpoint *ep, uint64_t now_us, uint16_t session);
 
+/* The connection to a peer broke (SPEC.md 2.3): its sessions end at once with TS_E_SEND_FAILED, what its HELLO began is
+ * forgotten. An initiator that keeps its session opens it again and keeps its messages, as after an idle timeout. For
+ * links with connections; a peer without a session is no error. ts_poll follows. */
+void ts_gone(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *peer);
+
 /* Takes a frame that came from a peer. Any bytes are safe. ts_poll then sends what it made possible. */
 void ts_on_datagram(struct ts_endpoint *ep, uint64_t now_us, const struct ts_addr *from, const uint8_t *frame,
                     size_t len);

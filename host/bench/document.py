@@ -1,0 +1,153 @@
+"""A YAML file held against a JSON Schema: plain values, and the line of each.
+
+Keys that come twice, which YAML would let pass silently, are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema
+import yaml
+
+from models.errors import TinysplitError
+
+MAX_CHARACTERS = 1 << 20
+_MAX_VALUES = 100_000  # Aliases of aliases grow without bound.
+
+Place = tuple[str | int, ...]
+
+
+class DocumentError(TinysplitError):
+    """Not YAML, or not what the schema describes; says the line."""
+
+
+class Document:
+    """`content` is plain data with the schema's defaults filled in, top level and below."""
+
+    def __init__(self, text: str, schema: dict[str, Any]) -> None:
+        """Raises DocumentError: no YAML, an unknown key (with the nearest known), a wrong value."""
+        if len(text) > MAX_CHARACTERS:
+            raise DocumentError(f"longer than {MAX_CHARACTERS:,} characters")
+        self._lines: dict[Place, int] = {}
+        self._count = 0
+        self._schema = schema
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader("")
+            content = None if root is None else self._plain(root, (), loader)
+        except (yaml.YAMLError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f"line {mark.line + 1}: " if mark is not None else ""
+            why = getattr(error, "problem", None) or " ".join(str(error).split())
+            raise DocumentError(f"{line}no YAML: {why[:160]}") from error
+        except RecursionError as error:
+            raise DocumentError("nested too deeply") from error
+        if not isinstance(content, dict):
+            raise DocumentError("is not a mapping of names to values")
+        self._check(content)
+        self.content: dict[str, Any] = self._filled(content, schema)
+
+    def error(self, place: Sequence[str | int], message: str) -> DocumentError:
+        """An error about the value at `place`, or the nearest above that stands in the file."""
+        known = tuple(place)
+        while known and known not in self._lines:
+            known = known[:-1]
+        line = f"line {self._lines[known]}: " if known in self._lines else ""
+        shown = "/".join(str(part) for part in place)
+        return DocumentError(f"{line}{shown}: {message}" if shown else f"{line}{message}")
+
+    def _plain(self, node: yaml.Node, place: Place, loader: yaml.SafeLoader) -> Any:
+        self._count += 1
+        if self._count > _MAX_VALUES:
+            raise DocumentError(f"more than {_MAX_VALUES:,} values")
+        self._lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item, (*place, i), loader) for i, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            value = loader.construct_object(node)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self.error(place, "is not finite")
+            return value
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, str):
+                raise self.error(place, "has a key that is no name")
+            below = (*place, key)
+            self._lines[below] = key_node.start_mark.line + 1
+            if key in found:
+                raise self.error(below, "is given twice")
+            found[key] = self._plain(value_node, below, loader)
+        return found
+
+    def _check(self, content: dict[str, Any]) -> None:
+        validator = jsonschema.Draft202012Validator(self._schema)
+        errors = sorted(validator.iter_errors(content), key=lambda e: len(e.absolute_path))
+        if errors:
+            raise self._explained(errors[0])
+
+    def _explained(self, error: jsonschema.ValidationError) -> DocumentError:
+        given: Any = error.instance
+        wanted: Any = error.validator_value
+        if error.validator == "oneOf" and error.context:
+            # Which alternative was meant: one for values of this kind.
+            one_of = [self._resolved(one) for one in wanted]
+            meant = [e for e in error.context if _fits(given, one_of[int(e.schema_path[0])])]
+            if meant:
+                return self._explained(meant[0])
+        place = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            schema: Any = error.schema
+            known = list(schema["properties"])
+            unknown = next(str(key) for key in given if key not in known)
+            close = difflib.get_close_matches(unknown, known, n=1, cutoff=0)
+            return self.error(
+                (*place, unknown), f"unknown key {unknown!r}; the nearest known is {close[0]!r}"
+            )
+        if error.validator == "enum":
+            known = [str(value) for value in wanted]
+            return self.error(place, f"{str(given)!r} is not known; {nearest(str(given), known)}")
+        return self.error(place, error.message[:160])
+
+    def _filled(self, given: Any, schema: dict[str, Any]) -> Any:
+        """`given` with the defaults of its schema, and of the schemas of what it holds."""
+        schema = self._resolved(schema)
+        if schema.get("oneOf"):
+            fitting = [one for one in schema["oneOf"] if _fits(given, self._resolved(one))]
+            return self._filled(given, fitting[0]) if fitting else given
+        if isinstance(given, list) and "items" in schema:
+            return [self._filled(item, schema["items"]) for item in given]
+        if not isinstance(given, dict):
+            return given
+        properties = schema.get("properties", {})
+        found = {}
+        for name, one in properties.items():
+            known = self._resolved(one)
+            if name in given or "default" in known:
+                found[name] = self._filled(given.get(name, known.get("default")), known)
+        others = schema.get("additionalProperties")
+        for name, value in given.items():
+            if name not in found:
+                found[name] = self._filled(value, others) if isinstance(others, dict) else value
+        return found
+
+    def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
+        name = schema.get("$ref", "").removeprefix("#/$defs/")
+        return {**self._schema["$defs"][name], **schema, "$ref": ""} if name else schema
+
+
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether the schema is for values of this kind at all; one without a type is for text."""
+    kinds = {"object": dict, "array": list}
+    return isinstance(value, kinds.get(schema.get("type", ""), str))
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """`nearest of the known` and all of them, as the end of an error message."""
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0)
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"the nearest is {close[0]!r} of {shown}" if close else "none is known"
