@@ -177,6 +177,11 @@ class Courier:
     def bring(self, image: Shipment) -> None:
         """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
         self.image = image
+        stage = self.info.get("stage")
+        if stage not in (None, image.stage) and not image.firmware:
+            raise DeliveryError(
+                "image_stage", f"{self.label} runs stage {stage}, and the image is of {image.stage}"
+            )
         started = time.monotonic()
         try:
             self._with_board(self._bring)

@@ -761,7 +761,7 @@ def test_an_update_by_tinysplit_ota(
         outcome, courier = brought(board, newer, via, server)
         assert outcome.done, outcome.problem
         assert courier.report.state == "running"
-        assert board.ask("info")["image"] == newer.digest
+        assert board.wait_ready(30)["image"] == newer.digest
         again, courier = brought(board, newer, via, server)
     assert again.done
     assert courier.report.state == "current"
