@@ -144,7 +144,6 @@ def check_firmware(app: bytes) -> None:
     """
     try:
         from esptool.bin_image import LoadFirmwareImage
-        from esptool.util import FatalError
     except ModuleNotFoundError as error:
         raise ImageError(
             f"firmware is checked by {error.name}: pip install 'tinysplit[boards]'"
@@ -155,7 +154,7 @@ def check_firmware(app: bytes) -> None:
         raise ImageError("no application of ESP-IDF for a chip known here (magic 0xE9, chip id)")
     try:
         found = LoadFirmwareImage(chips[chip], app)
-    except (FatalError, ValueError, IndexError, Exception) as error:
+    except Exception as error:  # Whatever esptool makes of what is none.
         raise ImageError(f"no whole application of ESP-IDF: {error}") from error
     if found.checksum != found.calculate_checksum():
         raise ImageError("the application is damaged: its checksum is wrong")
