@@ -812,6 +812,9 @@ static void update(const struct command *c, const char *name) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "offset", offset != 0 ? offset : s.offset);
     cJSON_AddNumberToObject(o, "bytes", s.bytes);
+    if (update_fetch_state() != NULL) {
+        cJSON_AddStringToObject(o, "fetch", update_fetch_state());
+    }
     accept(c, o);
 }
 
