@@ -47,7 +47,7 @@ interval of 102 ms); the paper does not say. Our model knows no such waits, and 
 def _paper() -> dict[tuple[str, str], str]:
     """(quantity, transport) to what the paper says, all its versions."""
     found: dict[tuple[str, str], str] = {}
-    with (HERE / "reference" / "paper.csv").open(encoding="utf-8") as file:
+    with (HERE.parent / "host/report/paper.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             key = row["quantity"], row["transport"]
             text = f"{row['value']} {row['unit']}"

@@ -126,11 +126,15 @@ class Commands(click.Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
+        "bench": "host.bench.cli:bench",
         "calibrate": "partitioner.plan.cli:calibrate",
         "flash": "host.flash.cli:flash",
+        "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
+        "ota": "host.ota.command:ota",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
+        "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",
     }
 
@@ -229,6 +233,14 @@ def main() -> None:
 )
 @click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
 @click.option(
+    "--codec",
+    type=click.Choice(["raw", "auto", "1"]),
+    default="raw",
+    show_default=True,
+    help="With a transport: boundaries as they are; compressed, without loss, on each link whose "
+    "ends both can; or on every link.",
+)
+@click.option(
     "--timeout",
     type=FiniteRange(0.001, 600),
     default=10.0,
@@ -258,6 +270,7 @@ def run(
     pmk_file: Path | None,
     lmk_file: Path | None,
     att_mtu: int | None,
+    codec: str,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -269,6 +282,8 @@ def run(
         raise click.UsageError(
             "--head, --relay, --tail, --bridge, --ipv6 and what spoils the network need --transport"
         )
+    if transport == "none" and codec != "raw":
+        raise click.UsageError("--codec needs --transport: in this process nothing travels")
     if transport != "none" and save_figure is not None:
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
@@ -307,6 +322,7 @@ def run(
             on_text=_print_text if verbose else None,
             radio=radio,
             bridge=bridge,
+            codec=codec,
         )
         try:
             options.check(len(opened.stages))
@@ -403,6 +419,7 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
     console = wide_console()
     progress = Console(stderr=True)
     with Testbed(opened, folder, options) as testbed:
+        before = testbed.stats()
         inferences = list(
             track(
                 link_run.run(testbed, opened, image_set),
@@ -415,7 +432,11 @@ def _run_over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: O
         )
         stats, tallies = testbed.stats(), testbed.tallies()
         air = testbed.air_report(stats)
-    for line in link_table.lines(opened, inferences, options, stats, tallies, air, testbed.nodes):
+        testbed.require_codec(stats)
+    coded = link_table.coded_bytes(opened, before, stats)
+    for line in link_table.lines(
+        opened, inferences, options, stats, tallies, air, testbed.nodes, coded
+    ):
         console.print(line)
     wrong = [i.name for i in inferences if not i.exact]
     if wrong:
@@ -479,6 +500,13 @@ class BoardCommand(Command):
 @click.option("--mtu", type=FrameSize(), default=0, help="Longest frame in bytes; 0: the usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=10_000, show_default=True)
+@click.option(
+    "--codec",
+    type=click.Choice(["raw", "auto"]),
+    default="raw",
+    show_default=True,
+    help="auto: boundaries travel compressed, without loss, where the neighbour can, too.",
+)
 @click.option(
     "--flash",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -585,6 +613,7 @@ def board(
         following=target,
         mtu=settings["mtu"],
         timeout_ms=settings["timeout_ms"],
+        codec=settings["codec"],
         read_fd=read_fd,
         write_fd=write_fd,
     )

@@ -31,10 +31,10 @@ from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, create_air, not_installed
+from host.boards.virtual.radio import Air, AirCounts, create_air, not_installed
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
-from host.link.messages import Phase, PhaseRecord
+from host.link.messages import EVERY_CODEC, RAW_ONLY, Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
 from host.link.transport import ServerTransport
@@ -56,7 +56,8 @@ class Options:
 
     `tail` is `board` or `host`; `boards` has the stages whose boards are not virtual ones. `family`
     is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
-    `bridge` lends the host's tail its ESP-NOW radio where the boards are real.
+    `bridge` lends the host's tail its ESP-NOW radio where the boards are real. `codec` is `raw`,
+    `auto` (codec 1 on each link whose ends both speak it) or `1` (on every link).
     `on_text` gets the name of a board and a line it printed beside its answers.
 
     Raises:
@@ -73,6 +74,12 @@ class Options:
     boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
     on_text: Callable[[str, str], None] | None = None
     bridge: OnSerial | None = None
+    codec: str = "raw"
+
+    @property
+    def codec_setting(self) -> str:
+        """What boards are set to."""
+        return "raw" if self.codec == "raw" else "auto"
 
     def check(self, stages: int) -> None:
         """Raises TestbedError for what cannot be a chain of so many stages."""
@@ -118,10 +125,14 @@ def ble_server(board: str) -> ServerTransport:
 
 @dataclass(frozen=True)
 class StageNode:
-    """What runs a stage, for people, and how times by its clock come about."""
+    """What runs a stage, for people and in a word, and how times by its clock come about.
+
+    `kind`: virtual, host, emulated, or what a board that was there calls itself.
+    """
 
     what: str
     provenance: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -193,15 +204,15 @@ class Testbed:
             kind = options.boards.get(stage)
             if stage == last and options.tail == "host":
                 place = self._start_tail(stage)
-                node = StageNode("this host", "measured")
+                node = StageNode("this host", "measured", "host")
             elif isinstance(kind, OnSerial):
                 place, node = self._configure(stage, following)
             elif isinstance(kind, Emulated):
                 place = self._start_emulated(stage, kind, following)
-                node = StageNode(f"an emulated board ({kind.build})", "emulated")
+                node = StageNode(f"an emulated board ({kind.build})", "emulated", "emulated")
             else:
                 place = self._start_board(stage, following)
-                node = StageNode("a virtual board", "measured")
+                node = StageNode("a virtual board", "measured", "virtual")
             self.nodes.insert(0, node)
             following = self._impaired(place, stage) if stage else None
         if self._air is not None:
@@ -250,10 +261,11 @@ class Testbed:
             family=options.family,
             mtu=options.mtu,
             timeout_ms=options.timeout_ms,
+            codec=options.codec_setting,
             needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.provenance)
+        return place, StageNode(attached.what, attached.provenance, attached.info["kind"])
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
@@ -267,6 +279,7 @@ class Testbed:
             following=following,
             mtu=self._options.mtu,
             timeout_ms=self._options.timeout_ms,
+            codec=self._options.codec_setting,
             on_text=self._printer(stage),
         )
         self._stack.enter_context(board)
@@ -284,7 +297,10 @@ class Testbed:
             following,
             mtu=self._options.mtu,
             timeout_ms=self._options.timeout_ms,
-            settings={} if air is None else {"air": air.place, **air.settings()},
+            settings={
+                "codec": self._options.codec_setting,
+                **({} if air is None else {"air": air.place, **air.settings()}),
+            },
             environment={} if air is None else air.environment(),
             on_text=self._printer(stage),
         )
@@ -302,7 +318,8 @@ class Testbed:
             tensors = [tensor.tobytes() for tensor in done.tensors]
             return Reply(tensors, (PhaseRecord(stage, Phase.INVOKE, done.invoke_us),))
 
-        node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages))
+        spoken = RAW_ONLY if options.codec == "raw" else EVERY_CODEC
+        node = Node.tail(bytes.fromhex(manifest.id), len(manifest.stages), codecs=spoken)
         if self._air is not None:
             self._background.enter(LinkServer(self._air.host_tail(stage), node, handle))
             return self._place(stage)
@@ -383,6 +400,37 @@ class Testbed:
     def stats(self) -> list[dict[str, Any]]:
         """Every board's link counters, head first."""
         return [board.ask("stats") for board in self.boards]
+
+    def require_codec(self, stats: Sequence[dict[str, Any]]) -> None:
+        """Check that every link speaks codec 1 if `1` was asked for; `stats` as of `stats()`.
+
+        Raises:
+            TestbedError: one does not.
+        """
+        for link, found in enumerate(stats[: len(self.nodes) - 1]):
+            if self._options.codec == "1" and found.get("codec") != 1:
+                raise TestbedError(
+                    f"the link from stage {link} to stage {link + 1} does not speak codec 1: "
+                    "update the firmware of its boards, or give --codec auto"
+                )
+
+    def on_air(self) -> AirCounts | None:
+        """What the modelled air, or the relays, have done so far; None: there are none."""
+        if self._air is not None:
+            return self._air.counts()
+        if not self._relays:
+            return None
+        tallies = [tally for relay in self._relays for tally in relay.tallies()]
+        return AirCounts(
+            sum(t.packets for t in tallies),
+            sum(t.lost + t.overflowed for t in tallies),
+            sum(t.bytes for t in tallies),
+        )
+
+    @property
+    def air_provenance(self) -> str:
+        """How times over the air come about, in a word; empty without a modelled air."""
+        return "" if self._air is None else self._air.provenance().partition(" ")[0]
 
     def air_report(self, stats: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
         """How times over the air come about, and what it did; empty without an air.

@@ -58,7 +58,7 @@ class Near:
 
 def near_of(shape: Sequence[int], itemsize: int = 1) -> Near | None:
     """The neighbours worth looking at in a tensor of this shape (NHWC), None: none are."""
-    if len(shape) != 4 or itemsize != 1 or shape[1] * shape[2] < MIN_PIXELS:
+    if len(shape) != 4 or shape[0] != 1 or itemsize != 1 or shape[1] * shape[2] < MIN_PIXELS:
         return None
     near = Near(shape[3], shape[2] * shape[3])
     return near if 0 < near.row <= 0xFFFF else None

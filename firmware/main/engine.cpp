@@ -104,6 +104,7 @@ struct {
     uint32_t input[TS_MAX_TENSORS]; // model input i is received tensor input[i]
     int32_t route[TS_MAX_TENSORS];
     uint32_t sent[TS_MAX_TENSORS];
+    struct ts_near near[TS_MAX_TENSORS];
     uint32_t sent_total;
     Kinds reference;
     bool profile;
@@ -370,13 +371,12 @@ bool read_manifest() {
             return false;
         }
         engine.route[i] = route;
-        if (route < 0) {
-            engine.sent[i] = engine.received[-1 - route];
-        } else if (ts_image_output(m, len, static_cast<uint32_t>(route), &tensor)) {
-            engine.sent[i] = tensor.bytes;
-        } else {
+        uint32_t index = static_cast<uint32_t>(route < 0 ? -1 - route : route);
+        if (!(route < 0 ? ts_image_received : ts_image_output)(m, len, index, &tensor)) {
             return false;
         }
+        engine.sent[i] = tensor.bytes;
+        engine.near[i] = ts_near_of(tensor.shape, tensor.dims, tensor.bytes);
         engine.sent_total += engine.sent[i];
     }
     return true;
@@ -649,6 +649,10 @@ uint32_t engine_received(uint32_t bytes[TS_MAX_TENSORS], uint8_t *count) {
 
 uint32_t engine_sent_bytes(void) {
     return engine.state.open ? engine.sent_total : 0;
+}
+
+void engine_near(struct ts_near near[TS_MAX_TENSORS]) {
+    memcpy(near, engine.near, sizeof engine.near);
 }
 
 void engine_profile(bool on) {

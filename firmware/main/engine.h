@@ -59,6 +59,9 @@ bool engine_golden(struct ts_tensors *out);
 uint32_t engine_received(uint32_t bytes[TS_MAX_TENSORS], uint8_t *count);
 uint32_t engine_sent_bytes(void);
 
+/* What codec 1 is told of the tensors the stage sends: its neighbours, by shape. */
+void engine_near(struct ts_near near[TS_MAX_TENSORS]);
+
 /* Time each operator of the runs from now on. */
 void engine_profile(bool on);
 

@@ -18,7 +18,7 @@ static const char TAG[] = "fetch";
 #define PIECE_BYTES 2048
 #define TIMEOUT_MS 10000
 #define TRIES 5 /* in a row without a byte of progress */
-#define PAUSE_MS 2000
+#define PAUSE_MS 1000
 
 static atomic_bool busy;
 static char url[256];

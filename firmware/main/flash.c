@@ -271,6 +271,10 @@ const char *flash_problem(void) {
     return problem;
 }
 
+bool flash_works(void) {
+    return usable && (!has_stage || engine_state().proven);
+}
+
 struct ts_slots *flash_slots(void) {
     return usable ? &slots : NULL;
 }

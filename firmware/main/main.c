@@ -5,6 +5,7 @@
 #include "esp_err.h"
 #include "esp_log.h"
 #include "esp_pm.h"
+#include "flash.h"
 #include "meter.h"
 #include "mqtt.h"
 #include "network.h"
@@ -64,6 +65,7 @@ void app_main(void) {
     if (code != ESP_OK) {
         ESP_LOGE(TAG, "%s: %s", other != NULL ? other : "the node does not start", esp_err_to_name(code));
     }
+    const bool started = code == ESP_OK;
     problem = other != NULL ? other : problem;
     start_light_sleep(&problem);
     control_start(problem);
@@ -75,6 +77,6 @@ void app_main(void) {
             ESP_LOGE(TAG, "MQTT does not start: %s", esp_err_to_name(code));
         }
     }
-    update_keep_firmware();
+    update_judge_firmware(started && flash_works());
     /* The tasks go on; this one is deleted. */
 }

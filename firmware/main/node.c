@@ -40,6 +40,9 @@ static struct ts_link links[2];
 static struct ts_job jobs[NODE_JOBS];
 static struct ts_session sessions[TAIL_SESSIONS];
 static uint8_t frame[LINK_FRAME_BYTES];
+static struct ts_coding coding;
+static uint8_t *(*pack)(struct ts_node *node, struct ts_job *job, struct ts_tensors *tensors);
+static int (*unpack)(struct ts_node *node, struct ts_job *job);
 static struct ts_addr next;
 static const struct link_port *port;
 static bool is_bridge;
@@ -300,12 +303,15 @@ static int do_stats(void *arg) {
     out->link = node->ep.stats;
     out->next_error = next_error;
     out->auto_left = auto_left;
+    out->raw_bytes = coding.raw_bytes;
+    out->coded_bytes = coding.coded_bytes;
     for (uint16_t i = 0; i < config.endpoint.session_count; i++) {
         const struct ts_session *s = &sessions[i];
         out->sessions_up = (uint8_t)(out->sessions_up + (s->state == TS_S_UP));
         if (i == node->downstream && s->state == TS_S_UP) {
             out->next_up = true;
             out->frame_size = s->frame_size;
+            out->codec = s->codec;
             out->srtt_us = s->rtt.known ? s->rtt.srtt_us : 0;
             out->clock_known = s->clock.known;
             out->clock_offset_us = s->clock.offset_us;
@@ -503,6 +509,45 @@ static void show_phases(void) {
     }
 }
 
+/* Codec 1, on the link's task: timed, and its pins raised. */
+
+static uint64_t coding_clock(void *ctx) {
+    (void)ctx;
+    return now_us();
+}
+
+static uint8_t *pack_shown(struct ts_node *n, struct ts_job *job, struct ts_tensors *tensors) {
+    phase_begin(TS_P_ENCODE);
+    uint8_t *packed = pack(n, job, tensors);
+    phase_end(TS_P_ENCODE);
+    return packed;
+}
+
+static int unpack_shown(struct ts_node *n, struct ts_job *job) {
+    phase_begin(TS_P_DECODE);
+    int code = unpack(n, job);
+    phase_end(TS_P_DECODE);
+    return code;
+}
+
+/* False: no memory. */
+static bool offer_codec(uint32_t received) {
+    size_t bytes = TS_CODING_MEMORY(NODE_JOBS, received, config.max_output);
+    uint8_t *place = memory(bytes);
+    if (place == NULL || ts_coding_init(&coding, place, bytes, NODE_JOBS, received, config.max_output) != TS_OK) {
+        return false;
+    }
+    engine_near(coding.near);
+    coding.clock_us = coding_clock;
+    pack = coding.pack;
+    unpack = coding.unpack;
+    coding.pack = pack_shown;
+    coding.unpack = unpack_shown;
+    config.coding = &coding;
+    config.endpoint.codecs = TS_CODECS_RAW | TS_CODECS_RANGE;
+    return true;
+}
+
 /* Inferences on the board's own account; when to look again. */
 static uint64_t run_alone(uint64_t now) {
     const struct settings *s = app_settings();
@@ -639,7 +684,8 @@ static bool configure(const struct settings *settings, const struct flash_stage 
     e->rx_memory_bytes = TS_RX_MEMORY(e->session_count, e->max_message);
     e->rx_memory = memory(e->rx_memory_bytes);
     bool enough = e->rx_memory != NULL && (!serves || config.out_memory != NULL) &&
-                  (!head || (inputs[0] != NULL && inputs[1] != NULL));
+                  (!head || (inputs[0] != NULL && inputs[1] != NULL)) &&
+                  (!serves || settings->codec == CODEC_RAW || offer_codec(received));
     struct link_identity who = {.role = e->role, .stage = e->stage, .stage_count = e->stage_count};
     memcpy(who.bundle, e->bundle, sizeof who.bundle);
     memcpy(who.version, esp_app_get_description()->version, sizeof who.version - 1);

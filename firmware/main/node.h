@@ -38,6 +38,9 @@ struct node_stats {
     bool next_up;
     uint16_t next_error; /* why the last session to the next stage ended or failed */
     uint16_t frame_size; /* agreed with it */
+    uint8_t codec;       /* likewise */
+    uint32_t raw_bytes;  /* of boundaries that were coded, modulo 2^32, and what became of them */
+    uint32_t coded_bytes;
     uint32_t srtt_us;
     bool clock_known;
     int64_t clock_offset_us;

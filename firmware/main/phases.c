@@ -17,6 +17,8 @@ static int pin_of(enum ts_phase phase) {
         return CONFIG_TINYSPLIT_PIN_SEND;
     case TS_P_RECEIVE:
         return CONFIG_TINYSPLIT_PIN_RECEIVE;
+    case TS_P_DECODE:
+        return CONFIG_TINYSPLIT_PIN_DECODE;
     case TS_P_DOWNSTREAM:
         return CONFIG_TINYSPLIT_PIN_DOWNSTREAM;
     default:

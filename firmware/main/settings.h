@@ -25,6 +25,7 @@ enum settings_wifi { WIFI_STATION, WIFI_SOFT_AP };
 enum settings_power_save { POWER_SAVE_NONE, POWER_SAVE_MIN, POWER_SAVE_MAX };
 enum settings_meter { METER_NONE, METER_INA219, METER_INA226 };
 enum settings_input { INPUT_SELFTEST, INPUT_PATTERN };
+enum settings_codec { CODEC_RAW, CODEC_AUTO };
 
 struct settings {
     char name[33]; /* also mDNS host name, BLE name and MQTT topic */
@@ -40,6 +41,7 @@ struct settings {
     uint32_t mtu;        /* longest frame; 0: the transport's own */
     uint32_t window;     /* fragments in flight; 0: the transport's own */
     uint32_t timeout_ms; /* of an inference */
+    uint32_t codec;      /* enum settings_codec: boundaries as they are, or compressed with whoever can, too */
 
     /* Inferences on the board's own account. */
     uint32_t iterations;  /* that follow a boot; 0: none, 0xFFFFFFFF: without end */
@@ -63,6 +65,7 @@ struct settings {
     char espnow_peers[SETTINGS_PEERS * 18];
     uint32_t ble_phy;      /* 1 or 2: Mbit/s */
     uint32_t ble_interval; /* connection interval in units of 1.25 ms, 6..3200 */
+    char ble_passkey[7];   /* secret: six digits; empty: none */
     uint32_t att_mtu;      /* the largest ATT_MTU asked for and granted, 23..517 */
 
     char mqtt_url[129]; /* mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; empty: no MQTT */
@@ -143,6 +146,12 @@ size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEE
 
 /* 6 bytes from "aa:bb:cc:dd:ee:ff" and what follows it, up to a comma or the end; false if that is none. */
 bool settings_mac(const char *text, uint8_t mac[6]);
+
+/* Bytes of text that can be shown of it if at most so many fit: no character of UTF-8 is cut. */
+size_t settings_cut(const char *text, size_t most);
+
+/* Whether all of it is UTF-8. */
+bool settings_is_utf8(const char *text, size_t len);
 
 /* An address without its scheme. */
 const char *settings_without_scheme(const char *address);

@@ -75,7 +75,8 @@ void telemetry_add_memory(cJSON *object) {
     cJSON_AddNumberToObject(memory, "internal_lowest", (double)heap_caps_get_minimum_free_size(MALLOC_CAP_INTERNAL));
     cJSON_AddNumberToObject(memory, "psram_free", (double)heap_caps_get_free_size(MALLOC_CAP_SPIRAM));
     cJSON *stacks = cJSON_AddObjectToObject(memory, "stack_unused");
-    static const char *const tasks[] = {"link", "engine", "control", "uart", "usb", "tcp", "udp", "mqtt", "fetch"};
+    static const char *const tasks[] = {"link", "engine",    "control", "uart",  "usb",        "tcp",
+                                        "udp",  "mqtt_task", "fetch",   "meter", "nimble_host"};
     for (size_t i = 0; i < sizeof tasks / sizeof tasks[0]; i++) {
         TaskHandle_t task = xTaskGetHandle(tasks[i]);
         if (task != NULL) {

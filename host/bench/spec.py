@@ -112,6 +112,7 @@ class Method:
     run_seconds: float = 10.0
     run_inferences: int = 10
     warm_up_inferences: int = 100
+    warm_up_seconds: float = 60.0
     steady_window: int = 5
     steady_tolerance: float = 0.05
     timeout_ms: int = 10_000
@@ -447,6 +448,9 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
         return "several heads need use: simulated", {"boards": boards.name}
     if boards.attached and kind in RADIOS and impairment != clean:
         return "a real air is spoilt by hand, not by a relay", {**both, "boards": boards.name}
+    on_host = isinstance(boards.tail, kinds.Host)
+    if boards.attached and on_host and kind == "espnow" and boards.bridge is None:
+        return "a tail on the host over ESP-NOW from real boards needs a `bridge`", nodes
     if any(isinstance(node, Emulated) for node in (boards.head, *boards.relays, boards.tail)) and (
         kind in RADIOS or transport.family == 6
     ):

@@ -18,6 +18,7 @@ from host.boards.wired import WiredBoard
 
 _ANY = {4: "0.0.0.0", 6: "[::]"}  # noqa: S104  # The board's interfaces, not this machine's.
 _LOOPBACK = {4: "127.0.0.1", 6: "[::1]"}
+_UNSAID = {"codec": "raw"}  # What a board does whose firmware does not know the setting.
 _NETWORK_TIMEOUT_S = 30.0
 _ASK_AGAIN_S = 0.5
 PORT = 4000  # Where boards listen for UDP and TCP.
@@ -68,6 +69,7 @@ class AttachedBoard:
     def _set(self, wanted: dict[str, Any]) -> None:
         """Change what is not so already, and restart it then."""
         now = self.board.ask("configure", set={})
+        now = {**_UNSAID, **now}
         changes = {name: value for name, value in wanted.items() if now.get(name) != value}
         if changes:
             self.board.ask("configure", set=changes)
@@ -107,6 +109,7 @@ class AttachedBoard:
         family: int,
         mtu: int,
         timeout_ms: int,
+        codec: str = "raw",
         needs_address: bool,
     ) -> Address:
         """Make it the stage before `following`; returns where it listens.
@@ -120,6 +123,7 @@ class AttachedBoard:
             "next": None if following is None else str(following),
             "mtu": mtu,
             "timeout_ms": timeout_ms,
+            "codec": codec,
             **self._listen(transport, family),
         }
         if self._virtual:

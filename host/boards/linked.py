@@ -12,6 +12,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any
 
 from host.background import Background
@@ -34,17 +35,24 @@ _RESTARTING_TIMEOUT_S = 2.0  # For its answer: the one that restarts may still h
 class LinkedBoard(Board):
     """A board reached by sessions over the transports that `connect` makes, in `background`.
 
+    `alone` is held while one is opened, where opening several at once does not go.
+
     Raises:
         BoardError: by the name of the link's error (`no_peer` ...), or `unreachable`.
     """
 
     def __init__(
-        self, name: str, background: Background, connect: Callable[[], ClientTransport]
+        self,
+        name: str,
+        background: Background,
+        connect: Callable[[], ClientTransport],
+        alone: AbstractContextManager[Any] | None = None,
     ) -> None:
         super().__init__(name)
         self._last_id = secrets.randbelow(1 << 30)  # Late answers to another host are not ours.
         self._background = background
         self._connect = connect
+        self._alone = alone or contextlib.nullcontext()
         self._heard: queue.Queue[bytes] = queue.Queue()
         self._client: LinkClient | None = None
         self._send_timeout_s = SEND_TIMEOUT_S
@@ -56,7 +64,8 @@ class LinkedBoard(Board):
         transport = self._connect()
         deadline_s = transport.profile.connect_deadline_us / 1e6
         client = LinkClient(transport, Node.host(), on_control=self._hear, reconnect=False)
-        self._run(client.__aenter__(), deadline_s)
+        with self._alone:
+            self._run(client.__aenter__(), deadline_s)
         self._client = client
 
     def _hear(self, value: Any) -> None:

@@ -7,6 +7,7 @@ udp://, tcp://, ble://, espnow://  where the board listens for its link (host.bo
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -61,6 +62,7 @@ class Reach:
     def __init__(self, *, bridge: OnSerial | None = None, air: str | None = None) -> None:
         self._bridge = bridge
         self._air = air
+        self._adapter = threading.Lock()
         self._stack = ExitStack()
 
     def __enter__(self) -> Reach:
@@ -101,7 +103,9 @@ class Reach:
                 board.close()
                 raise
             return board
-        return LinkedBoard(name, self._background, lambda: self._transport(place))
+        # One adapter scans and connects for one at a time.
+        alone = self._adapter if place.transport == "ble" else None
+        return LinkedBoard(name, self._background, lambda: self._transport(place), alone)
 
     def _transport(self, place: Address) -> ClientTransport:
         if place.transport == "udp":

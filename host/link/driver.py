@@ -187,13 +187,15 @@ class _Pending:
     future: asyncio.Future[ResultReceived]
     token: int = 0
     sent: MessageSent | None = None
+    encode_us: int = 0
 
 
 class LinkClient(_Driver):
     """An initiator under asyncio: `async with LinkClient(transport, node) as client: ...`.
 
     Entering opens the session; it raises the refusal, `NoPeerError` or a TransportError.
-    `on_control` is called with every JSON value the peer sends by itself.
+    `on_control` is called with every JSON value the peer sends by itself. With `reconnect` False
+    neither the session nor the connection below it is opened again once it is over.
     """
 
     def __init__(
@@ -216,6 +218,7 @@ class LinkClient(_Driver):
         self._node = node
         self._profile = profile
         self._on_control = on_control
+        self._reconnect = reconnect
         self._by_token: dict[int, _Pending | asyncio.Future[MessageSent]] = {}
         self._by_id: dict[int, _Pending] = {}
         self._spent: set[int] = set()  # Ids whose RESULT may still come in this session.
@@ -228,6 +231,8 @@ class LinkClient(_Driver):
     async def __aenter__(self) -> LinkClient:
         deadline_s = self._profile.connect_deadline_us / 1e6
         self._opening = asyncio.get_running_loop().create_future()
+        # It may fail while `open` does, whose error is the one raised.
+        self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
         try:
             await asyncio.wait_for(self._transport.open(self), deadline_s)
             self.endpoint.connect(now_us())
@@ -350,7 +355,7 @@ class LinkClient(_Driver):
         super().peer_lost(peer, error)
         if self._opening is not None and not self._opening.done():
             self._opening.set_exception(error)
-        elif not self._closed and self._mending is None:
+        elif self._reconnect and not self._closed and self._mending is None:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     def link_error(self, error: TransportError) -> None:
@@ -388,9 +393,11 @@ class LinkClient(_Driver):
 
     def _send(self, pending: _Pending) -> None:
         pending.sent = None
+        started_us = now_us()
         pending.token = self.endpoint.send_tensor(
             pending.inference_id, pending.tensors, now_us(), deadline_us=pending.deadline_us
         )
+        pending.encode_us = now_us() - started_us
         self._by_token[pending.token] = pending
         self._pump()
 
@@ -466,7 +473,8 @@ class LinkClient(_Driver):
         own = self._node.stage
         phases = (
             *event.phases,
-            PhaseRecord(own, Phase.SEND, acked_us - pending.submitted_us),
+            PhaseRecord(own, Phase.ENCODE, pending.encode_us),
+            PhaseRecord(own, Phase.SEND, acked_us - pending.submitted_us - pending.encode_us),
             PhaseRecord(own, Phase.RECEIVE, event.complete_us - event.first_us),
             PhaseRecord(own, Phase.DOWNSTREAM, event.complete_us - acked_us),
         )
@@ -533,6 +541,7 @@ class LinkServer(_Driver):
         self.endpoint = Acceptor(node, profile, accept=kinds, **extra)
         super().__init__(self.endpoint, transport)
         self._server = transport
+        self._profile = profile
         self._node = node
         self._handler = handler
         self._workers = workers
@@ -606,7 +615,9 @@ class LinkServer(_Driver):
                 self._failed(event, ErrorCode.DEADLINE, "")
                 continue
             try:
-                reply = await self._call(event)
+                tensors = await self._decode(event)
+                decode_us = now_us() - started_us
+                reply = await self._call(event, tensors)
             except LinkError as error:
                 self._failed(event, error.code, str(error))
             except Exception as error:
@@ -614,12 +625,22 @@ class LinkServer(_Driver):
                     _log.exception("the handler failed")
                 self._failed(event, ErrorCode.INVOKE_FAILED, str(error) or type(error).__name__)
             else:
-                self._reply(event, reply, queued_us, started_us, now_us())
+                self._reply(event, reply, (queued_us, started_us, decode_us), now_us())
 
-    async def _call(self, event: TensorReceived) -> Reply:
-        request = Request(
-            event.peer, event.inference_id, event.stage, event.tensors, event.deadline_us
+    async def _decode(self, event: TensorReceived) -> tuple[memoryview, ...]:
+        """The boundary out of its codec, in a thread: the link goes on meanwhile."""
+        if event.codec == messages.RAW_CODEC:
+            return event.tensors
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool,
+            messages.decode_boundary,
+            event.tensors,
+            event.codec,
+            self._profile.max_message,
         )
+
+    async def _call(self, event: TensorReceived, tensors: tuple[memoryview, ...]) -> Reply:
+        request = Request(event.peer, event.inference_id, event.stage, tensors, event.deadline_us)
         if self._pool is None:
             answer = self._handler(request)
         else:
@@ -630,17 +651,18 @@ class LinkServer(_Driver):
         return answer if isinstance(answer, Reply) else Reply(answer)
 
     def _reply(
-        self, event: TensorReceived, reply: Reply, queued_us: int, started_us: int, ended_us: int
+        self, event: TensorReceived, reply: Reply, times: tuple[int, int, int], ended_us: int
     ) -> None:
+        queued_us, started_us, decode_us = times
         own = self._node.stage
         phases = [
             PhaseRecord(own, Phase.RECEIVE, event.complete_us - event.first_us),
-            PhaseRecord(own, Phase.DECODE, queued_us - event.complete_us),
+            PhaseRecord(own, Phase.DECODE, queued_us - event.complete_us + decode_us),
             PhaseRecord(own, Phase.QUEUE, started_us - queued_us),
             *reply.phases,
         ]
         if all(record.phase != Phase.INVOKE for record in reply.phases):
-            phases.append(PhaseRecord(own, Phase.INVOKE, ended_us - started_us))
+            phases.append(PhaseRecord(own, Phase.INVOKE, ended_us - started_us - decode_us))
         phases.append(PhaseRecord(own, Phase.ENCODE, now_us() - ended_us))
         try:
             self.endpoint.send_result(event, reply.tensors, phases, now_us())

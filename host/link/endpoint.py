@@ -240,6 +240,7 @@ class Endpoint(ABC):
                 boundary.stage,
                 boundary.tensors,
                 message.complete_us + wait_us,
+                boundary.codec,
             )
         if kind == MessageKind.RESULT:
             result = messages.decode_results(body)
@@ -335,9 +336,16 @@ class Initiator(Endpoint):
     ) -> int:
         """Send one boundary; its token. `deadline_us` (absolute) also travels as the ttl.
 
-        Raises InvalidError for values that do not fit, NoSlotError if the queue is full.
+        While the session is up it is coded as agreed, otherwise it goes raw. Raises InvalidError
+        for values that do not fit, NoSlotError if the queue is full.
         """
-        body = messages.encode_tensors(inference_id, tensors, stage=self.node.stage)
+        codec = messages.RAW_CODEC if self._up is None else self._up.codec
+        body = messages.encode_tensors(
+            inference_id,
+            messages.encode_boundary(tensors, codec),
+            stage=self.node.stage,
+            codec=codec,
+        )
         return self._send(MessageKind.TENSOR, body, now, deadline_us, say_ttl=True)
 
     def send_control(self, value: Any, now: int, *, deadline_us: int | None = None) -> int:
@@ -929,7 +937,7 @@ class Acceptor(Endpoint):
             code = ErrorCode.MALFORMED
         else:
             if isinstance(event, TensorReceived):
-                code = self._judge_tensor(peer, event, message.body[5])
+                code = self._judge_tensor(peer, event, session.codec)
             if not code:
                 self._events.append(event)
                 return
@@ -943,8 +951,8 @@ class Acceptor(Endpoint):
             session.sender.submit(self._outgoing(MessageKind.ERROR, body, now, None))
 
     @staticmethod
-    def _judge_tensor(peer: _Peer, event: TensorReceived, codec: int) -> int:
-        if codec != messages.RAW_CODEC:
+    def _judge_tensor(peer: _Peer, event: TensorReceived, agreed: int) -> int:
+        if event.codec not in (messages.RAW_CODEC, agreed):
             return ErrorCode.CODEC_MISMATCH
         if event.inference_id in peer.in_progress:
             return ErrorCode.DUPLICATE

@@ -59,12 +59,16 @@ class Received(Event):
 
 @dataclass(frozen=True)
 class TensorReceived(Received):
-    """A boundary to be worked on. `deadline_us`: when the sender stops waiting."""
+    """A boundary to be worked on. `deadline_us`: when the sender stops waiting.
+
+    `tensors` are as they travelled under `codec`: see `messages.decode_boundary`.
+    """
 
     inference_id: int
     stage: int
     tensors: tuple[memoryview, ...]
     deadline_us: int
+    codec: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from host.link.errors import InvalidError, MalformedError
+from host.link.errors import InvalidError, MalformedError, TooLargeError
+from partitioner import codec as codecs
+from partitioner.codec import CodecError
 
 ENVELOPE: Final = 16
 MAX_TENSORS: Final = 8
@@ -24,7 +26,9 @@ MAX_PHASES: Final = 32
 MAX_ERROR_TEXT: Final = 64
 U32_MAX: Final = 0xFFFF_FFFF
 HOST_STAGE: Final = 255  # The stage of whoever has none.
-RAW_CODEC: Final = 0
+RAW_CODEC: Final = codecs.RAW
+RAW_ONLY: Final = 1 << codecs.RAW  # Masks of HELLO.
+EVERY_CODEC: Final = RAW_ONLY | 1 << codecs.RANGE
 
 Buffer = bytes | bytearray | memoryview
 
@@ -95,7 +99,10 @@ def message_crc(sid: int, message: Buffer) -> int:
 
 
 class Tensors(NamedTuple):
-    """The body of TENSOR: one boundary. `stage` is the one that made it."""
+    """The body of TENSOR: one boundary. `stage` is the one that made it.
+
+    The tensors are as they travel: in their coded form if `codec` is 1, see `decode_boundary`.
+    """
 
     inference_id: int
     stage: int
@@ -187,6 +194,38 @@ def decode_tensors(body: Buffer) -> Tensors:
     if flags:
         raise MalformedError("TENSOR has no flags")
     return Tensors(inference_id, stage, codec, _split(view, count, 0))
+
+
+def encode_boundary(tensors: Sequence[Buffer], codec: int) -> list[Buffer]:
+    """Tensors as they travel under a codec; shapes are those of the buffers."""
+    if codec == RAW_CODEC:
+        return list(tensors)
+    views = [memoryview(tensor) for tensor in tensors]
+    return [
+        codecs.encode(view.cast("B"), codecs.near_of(view.shape or (), view.itemsize))
+        for view in views
+    ]
+
+
+def decode_boundary(
+    tensors: Sequence[memoryview], codec: int, limit: int
+) -> tuple[memoryview, ...]:
+    """The tensors of a TENSOR body; at most `limit` bytes of them.
+
+    Raises:
+        MalformedError: bytes that are no coded tensor.
+        TooLargeError: of more than `limit` bytes.
+    """
+    if codec == RAW_CODEC:
+        return tuple(tensors)
+    decoded = []
+    for tensor in tensors:
+        try:
+            decoded.append(memoryview(codecs.decode(tensor, limit)))
+        except CodecError as error:
+            raise (TooLargeError if error.too_large else MalformedError)(str(error)) from error
+        limit -= len(decoded[-1])
+    return tuple(decoded)
 
 
 def encode_results(

@@ -36,7 +36,7 @@ from host.link.frames import (
     Seal,
     decode,
 )
-from host.link.messages import HOST_STAGE, RAW_CODEC
+from host.link.messages import EVERY_CODEC, HOST_STAGE, RAW_ONLY
 from host.link.transfer import (
     PARTIAL_TIMEOUT_US,
     Counters,
@@ -77,25 +77,27 @@ class Node:
     serving: bool = True
     version_min: int = VERSION
     version_max: int = VERSION
-    codecs: int = 1 << RAW_CODEC
+    codecs: int = RAW_ONLY
 
     def __post_init__(self) -> None:
         if len(self.bundle) != BUNDLE_BYTES:
             raise InvalidError(f"a bundle id has 32 bytes, not {len(self.bundle)}")
         if not self.codecs & 1:
             raise InvalidError("codec 0 (raw bytes) is always spoken")
+        if self.codecs & ~EVERY_CODEC:
+            raise InvalidError("codecs above 1 are not known")
 
     @classmethod
-    def host(cls, bundle: bytes = NO_BUNDLE) -> Node:
-        return cls(Role.HOST, bundle=bundle)
+    def host(cls, bundle: bytes = NO_BUNDLE, *, codecs: int = RAW_ONLY) -> Node:
+        return cls(Role.HOST, bundle=bundle, codecs=codecs)
 
     @classmethod
-    def head(cls, bundle: bytes, stage_count: int = 2) -> Node:
-        return cls(Role.HEAD, 0, stage_count, bundle)
+    def head(cls, bundle: bytes, stage_count: int = 2, *, codecs: int = RAW_ONLY) -> Node:
+        return cls(Role.HEAD, 0, stage_count, bundle, codecs=codecs)
 
     @classmethod
-    def tail(cls, bundle: bytes, stage_count: int = 2) -> Node:
-        return cls(Role.TAIL, stage_count - 1, stage_count, bundle)
+    def tail(cls, bundle: bytes, stage_count: int = 2, *, codecs: int = RAW_ONLY) -> Node:
+        return cls(Role.TAIL, stage_count - 1, stage_count, bundle, codecs=codecs)
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,7 @@ class Session:
         self.seal = seal
         self.peer = peer
         self.frame_size = min(own.frame_limit, peer.frame_limit)
+        self.codec = (own.codecs & peer.codecs).bit_length() - 1  # One of the two has one bit.
         idle = [hello.idle_timeout for hello in (own, peer) if hello.idle_timeout]
         self._idle_us = min(idle) * 100_000 if idle else 0
         self.round_trip = RoundTrip(profile.rto_min_us, peer.ack_delay * 100)

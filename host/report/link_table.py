@@ -43,8 +43,8 @@ def phase_rows(inferences: Sequence[LinkInference], stages: int) -> list[PhaseRo
     for stage in every:
         name = "head" if stage == 0 else "tail" if stage == stages - 1 else f"stage {stage}"
         if stage > 0:
-            decode = zip(get(stage, Phase.DECODE), get(stage, Phase.QUEUE), strict=True)
-            rows.append(PhaseRow(f"decode ({name})", [a + b for a, b in decode], [stage]))
+            rows.append(PhaseRow(f"decode ({name})", get(stage, Phase.DECODE), [stage]))
+            rows.append(PhaseRow(f"wait at stage {stage}", get(stage, Phase.QUEUE), [stage]))
         rows.append(PhaseRow(f"invoke ({name})", get(stage, Phase.INVOKE), [stage]))
         rows.append(PhaseRow(f"encode ({name})", get(stage, Phase.ENCODE), [stage]))
         if stage < stages - 1:
@@ -76,6 +76,24 @@ def counted(number: int, thing: str) -> str:
     )
 
 
+def coded_bytes(
+    bundle: Bundle, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> list[float | None]:
+    """For each link, what a boundary on it came to on average in codec 1, bytes; None: it went raw.
+
+    `before` and `after` are the boards' stats, head first, around the run.
+    """
+    found: list[float | None] = []
+    boards = zip(bundle.manifest.boundaries, before, after, strict=False)
+    for boundary, first, last in boards:
+        raw, coded = (
+            last.get(name, 0) - first.get(name, 0) & 0xFFFF_FFFF
+            for name in ("raw_bytes", "coded_bytes")
+        )
+        found.append(boundary.payload_bytes * coded / raw if raw else None)
+    return found
+
+
 def percentile(values: Sequence[int], share: float) -> float:
     """Linear interpolation between closest ranks (numpy's default)."""
     ordered = sorted(values)
@@ -93,9 +111,10 @@ def lines(
     tallies: Sequence[dict[str, dict[str, int]]],
     air: tuple[str, Sequence[str]],
     nodes: Sequence[StageNode],
+    coded: Sequence[float | None] = (),
 ) -> list[RenderableType]:
     """What `tinysplit run --transport` prints; `air` as Testbed.air_report gives it, `nodes` what
-    ran the stages."""
+    ran the stages, `coded` of `coded_bytes`."""
     manifest = bundle.manifest
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("phase")
@@ -124,6 +143,9 @@ def lines(
         f"first link: {counted(sent, 'data frame')} for {counted(len(inferences), 'boundary')}, "
         f"{resent} of them retransmitted"
     )
+    for number, (boundary, mean) in enumerate(zip(manifest.boundaries, coded, strict=False)):
+        how_coded = "raw" if mean is None else f"{mean:,.0f} coded on average"
+        out.append(f"boundary {number}: {boundary.payload_bytes:,} bytes, {how_coded}")
     wire = sum(s["bytes_out"] for s in stats)
     out.append(
         f"on the wire: {wire:,} bytes of frames sent by the boards for {payload:,} bytes of "

@@ -28,6 +28,8 @@ struct end {
     uint8_t rx[TS_RX_MEMORY(SESSIONS, MESSAGE)];
     uint8_t out[TS_JOB_MEMORY(JOBS, MESSAGE)];
     uint8_t frame[TS_MAX_MTU];
+    struct ts_coding coding;
+    uint8_t coded[TS_CODING_MEMORY(JOBS, MESSAGE, MESSAGE)];
     uint64_t now, seed;
     struct ts_crc_fast tables;
     struct {
@@ -109,7 +111,7 @@ static int run_stage(void *ctx, struct ts_invoke *run) {
     return TS_OK;
 }
 
-struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now);
+struct end *end_new(int head, uint16_t mtu, int stream, int coding, uint32_t seed, uint64_t now);
 void end_link(struct end *e, uint16_t window, uint8_t reorder, uint32_t rto_min_us, uint32_t room);
 uint32_t end_data_out(const struct end *e);
 void end_free(struct end *e);
@@ -121,7 +123,7 @@ int end_send(struct end *e, uint64_t now, uint8_t kind, const uint8_t *body, uin
 size_t end_take_frame(struct end *e, uint8_t *out);
 int end_take_event(struct end *e, struct end_event *out);
 
-struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now) {
+struct end *end_new(int head, uint16_t mtu, int stream, int coding, uint32_t seed, uint64_t now) {
     struct end *e = calloc(1, sizeof *e);
     e->seed = seed;
     e->room = QUEUE;
@@ -158,6 +160,10 @@ struct end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t 
                                      .event = on_event};
     for (uint32_t i = 0; i < TS_BUNDLE_BYTES; i++) {
         e->cfg.endpoint.bundle[i] = (uint8_t)i;
+    }
+    if (coding && ts_coding_init(&e->coding, e->coded, sizeof e->coded, JOBS, MESSAGE, MESSAGE) == TS_OK) {
+        e->cfg.coding = &e->coding;
+        e->cfg.endpoint.codecs = TS_CODECS_RAW | TS_CODECS_RANGE;
     }
     if (ts_node_init(&e->node, &e->cfg, now) != TS_OK) {
         free(e);

@@ -134,7 +134,8 @@ static void on_event(void *ctx, const struct ts_event *e) {
 }
 
 static uint8_t input_byte(const struct host *h, uint32_t inference, uint32_t i) {
-    return (uint8_t)(h->index * 101u + inference * 31u + i * 7u + (i >> 8));
+    uint8_t byte = (uint8_t)(h->index * 101u + inference * 31u + i * 7u + (i >> 8));
+    return h->net->mask != 0 ? byte & h->net->mask : byte;
 }
 
 static int run_stage(void *ctx, struct ts_invoke *run) {
@@ -225,6 +226,20 @@ struct host *host_setup(struct net *net, uint8_t index, uint8_t role, uint8_t st
                                      .result = on_result,
                                      .event = on_event};
     return h;
+}
+
+static uint64_t coding_clock(void *ctx) {
+    struct host *h = ctx;
+    return h->coding_clock_us += CODING_US;
+}
+
+void host_code(struct host *h) {
+    if (ts_coding_init(&h->coding, h->coded, sizeof h->coded, NET_JOBS, NET_MESSAGE, NET_MESSAGE) != TS_OK) {
+        abort();
+    }
+    h->coding.clock_us = coding_clock;
+    h->cfg.coding = &h->coding;
+    h->cfg.endpoint.codecs = TS_CODECS_RAW | TS_CODECS_RANGE;
 }
 
 void host_start(struct host *h) {

@@ -28,6 +28,9 @@ struct host {
     uint8_t rx[TS_RX_MEMORY(NET_SESSIONS, NET_MESSAGE)];
     uint8_t out[TS_JOB_MEMORY(NET_JOBS, NET_MESSAGE)];
     uint8_t frame[TS_MAX_MTU];
+    struct ts_coding coding; /* see host_code */
+    uint8_t coded[TS_CODING_MEMORY(NET_JOBS, NET_MESSAGE, NET_MESSAGE)];
+    uint64_t coding_clock_us;
     uint64_t wake;
 
     uint32_t invoke_us;
@@ -66,7 +69,8 @@ struct net {
     uint32_t delay_us, jitter_us;
     uint32_t data_frames, other_frames;
     uint64_t bytes;
-    bool cut; /* nothing gets through */
+    bool cut;     /* nothing gets through */
+    uint8_t mask; /* what inputs are made of, 0: anything */
     struct host hosts[NET_HOSTS];
     struct packet packets[NET_PACKETS];
     uint32_t packet_count;
@@ -81,6 +85,9 @@ uint32_t net_random(struct net *net);
 
 /* Default configuration of a host; change cfg or link before host_start. next: its downstream, -1 for none. */
 struct host *host_setup(struct net *net, uint8_t index, uint8_t role, uint8_t stage, uint8_t stages, int next);
+/* Lets it speak codec 1, too; before host_start. A call of the codec takes CODING_US by its clock. */
+#define CODING_US 300u
+void host_code(struct host *h);
 void host_start(struct host *h);
 void host_kill(struct host *h);
 struct ts_addr host_addr(uint8_t index);

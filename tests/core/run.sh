@@ -127,12 +127,12 @@ sanitizers=libclang-rt$version-dev
 # shellcheck disable=SC2086
 if have clang "$clang" "$clang" "$runtime" "$sanitizers" $build_tools; then
     build_and_test "$clang"
-    seconds=$((${FUZZ_SECONDS:-60} / 2))
+    seconds=$((${FUZZ_SECONDS:-60} / 3))
     # shellcheck disable=SC2086
     quietly "$work/fuzz.log" env CC="$clang" cmake $generator -S "$root/firmware/core" -B "$work/fuzz" -DTS_FUZZ=ON &&
-        quietly "$work/fuzz.log" cmake --build "$work/fuzz" --parallel 2 --target fuzz_receiver fuzz_image ||
+        quietly "$work/fuzz.log" cmake --build "$work/fuzz" --parallel 2 --target fuzz_receiver fuzz_image fuzz_codec ||
         report fuzz FAILED "see $work/fuzz.log"
-    for target in receiver image; do
+    for target in receiver image codec; do
         begin
         corpus=$here/corpus
         [ $target = receiver ] || corpus=${corpus}_$target

@@ -455,7 +455,8 @@ static void malformed_tensor_is_answered(void **state) {
 static void other_codec_is_answered(void **state) {
     (void)state;
     struct net *net = net_pair(19);
-    host(net, 0)->sessions[0].codec = 3; /* a head that does not keep to what was agreed */
+    host_code(host(net, 0));
+    host(net, 0)->sessions[0].codec = TS_CODEC_RANGE; /* a head that does not keep to what was agreed */
     host_infer(host(net, 0), 1, 100, 0);
     wanted = 1;
     assert_true(net_run(net, 500000, head_done));

@@ -234,6 +234,23 @@ static void run_message(const struct vector *v, const uint8_t *in, uint32_t len,
     expect_bytes(v, "hex", bytes, len);
 }
 
+static void run_coded(const struct vector *v, const uint8_t *in, uint32_t len, bool ok) {
+    static struct ts_codec codec;
+    static uint8_t tensor[BYTES];
+    static uint8_t coded[BYTES + 1];
+    uint32_t n = 0;
+    int code = ts_codec_decode(&codec, in, len, tensor, (uint32_t)number(v, "limit"), &n);
+    expect(code == (ok ? TS_OK : is(v, "verdict", "too_large") ? TS_E_TOO_LARGE : TS_E_MALFORMED), "verdict");
+    if (code != TS_OK) {
+        return;
+    }
+    expect_bytes(v, "tensor", tensor, n);
+    struct ts_near near = {.left = (uint16_t)number(v, "left"), .above = (uint16_t)number(v, "above")};
+    if (!is(v, "encode", "no")) {
+        expect_bytes(v, "hex", coded, ts_codec_encode(&codec, tensor, n, near, coded));
+    }
+}
+
 static void run_tensors(const struct vector *v, uint8_t kind, const uint8_t *in, uint32_t len, bool ok) {
     static uint8_t bytes[BYTES];
     struct ts_tensors t;
@@ -485,6 +502,8 @@ static void run_vector(const struct vector *v) {
         run_message(v, in, len, ok);
     } else if (is(v, "type", "tensor")) {
         run_tensors(v, TS_TENSOR, in, len, ok);
+    } else if (is(v, "type", "coded")) {
+        run_coded(v, in, len, ok);
     } else if (is(v, "type", "result")) {
         run_tensors(v, TS_RESULT, in, len, ok);
     } else if (is(v, "type", "error")) {

@@ -293,7 +293,8 @@ def test_the_table_says_whose_clock_it_was() -> None:
     phases = {(stage, phase): 10 for stage in range(2) for phase in Phase}
     one = LinkInference("x", 0, None, True, 5, Round((), phases, 1000, 1, 0))
     rows = {row.name: row for row in phase_rows([one], 2)}
-    real, emulated = StageNode("a board", "measured"), StageNode("emulated", "emulated")
+    real = StageNode("a board", "measured", "real")
+    emulated = StageNode("emulated", "emulated", "emulated")
     assert how(rows["invoke (head)"], [emulated, real], "") == "emulated"
     assert how(rows["invoke (tail)"], [emulated, real], "") == "measured"
     assert how(rows["round trip"], [emulated, real], "") == "emulated and measured"

@@ -25,12 +25,6 @@ static bool last_stage(const struct ts_node *n) {
     return n->cfg->endpoint.stage + 1 == n->cfg->endpoint.stage_count;
 }
 
-/* The time that a synchronous engine took is time that passed. */
-static void advance(struct ts_node *n, uint32_t us) {
-    n->ep.now = ts_after(n->ep.now, us);
-    n->ep.raw += us;
-}
-
 static void drop_input(struct ts_node *n, struct ts_job *job) {
     if (job->input_held && job->upstream != TS_LOCAL) {
         ts_release(&n->ep, n->ep.raw, job->upstream, job->slot);
@@ -102,6 +96,14 @@ static void send_on(struct ts_node *n, struct ts_job *job, uint8_t kind, const u
     job->body_len = len;
     job->mark = n->ep.now;
     send_body(n, job);
+}
+
+/* The body of what a stage made: its header goes before data, the phases lie behind. */
+static void send_tensors(struct ts_node *n, struct ts_job *job, uint8_t kind, uint8_t *data,
+                         const struct ts_tensors *t) {
+    uint8_t *body = data - TS_TENSOR_HEADER(t->count);
+    uint32_t len = ts_tensors_encode(kind, t, body) + t->total + (uint32_t)t->phase_count * TS_PHASE_BYTES;
+    send_on(n, job, kind, body, len);
 }
 
 /* Ends an inference without a result. */
@@ -177,16 +179,20 @@ static bool take_tensor(struct ts_node *n, uint16_t session, uint8_t slot) {
     job->input_held = true;
     job->deadline = deadline_of(n, rx->last_at, rx->env.ttl_ms);
     ts_phase_set(&job->phases, TS_P_RECEIVE, rx->last_at - rx->first_at);
-    ts_phase_set(&job->phases, TS_P_DECODE, n->ep.now - rx->last_at);
     int code = TS_OK;
     if (!ts_tensors_decode(TS_TENSOR, rx->buffer, rx->env.len, &job->input)) {
         n->malformed++;
         code = TS_E_MALFORMED;
     } else if (find_job(n, session, job->input.inference) != NULL) {
         code = TS_E_DUPLICATE;
-    } else if (job->input.codec != s->codec) {
+    } else if (job->input.codec != TS_CODEC_RAW) {
         code = TS_E_CODEC_MISMATCH;
+        if (job->input.codec == s->codec) {
+            code = n->cfg->coding->unpack(n, job);
+            drop_input(n, job); /* decoded into memory of the job's own */
+        }
     }
+    ts_phase_set(&job->phases, TS_P_DECODE, n->ep.now - rx->last_at);
     if (code != TS_OK) {
         fail_here(n, job, code);
         drop_input(n, job);
@@ -344,6 +350,12 @@ static void on_event(void *ctx, const struct ts_event *e) {
     }
 }
 
+static void set_measured(struct ts_job *job, enum ts_phase phase, uint32_t us) {
+    if (us != 0) {
+        ts_phase_set(&job->phases, phase, us);
+    }
+}
+
 /* The stage has run: on to the next stage, or back. */
 static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
     struct ts_job *job = &n->cfg->jobs[run->job];
@@ -371,16 +383,10 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
         fail_here(n, job, code);
         return;
     }
-    if (run->preprocess_us != 0) {
-        ts_phase_set(&job->phases, TS_P_PREPROCESS, run->preprocess_us);
-    }
+    set_measured(job, TS_P_PREPROCESS, run->preprocess_us);
     ts_phase_set(&job->phases, TS_P_INVOKE, run->invoke_us != 0 ? run->invoke_us : n->ep.now - job->mark);
-    if (run->encode_us != 0) {
-        ts_phase_set(&job->phases, TS_P_ENCODE, run->encode_us);
-    }
+    set_measured(job, TS_P_ENCODE, run->encode_us);
     uint8_t *data = job->out + TS_OUT_HEADROOM;
-    uint8_t *body = data - TS_TENSOR_HEADER(run->count);
-    uint32_t len = TS_TENSOR_HEADER(run->count) + t.total;
     t.data = data;
     if (!last_stage(n)) {
         /* Two heads may have chosen the same id: the way down needs one of its own. */
@@ -388,16 +394,17 @@ static void invoked(struct ts_node *n, const struct ts_invoke *run, int code) {
             t.inference = 0x80000000u | n->order++;
         }
         job->wire = t.inference;
-        t.codec = n->downstream >= 0 ? n->cfg->endpoint.sessions[n->downstream].codec : 0;
-        ts_tensors_encode(TS_TENSOR, &t, body);
-        send_on(n, job, TS_TENSOR, body, len);
+        t.codec = n->downstream >= 0 ? n->cfg->endpoint.sessions[n->downstream].codec : TS_CODEC_RAW;
+        if (t.codec != TS_CODEC_RAW) {
+            data = n->cfg->coding->pack(n, job, &t);
+        }
+        send_tensors(n, job, TS_TENSOR, data, &t);
     } else if (job->upstream == TS_LOCAL) {
         report(n, job, TS_OK, own_stage(n), NULL, 0, &t);
         free_job(n, job);
     } else {
         t.phase_count = ts_phase_write(&job->phases, own_stage(n), data + t.total, TS_MAX_PHASES);
-        ts_tensors_encode(TS_RESULT, &t, body);
-        send_on(n, job, TS_RESULT, body, len + (uint32_t)t.phase_count * TS_PHASE_BYTES);
+        send_tensors(n, job, TS_RESULT, data, &t);
     }
 }
 
@@ -429,7 +436,8 @@ static void run_engine(struct ts_node *n) {
     n->run.output_cap = n->cfg->max_output;
     int code = n->cfg->invoke(n->cfg->endpoint.ctx, &n->run);
     if (code != TS_E_WOULD_BLOCK) {
-        advance(n, n->run.preprocess_us + n->run.invoke_us + n->run.encode_us);
+        /* The time that a synchronous engine took is time that passed. */
+        ts__set_time(&n->ep, n->ep.raw + (n->run.preprocess_us + n->run.invoke_us + n->run.encode_us));
         invoked(n, &n->run, code);
     }
 }
@@ -441,6 +449,10 @@ int ts_node_init(struct ts_node *n, const struct ts_node_config *cfg, uint64_t n
     int code = ts_endpoint_init(&n->ep, &cfg->endpoint, on_event, n, now_us);
     if (code != TS_OK) {
         return code;
+    }
+    uint32_t codecs = cfg->coding != NULL ? TS_CODECS_RAW | TS_CODECS_RANGE : TS_CODECS_RAW;
+    if (cfg->endpoint.codecs > codecs) {
+        return TS_E_INVALID;
     }
     if (cfg->job_count > 0 && (cfg->invoke == NULL || cfg->max_output == 0 || cfg->max_output > UINT32_MAX / 4)) {
         return TS_E_INVALID;

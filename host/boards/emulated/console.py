@@ -210,6 +210,7 @@ def serve(
     following: Address | None,
     mtu: int,
     timeout_ms: int,
+    codec: str,
     read_fd: int,
     write_fd: int,
 ) -> None:
@@ -243,6 +244,7 @@ def serve(
                 family=4,
                 mtu=mtu,
                 timeout_ms=timeout_ms,
+                codec=codec,
                 needs_address=False,
             )
             ready = control.event("ready", info={**attached.info, "listen": str(listen)})

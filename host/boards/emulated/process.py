@@ -32,10 +32,12 @@ class EmulatedBoard(ProcessBoard):
         following: Address | None,
         mtu: int = 0,
         timeout_ms: int = 10_000,
+        codec: str = "raw",
         on_text: Callable[[str], None] | None = None,
     ) -> None:
         arguments = [str(folder), "--stage", str(stage), "--qemu", str(build), "--name", name]
         arguments += ["--listen", str(listen), "--mtu", str(mtu), "--timeout-ms", str(timeout_ms)]
+        arguments += ["--codec", codec]
         if following is not None:
             arguments += ["--next", str(seen_by_guest(following))]
         if qemu is not None:

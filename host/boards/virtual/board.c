@@ -90,6 +90,9 @@ struct vb {
     struct ts_node_config node_config;
     struct ts_node node;
     struct ts_crc_fast tables;
+    struct ts_coding coding;
+    uint8_t *coded;
+    int (*unpack)(struct ts_node *node, struct ts_job *job);
     struct ts_addr next;
     struct sockaddr_storage next_sockaddr;
     socklen_t next_len;
@@ -280,6 +283,17 @@ static int invoke(void *ctx, struct ts_invoke *run) {
                             run->output_cap, run->bytes, &run->count, &run->invoke_us, &run->encode_us);
 }
 
+static uint64_t coding_clock(void *ctx) {
+    (void)ctx;
+    return vb_now_us();
+}
+
+static int unpack(struct ts_node *node, struct ts_job *job) {
+    vb *b = node->cfg->endpoint.ctx;
+    flush_all(b); /* nor for the codec */
+    return b->unpack(node, job);
+}
+
 static void add_phase(struct vb_result *r, uint8_t stage, uint8_t phase, uint32_t duration_us) {
     if (r->phase_count < TS_MAX_PHASES + TS_PHASES) {
         r->phases[r->phase_count].stage = stage;
@@ -360,8 +374,10 @@ static void keep_message(vb *b, const struct ts_event *e) {
         return;
     }
     uint32_t sid = b->node_config.endpoint.sessions[e->session].keys.sid;
-    b->arrived[b->arrived_count++] = (struct arrived){
-        .message = {.session = e->session, .kind = e->kind, .sid = sid, .len = e->len}, .slot = e->slot, .body = e->body};
+    b->arrived[b->arrived_count++] =
+        (struct arrived){.message = {.session = e->session, .kind = e->kind, .sid = sid, .len = e->len},
+                         .slot = e->slot,
+                         .body = e->body};
 }
 
 static void free_answer(vb *b, uint32_t token) {
@@ -841,6 +857,8 @@ void vb_get_status(vb *b, struct vb_status *status) {
     status->link = b->node.ep.stats;
     status->port = b->port;
     status->downstream_error = b->downstream_error;
+    status->raw_bytes = b->coding.raw_bytes;
+    status->coded_bytes = b->coding.coded_bytes;
     const struct ts_config *cfg = &b->node_config.endpoint;
     for (uint16_t i = 0; i < cfg->session_count; i++) {
         const struct ts_session *s = &cfg->sessions[i];
@@ -848,6 +866,7 @@ void vb_get_status(vb *b, struct vb_status *status) {
         if (i == b->node.downstream && s->state == TS_S_UP) {
             status->downstream_up = 1;
             status->frame_size = s->frame_size;
+            status->codec = s->codec;
             status->srtt_us = s->rtt.known ? s->rtt.srtt_us : 0;
             status->clock_offset_us = s->clock.offset_us;
             status->clock_uncertainty_us = s->clock.known ? s->clock.uncertainty_us : 0;
@@ -901,6 +920,20 @@ static bool fill_config(vb *b) {
     b->datagram = malloc(DATAGRAM_BYTES);
     b->arrived_cap = (uint32_t)c->peers * TS_RX_SLOTS;
     b->arrived = calloc(b->arrived_cap, sizeof *b->arrived);
+    if (c->offer_codec != 0) {
+        size_t bytes = TS_CODING_MEMORY(c->jobs, c->max_input, c->max_output);
+        b->coded = aligned_alloc(16, bytes);
+        if (b->coded == NULL ||
+            ts_coding_init(&b->coding, b->coded, bytes, c->jobs, c->max_input, c->max_output) != TS_OK) {
+            return false;
+        }
+        memcpy(b->coding.near, c->near, sizeof b->coding.near);
+        b->coding.clock_us = coding_clock;
+        b->unpack = b->coding.unpack;
+        b->coding.unpack = unpack;
+        n->coding = &b->coding;
+        e->codecs = TS_CODECS_RAW | TS_CODECS_RANGE;
+    }
     return e->sessions != NULL && e->rx_memory != NULL && e->frame != NULL && n->jobs != NULL &&
            n->out_memory != NULL && b->datagram != NULL && b->arrived != NULL;
 }
@@ -982,5 +1015,6 @@ void vb_free(vb *b) {
     free(b->node_config.jobs);
     free(b->node_config.out_memory);
     free(b->datagram);
+    free(b->coded);
     free(b);
 }

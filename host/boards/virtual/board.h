@@ -40,6 +40,9 @@ struct vb_config {
     uint16_t jobs;                                                    /* inferences at once */
     uint32_t max_message;                                             /* longest message received, bytes */
     uint32_t max_output;                                              /* longest output of the stage, bytes */
+    uint32_t max_input;                                               /* longest input, bytes; for codec 1 */
+    int offer_codec;                                                  /* not 0: speak codec 1 */
+    struct ts_near near[TS_MAX_TENSORS];                              /* of the tensors sent; for codec 1 */
     uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms; /* 0: the core's defaults */
 
     /* Runs the stage: inputs lie one behind the other (count lengths), outputs are to be written the
@@ -84,6 +87,9 @@ struct vb_status {
     uint8_t downstream_up;     /* 1: the session to the next stage is up */
     uint16_t downstream_error; /* why the last one ended or failed */
     uint16_t frame_size;       /* agreed with the next stage, 0: not up */
+    uint8_t codec;             /* likewise */
+    uint32_t raw_bytes;        /* of boundaries that were coded, modulo 2^32 */
+    uint32_t coded_bytes;      /* what became of them */
     uint32_t srtt_us;          /* to the next stage, 0: not known */
     int64_t clock_offset_us;
     uint32_t clock_uncertainty_us; /* 0: not known */

@@ -147,6 +147,7 @@ class Board:
             mtu=mtu,
             window=chosen.get("window", 0),
             timeout_ms=chosen.get("timeout_ms", 10_000),
+            codec=chosen.get("codec", "raw"),
         )
 
     def _start(self, chosen: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ ffibuilder.cdef(
     };
     const char *ts_error_name(unsigned code);
 
+    struct ts_near { uint16_t left, above; };
     struct vb_config {
         uint8_t transport, role, stage, stage_count;
         uint8_t bundle[32];
@@ -38,7 +39,9 @@ ffibuilder.cdef(
         uint8_t reorder;
         uint32_t rto_initial_us, rto_min_us, pace_ns_per_byte, pace_burst_us;
         uint16_t peers, jobs;
-        uint32_t max_message, max_output;
+        uint32_t max_message, max_output, max_input;
+        int offer_codec;
+        struct ts_near near[8];
         uint32_t idle_timeout_ms, connect_timeout_ms, message_timeout_ms;
         int (*invoke)(void *ctx, const uint8_t *input, const uint32_t *bytes, uint8_t count,
                       uint8_t *output, uint32_t output_cap, uint32_t *out_bytes,
@@ -63,6 +66,8 @@ ffibuilder.cdef(
         uint16_t port;
         uint8_t sessions_up, downstream_up;
         uint16_t downstream_error, frame_size;
+        uint8_t codec;
+        uint32_t raw_bytes, coded_bytes;
         uint32_t srtt_us;
         int64_t clock_offset_us;
         uint32_t clock_uncertainty_us;

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from host.boards.address import Address
 from host.boards.virtual import _board
 from host.boards.virtual.radio import Radio
 from models.errors import TinysplitError
+from partitioner import codec
 from partitioner.chain import Stage, StageError
 
 OK, MALFORMED, INVOKE_FAILED = 0, 17, 19
@@ -38,6 +41,7 @@ class Settings:
     peers: int = 8
     jobs: int = 4
     refuse: bool = False
+    codec: str = "raw"
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,12 @@ class Core:
         config.jobs = settings.jobs
         config.max_message = max(largest + _SLACK_BYTES, _LEAST_MESSAGE)
         config.max_output = max(stage.sent_bytes, 1)
+        config.max_input = max(stage.received_bytes, 1)
+        config.offer_codec = settings.codec == "auto"
+        for i, sent in enumerate(stage.sent):
+            near = codec.near_of(sent.shape, np.dtype(sent.dtype).itemsize)
+            if near is not None:
+                config.near[i].left, config.near[i].above = near.pixel, near.row
         config.message_timeout_ms = settings.timeout_ms
         config.invoke = _board.lib.invoke_stage
         config.ctx = self._handle
@@ -287,6 +297,9 @@ class Core:
             "next_up": bool(status.downstream_up),
             "next_error": error_name(status.downstream_error),
             "frame_size": status.frame_size,
+            "codec": status.codec,
+            "raw_bytes": status.raw_bytes,
+            "coded_bytes": status.coded_bytes,
             "srtt_us": status.srtt_us or None,
             "clock_offset_us": status.clock_offset_us if known else None,
             "clock_uncertainty_us": status.clock_uncertainty_us if known else None,

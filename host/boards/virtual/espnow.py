@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from host.boards import address
 from host.boards.address import Address
-from host.boards.virtual.radio import Air, Radio, RadioSetup
+from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup
 from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
@@ -276,6 +276,11 @@ class EspNowAir(Air):
     def provenance(self) -> str:
         rate = RATES[self._options.get("espnow_rate", DEFAULT_RATE)]
         return f"modelled as IEEE 802.11 (airtime, contention, retry) at {rate.text}"
+
+    def counts(self) -> AirCounts:
+        tally = self._ether.tally
+        lost = tally.lost + tally.corrupted + tally.collided
+        return AirCounts(tally.attempts, lost, busy_us=round(tally.busy_us))
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         tally = self._ether.tally

@@ -29,12 +29,11 @@ from host.cli import main
 from host.flash import fit, nvs
 from host.flash.board import Found
 from host.flash.build import read_build
-from host.flash.fit import UnfitError, check_board
+from host.flash.fit import INTERNAL_BYTES, UnfitError, check_board
 from host.ota import keys
 from host.ota.pack import pack, write
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
-from partitioner.plan.model import INTERNAL_BYTES
 from tests.host.flash.builds import idf_build
 from tests.host.flash.fake_board import ESP32C3, MAC, FakeBoard
 from tests.host.flash.nvs_reader import read

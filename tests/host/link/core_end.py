@@ -29,7 +29,7 @@ ffi.cdef(
     """
     struct end_event { uint32_t type, code, token, length; uint8_t body[8192]; };
     typedef struct end end;
-    end *end_new(int head, uint16_t mtu, int stream, uint32_t seed, uint64_t now);
+    end *end_new(int head, uint16_t mtu, int stream, int coding, uint32_t seed, uint64_t now);
     void end_link(end *e, uint16_t window, uint8_t reorder, uint32_t rto_min_us, uint32_t room);
     uint32_t end_data_out(end *e);
     void end_free(end *e);
@@ -86,11 +86,20 @@ class CoreEnd:
     """A head or a tail on the C core; its only peer is called `peer`."""
 
     def __init__(
-        self, *, head: bool, peer: Any, mtu: int, seed: int, now: int, stream: bool = False
+        self,
+        *,
+        head: bool,
+        peer: Any,
+        mtu: int,
+        seed: int,
+        now: int,
+        stream: bool = False,
+        coding: bool = False,
     ) -> None:
         self._lib = library()
         self._end = ffi.gc(
-            self._lib.end_new(head, mtu, stream, seed & 0xFFFF_FFFF, now), self._lib.end_free
+            self._lib.end_new(head, mtu, stream, coding, seed & 0xFFFF_FFFF, now),
+            self._lib.end_free,
         )
         assert self._end != ffi.NULL
         self.peer = peer

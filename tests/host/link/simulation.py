@@ -13,6 +13,7 @@ from typing import Any
 
 from host.link.endpoint import Acceptor, Endpoint, Initiator
 from host.link.events import Event, Received, TensorReceived
+from host.link.messages import decode_boundary
 from host.link.session import Node, Profile
 
 BUNDLE = bytes(range(32))
@@ -159,9 +160,10 @@ class Simulation:
             assert isinstance(tail, Acceptor)
             if isinstance(event, TensorReceived):
                 now = self.clock(name)
+                tensors = decode_boundary(event.tensors, event.codec, 1 << 20)
                 tail.send_result(
                     event,
-                    [bytes(tensor)[::-1] for tensor in event.tensors],
+                    [bytes(tensor)[::-1] for tensor in tensors],
                     [],
                     now,
                 )

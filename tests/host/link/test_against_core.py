@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from host.link.events import (
     SessionEnded,
     TensorReceived,
 )
+from host.link.messages import EVERY_CODEC, RAW_ONLY, decode_boundary
 from host.link.session import Node, Profile
 from host.link.tcp import TcpClient, TcpServer
 from host.link.udp import UdpClient, UdpServer
@@ -54,6 +55,7 @@ class Faults:
     sizes: tuple[int, ...]
     pauses_ms: tuple[int, ...]
     restarts: tuple[tuple[int, str], ...]  # Before which tensor, and who.
+    coding: frozenset[str] = frozenset()  # Who speaks codec 1.
 
 
 faults = st.builds(
@@ -72,6 +74,7 @@ faults = st.builds(
     restarts=st.lists(
         st.tuples(st.integers(0, 5), st.sampled_from(["head", "tail"])), max_size=2
     ).map(tuple),
+    coding=st.sampled_from([frozenset[str](), frozenset({"head"}), frozenset({"head", "tail"})]),
 )
 clean = Faults(1, 0, 0, 0, MS, 0, 1452, 250, 4, (1, 5488, 7000), (0,) * 6, ())
 dreadful = Faults(
@@ -80,7 +83,9 @@ dreadful = Faults(
 
 
 def bytes_of(number: int, size: int) -> bytes:
-    return bytes((number * 89 + i * 7 + (i >> 8)) & 255 for i in range(size))
+    """Of every second number such as codec 1 makes half as long."""
+    mask = 15 if number % 2 else 255
+    return bytes((number * 89 + i * 7 + (i >> 8)) & mask for i in range(size))
 
 
 def plus_one(data: bytes) -> bytes:
@@ -121,15 +126,20 @@ class Run:
                 mtu=self.faults.core_mtu,
                 seed=self.faults.seed + self.born,
                 now=sim.now + skew,
+                coding=name in self.faults.coding,
             )
             sim.add(name, end, skew)  # type: ignore[arg-type]
             return
         profile = Profile(mtu=self.faults.mtu, slots=self.faults.slots)
+        spoken = EVERY_CODEC if name in self.faults.coding else RAW_ONLY
         if name == "head":
-            sim.head(profile=profile, skew_us=skew, accept=[PRIVATE]).connect(sim.now + skew)
+            node = Node.head(BUNDLE, codecs=spoken)
+            head = sim.head(node=node, profile=profile, skew_us=skew, accept=[PRIVATE])
+            head.connect(sim.now + skew)
             sim.give_back("head")
         else:
-            sim.tail(profile=profile, skew_us=skew, accept=[PRIVATE])
+            node = Node.tail(BUNDLE, codecs=spoken)
+            sim.tail(node=node, profile=profile, skew_us=skew, accept=[PRIVATE])
             sim.serve()
 
     @property
@@ -152,6 +162,7 @@ class Run:
 @settings(max_examples=150, deadline=None)
 @example(clean)
 @example(dreadful)
+@example(replace(dreadful, coding=frozenset({"head", "tail"})))
 @given(faults)
 def test_core_head_to_python_tail(faults: Faults) -> None:
     run = Run(faults, core="head")
@@ -185,7 +196,10 @@ def test_core_head_to_python_tail(faults: Faults) -> None:
             assert event.body == plus_one(bodies[event.token])[::-1]
     assert [event.code for event in results if event.token == 1000] == [0]
     for tensor in sim.of("tail", TensorReceived):
-        assert bytes(tensor.tensors[0]) == plus_one(bodies[tensor.inference_id])
+        (whole,) = decode_boundary(tensor.tensors, tensor.codec, 7000)
+        assert bytes(whole) == plus_one(bodies[tensor.inference_id])
+    if len(faults.coding) < 2:
+        assert all(tensor.codec == 0 for tensor in sim.of("tail", TensorReceived))
     if faults == clean:
         assert all(event.code == 0 for event in results)
 
@@ -193,6 +207,7 @@ def test_core_head_to_python_tail(faults: Faults) -> None:
 @settings(max_examples=150, deadline=None)
 @example(clean)
 @example(dreadful)
+@example(replace(dreadful, coding=frozenset({"head", "tail"})))
 @given(faults)
 def test_python_head_to_core_tail(faults: Faults) -> None:
     run = Run(faults, core="tail")

@@ -5,6 +5,7 @@ from link_spec import SID, examples
 
 from host.link import frames, messages, streams
 from host.link.frames import Ack, Bye, Data, Hello, Kind, Ping, Poll, Pong, Reject, Reset, Seal
+from partitioner import codec
 
 EXAMPLES = examples()
 SEAL = Seal(SID)
@@ -45,7 +46,7 @@ MESSAGES = {
 }
 OTHERS = {
     "hello", "hello_ack", "hello_ack_refused", "forward", "stream_length_prefix", "stream_cobs",
-    "wire_frame", "wire_sync", "credit",
+    "wire_frame", "wire_sync", "credit", "coded_tensor",
 }  # fmt: skip
 
 
@@ -120,6 +121,14 @@ def test_bodies_decode() -> None:
 def test_credit() -> None:
     assert frames.encode_credit(8, 5) == EXAMPLES["credit"]
     assert frames.decode_credit(EXAMPLES["credit"]) == (8, 5)
+
+
+def test_coded_tensor() -> None:
+    tensor = bytearray(b"\x80" * 32)
+    for place, value in ((3, 0x83), (5, 0x91), (10, 0xA2), (14, 0x86), (22, 0xFD), (28, 0x85)):
+        tensor[place] = value
+    assert codec.encode(tensor) == EXAMPLES["coded_tensor"]
+    assert codec.decode(EXAMPLES["coded_tensor"], 32) == tensor
 
 
 def test_forward() -> None:

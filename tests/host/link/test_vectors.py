@@ -11,6 +11,8 @@ from host.link import frames, messages, streams
 from host.link.errors import MalformedError
 from host.link.frames import Ack, Bye, Data, Kind, Ping, Poll, Pong, Reject, Reset, Seal
 from host.link.session import Node, Role, judge_hello
+from partitioner import codec
+from partitioner.codec import CodecError, Near
 
 VECTORS = vectors()
 pytestmark = pytest.mark.skipif(not VECTORS, reason="tests/vectors/link.txt is not here")
@@ -49,7 +51,7 @@ def test_the_specification_has_the_same_examples() -> None:
 def test_every_type_is_covered() -> None:
     known = {
         "crc", "sid", "hello", "frame", "forward", "credit", "message", "tensor", "result", "error",
-        "blob", "prefix", "cobs", "wire", "judge",
+        "blob", "coded", "prefix", "cobs", "wire", "judge",
     }  # fmt: skip
     assert {v["type"] for v in VECTORS} <= known
 
@@ -185,6 +187,20 @@ def test_body(v: dict[str, str]) -> None:
         assert bytes(got.piece).hex() == v["data"]
         ours = messages.encode_blob(*got)
     check(v, ours)
+
+
+@pytest.mark.parametrize("v", of("coded"))
+def test_coded(v: dict[str, str]) -> None:
+    data, limit = bytes.fromhex(v["hex"]), number(v, "limit")
+    if v["verdict"] != "ok":
+        with pytest.raises(CodecError) as caught:
+            codec.decode(data, limit)
+        assert caught.value.too_large == (v["verdict"] == "too_large")
+        return
+    tensor = codec.decode(data, limit)
+    assert tensor.hex() == v["tensor"]
+    left, above = number(v, "left"), number(v, "above")
+    check(v, codec.encode(tensor, Near(left, above) if left else None))
 
 
 @pytest.mark.parametrize("v", of("prefix", "cobs"))

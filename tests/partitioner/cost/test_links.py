@@ -97,9 +97,17 @@ def test_a_day_and_a_battery() -> None:
     idle = power.day_mwh(50.0, 0)
     assert idle == pytest.approx(47.6 * 3.3 * 24)
     assert power.day_mwh(50.0, 7200) - idle == pytest.approx(100.0)
-    asleep = power.day_mwh(0.0, 0, sleep="deep_sleep")
-    assert asleep == pytest.approx(0.008 * 3.3 * 24)
     assert power.battery_days(1000.0, 500.0) == 2.0
+
+
+def test_a_node_that_sleeps_pays_for_being_awake() -> None:
+    power = energy.esp32s3()
+    asleep = power.resting_in("deep_sleep")
+    assert asleep.day_mwh(0.0, 0) == pytest.approx(0.008 * 3.3 * 24)
+    # A day of computing without a pause costs the same, whatever rest it has none of.
+    day_us = 86_400e6
+    whole = [p.day_mwh(p.compute_mj(day_us), 1) for p in (power, asleep)]
+    assert whole[0] == pytest.approx(whole[1])
 
 
 def test_rates_name_what_they_are() -> None:

@@ -40,6 +40,7 @@
 #ifndef TINYSPLIT_NODE_H
 #define TINYSPLIT_NODE_H
 
+#include "tinysplit/codec.h"
 #include "tinysplit/phase.h"
 #include "tinysplit/session.h"
 
@@ -123,6 +124,9 @@ struct ts_node_config {
     uint8_t *out_memory;
     size_t out_memory_bytes;
     uint32_t max_output;
+
+    /* Codec 1, see codec.h: set up for job_count jobs; ts_config.codecs says whether it is offered. NULL: raw only. */
+    struct ts_coding *coding;
 
     /* Runs this stage. Returns TS_OK when done, TS_E_WOULD_BLOCK if another thread runs it
      * and ts_node_invoked follows, any other code if it failed. Called from ts_node_poll only. */
