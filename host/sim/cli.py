@@ -203,13 +203,19 @@ _MEANING = {
     "failed": "  failed by name",
     "wrong": "  not exact, or answered twice",
     "mixed": "  answered across two bundles",
+    "lost_heads": "  down with the head",
+    "under_way": "  under way at the end",
     "stuck": "nodes stuck",
+    "unverified": "boots of an image that was not verified",
+    "outdated": "nodes never updated",
     "refused": "inferences not begun (no job free)",
     "frames": "frames",
     "bytes": "bytes of frames",
     "lost": "frames lost",
     "collisions": "frames collided",
     "reboots": "reboots",
+    "cuts": "power cuts",
+    "updates": "updates",
     "air_us": "microseconds on the air",
     "latency_sum_us": "microseconds of latency, together",
     "latency_max_us": "microseconds of latency, at most",
@@ -220,10 +226,10 @@ _MEANING = {
 def _replay(scenario: Scenario, seed: int, path: Path | None, console: Console) -> None:
     report, events = world.run(scenario, seed, trace=path is not None)
     for name, value in report.counts.items():
-        console.print(f"{_MEANING.get(name, name):36} {value:,}")
+        console.print(f"{_MEANING[name]:40} {value:,}")
     for name, value in report.failures.items():
-        console.print(f"{'failed, ' + name:36} {value:,}")
-    console.print(f"{'digest':36} {report.digest}")
+        console.print(f"{'failed, ' + name:40} {value:,}")
+    console.print(f"{'digest':40} {report.digest}")
     if path is not None:
         with whole_file(path) as temporary:
             temporary.write_text(timeline.encode(timeline.chrome_trace(scenario, events)), "utf-8")
