@@ -261,8 +261,10 @@ class _Completions:
         if stages.shape[0] == 1:
             matrix = stages[0, 0][starts][:, None, :, None]
         else:
-            to = np.arange(self.problem.positions)[:, None]
-            matrix = stages[classes[:, :, None, None], leaving, starts[:, None, None, None], to]
+            count, size = stages.shape[0], self.problem.positions
+            rows = classes[:, :, None, None] * count * size + starts[:, None, None, None]
+            columns = leaving * (size * size) + np.arange(size)[:, None]
+            matrix = stages.reshape(-1).take(rows * size + columns)
         total: Costs = receives[:, :, None, None] + matrix + sends
         return total
 
