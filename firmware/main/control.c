@@ -741,15 +741,7 @@ static void profile(const struct command *c) {
         node_profile(cJSON_IsTrue(on));
     }
     cJSON *o = cJSON_CreateObject();
-    cJSON *operators = cJSON_AddArrayToObject(o, "operators");
-    const char *name;
-    uint32_t us;
-    for (uint32_t i = 0; engine_operator(i, &name, &us); i++) {
-        cJSON *row = cJSON_CreateArray();
-        cJSON_AddItemToArray(row, cJSON_CreateStringReference(name));
-        cJSON_AddItemToArray(row, cJSON_CreateNumber(us));
-        cJSON_AddItemToArray(operators, row);
-    }
+    telemetry_add_operators(o);
     accept(c, o);
 }
 

@@ -90,6 +90,8 @@ def main(
     found = [(path, one) for path, one in loaded if isinstance(one, Scenario)]
     if replay is not None and (len(found) != 1 or len(loaded) != 1):
         raise click.UsageError("--replay takes one scenario")
+    if scheduler is not None and len(found) != len(loaded):
+        raise click.UsageError("--scheduler is for scenarios")
     console = wide_console()
     if replay is not None:
         _replay(found[0][1], replay, trace_path, console)

@@ -8,7 +8,6 @@ meters and repetitions make no difference here. All figures are modelled.
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any, get_args
 
 from host.bench import spec
 from host.bench.spec import Cell, Experiment
+from host.report import paper
 from host.sim import scenario as scenarios
 from host.sim import world
 from host.sim.scenario import Scenario
@@ -165,17 +165,21 @@ def _link(cell: Cell) -> Link:
     )
 
 
-def _scenario(cell: Cell, stages: list[StageCost], sizes: list[int], alone_us: float) -> Scenario:
+def medium(cell: Cell) -> dict[str, Any]:
+    """A cell's transport and link condition as a scenario's `link`."""
     link, spoilt = _link(cell), cell.link.impairment
-    medium: dict[str, Any] = {"medium": link.transport, "loss": spoilt.loss}
-    medium["corrupt"] = spoilt.corrupt
+    found: dict[str, Any] = {"medium": link.transport, "loss": spoilt.loss}
     if link.transport == "espnow":
-        medium |= {"version": link.version, "rate": link.rate}
+        found |= {"version": link.version, "rate": link.rate}
     elif cell.transport.mtu:
-        medium["mtu"] = cell.transport.mtu
-    for name in ("reorder", "duplicate", "jitter_ms", "delay_ms", "rate_bps"):
+        found["mtu"] = cell.transport.mtu
+    for name in ("corrupt", "reorder", "duplicate", "jitter_ms", "delay_ms", "rate_bps"):
         if getattr(spoilt, name):
-            medium[name] = getattr(spoilt, name)  # Refused by name where it means nothing.
+            found[name] = getattr(spoilt, name)  # Refused by name where it means nothing.
+    return found
+
+
+def _scenario(cell: Cell, stages: list[StageCost], sizes: list[int], alone_us: float) -> Scenario:
     nodes: list[dict[str, Any]] = [
         {"stage": number, "invoke_ms": stage.us / 1e3} for number, stage in enumerate(stages)
     ]
@@ -190,7 +194,7 @@ def _scenario(cell: Cell, stages: list[StageCost], sizes: list[int], alone_us: f
             "input_bytes": 1,  # Inputs do not travel, and what a stage takes is said above.
             "stages": sizes,
             "nodes": nodes,
-            "link": medium,
+            "link": medium(cell),
         }
     )
 
@@ -214,9 +218,9 @@ def _times(events: Iterable[Event]) -> tuple[list[int], list[int]]:
 
 HEADER = (
     "transport", "kernels", "payload B", "head ms", "link ms", "tail ms", "round trip ms",
-    "between ms", "published: round trip", "published: one way",
+    "between ms", "paper: round trip", "paper: one way",
 )  # fmt: skip
-PROVENANCE = ("", "", *["modelled"] * 6, *["as published"] * 2)
+PROVENANCE = ("", "", *["modelled"] * 6, *["measured by its authors"] * 2)
 
 WHAT = (
     "all times are modelled: stages by instructions counted on an emulated ESP32-S3 and published "
@@ -226,15 +230,12 @@ WHAT = (
 
 
 def table(experiment: Experiment, found: Iterable[Modelled]) -> Iterator[tuple[str, ...]]:
-    """Rows under HEADER, with what was published of an experiment of this name, if it is there:
-    reference/NAME.csv beside the experiment's file."""
-    published = _published(experiment.folder / "reference" / f"{experiment.name}.csv")
+    """Rows under HEADER, with the paper's own figures (`host.report.paper`) beside its cells."""
     several = {axis: len({cell.coordinates[axis] for cell in experiment.cells}) > 1
                for axis in ("model", "cut", "link", "heads")}  # fmt: skip
     for one in found:
         at = one.cell.coordinates
         also = [str(at[axis]) for axis, many in several.items() if many]
-        transport = one.cell.transport.transport
         yield (
             " / ".join([str(at["transport"]), *also]),
             "ESP-NN" if one.kernels == "esp-nn" else "ANSI C",
@@ -244,31 +245,21 @@ def table(experiment: Experiment, found: Iterable[Modelled]) -> Iterator[tuple[s
             f"{one.stages[-1].us / 1e3:,.1f}",
             f"{one.round_trip_us / 1e3:,.1f}",
             f"{one.low_us / 1e3:,.0f} to {one.high_us / 1e3:,.0f}",
-            published.get(("steady_state_rtt", transport), ""),
-            published.get(("one_way_transmission", transport), ""),
+            published(one.cell, "steady_state_rtt"),
+            published(one.cell, "one_way_transmission"),
         )
 
 
-def _published(path: Path) -> dict[tuple[str, str], str]:
-    """(quantity, transport) to what was said of it, in all versions.
-
-    Raises:
-        ModelledError: unreadable, or not a table of quantity, transport, value and unit.
-    """
-    found: dict[tuple[str, str], str] = {}
-    if not path.exists():
-        return found
-    try:
-        with path.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                key = row["quantity"], row["transport"]
-                text = f"{row['value']} {row['unit']}"
-                found[key] = f"{found[key]} / {text}" if key in found else text
-    except OSError as error:
-        raise ModelledError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, UnicodeDecodeError) as error:
-        raise ModelledError(f"{path} is no table of quantity, transport, value, unit") from error
-    return found
+def published(cell: Cell, quantity: str) -> str:
+    """What the paper says of a cell that asks what it asked, in all versions."""
+    if cell.cut != (paper.LAYER,) or cell.heads != 1 or cell.link.impairment.loss:
+        return ""
+    transport = cell.transport.transport
+    return " / ".join(
+        f"{'>' if figure.at_least else ''}{figure.value:g} {figure.unit}"
+        for figure in paper.figures()
+        if (figure.quantity, figure.transport) == (quantity, transport)
+    )
 
 
 def read(path: Path) -> Experiment:

@@ -20,13 +20,13 @@ NO_NODE = 255
 NO_STAGE = 255  # Of the host that sends updates.
 
 _LOSS = {"medium", "loss", "corrupt"}
-_PATH = _LOSS | {"duplicate", "reorder", "jitter_ms", "mtu"}
+_PATH = _LOSS | {"jitter_ms", "delay_ms", "rate_bps", "mtu"}
 _MEANT = {
-    "wire": _PATH | {"delay_ms", "rate_bps"},
+    "wire": _PATH | {"duplicate", "reorder"},
     "espnow": _LOSS | {"version", "rate"},
     "ble": _LOSS | {"phy", "interval_ms", "data_bytes", "mtu"},
-    "udp": _PATH,
-    "tcp": _LOSS | {"jitter_ms", "mtu"},
+    "udp": _PATH | {"duplicate", "reorder"},
+    "tcp": _PATH,
 }
 
 

@@ -149,8 +149,10 @@ static int invoke(void *ctx, struct ts_invoke *run) {
 }
 
 static void make_input(struct node *n, uint32_t inference) {
-    for (uint32_t i = 0; i < n->world->config.input_bytes; i++) {
-        n->input[i] = (uint8_t)(n->index * 101u + inference * 31u + i * 7u + (i >> 8) * inference);
+    uint8_t *input = n->input;
+    uint32_t len = n->world->config.input_bytes, first = n->index * 101u + inference * 31u;
+    for (uint32_t i = 0; i < len; i++) {
+        input[i] = (uint8_t)(first + i * 7u + (i >> 8) * inference);
     }
 }
 

@@ -16,6 +16,7 @@ from host.sim.world import Report
 from models.errors import TinysplitError
 
 _CHUNK = 8
+CONNECT_TIMEOUT = "10s"
 Chunk = tuple[Scenario, list[int]]
 Map = Callable[[list[Chunk]], Iterator[list[Report]]]
 
@@ -72,7 +73,7 @@ def _cluster(address: str) -> Iterator[Map]:
     except ModuleNotFoundError as error:
         raise SweepError("--scheduler needs dask: pip install 'tinysplit[cluster]'") from error
     try:
-        client = distributed.Client(address, timeout="10s")
+        client = distributed.Client(address, timeout=CONNECT_TIMEOUT)
     except (OSError, ValueError, TypeError) as error:
         raise SweepError(f"no dask scheduler answers at {address}") from error
 

@@ -17,7 +17,7 @@ from partitioner import image
 from partitioner.cost import links, wifi
 
 _QUEUE = 8  # Frames that a station holds for the air, about as many as the chip's driver.
-_WIRE_MTU = 1452
+_WIRE_MTU, _WIRE_DELAY_MS = 1452, 1
 _MEDIA = {"wire": 0, "espnow": 1, "ble": 2, "udp": 3, "tcp": 4}  # enum sim_medium
 _KINDS = (
     "sent", "arrived", "lost", "collided", "invoke", "begun", "result", "reboot", "air", "cut",
@@ -171,7 +171,8 @@ def _link(config: Any, link: dict[str, Any]) -> None:
     config.medium = _MEDIA[medium]
     if medium == "wire":
         config.mtu = link.get("mtu", _WIRE_MTU)
-        config.delay_us, config.rate_bps = _us(link["delay_ms"] / 1e3), link["rate_bps"]
+        config.delay_us = _us(link.get("delay_ms", _WIRE_DELAY_MS) / 1e3)
+        config.rate_bps = link["rate_bps"]
         return
     model = links.Link(
         medium, version=link["version"], rate=link["rate"], phy=link["phy"],
@@ -188,8 +189,9 @@ def _link(config: Any, link: dict[str, Any]) -> None:
             config.air_us[size] = round(model.medium_us(size))
             config.packets[size] = model.packets(size)
     else:
-        config.delay_us = round(links.IP_LATENCY_US)
-        config.rate_bps = round(links.GOODPUT_BPS[medium])
+        config.delay_us = round(links.IP_LATENCY_US) + _us(link.get("delay_ms", 0) / 1e3)
+        own_bps = round(links.GOODPUT_BPS[medium])
+        config.rate_bps = min(link["rate_bps"] or own_bps, own_bps)
     if medium == "tcp":
         config.reorder, config.rto_min_us = 1, 1_000_000
         for size in range(1, config.mtu + 1):

@@ -146,6 +146,7 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     operators = board.ask("profile", on=True)["operators"]
     assert len(operators) > 1
     assert all(isinstance(kind, str) and us == 0 for kind, us in operators)
+    assert "operators" not in values
     code, _ = refusal(board, "profile", on=1)
     assert code == "bad_command"
 
@@ -366,6 +367,16 @@ def test_a_chain_gives_the_golden_result(
     assert code == "bad_command"
     code, _ = refusal(head, "run", input="tensors", tensors=[encoded(bytes(100_000))])
     assert code == "bad_command"
+
+
+def test_operators_are_timed_from_boot_on(start: Start, stages: list[bytes]) -> None:
+    head, *_ = chain(start, stages, profile=True)
+    assert head.ask("run", 20, input="selftest")["code"] == "ok"
+    assert all(us > 0 for _, us in head.ask("profile")["operators"])
+    assert head.ask("telemetry")["operators"] == head.ask("profile")["operators"]
+    head.ask("profile", on=False)
+    assert head.ask("run", 20, input="selftest")["code"] == "ok"
+    assert "operators" not in head.ask("telemetry")
 
 
 def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
