@@ -25,6 +25,7 @@ from host import run as split_run
 from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.control import ControlError
 from host.boards.virtual.espnow import LMK_VARIABLE, read_key
 from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
@@ -33,13 +34,13 @@ from host.link.impairment import Impairment, ImpairmentError
 from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
-from host.testbed import Options, Testbed
+from host.testbed import Options, Testbed, TestbedError
 from models.errors import TinysplitError
 from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
-from partitioner.command import Command, require_picture, verbose_option, wide_console
+from partitioner.command import Command, FiniteRange, require_picture, verbose_option, wide_console
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ class NodeKind(click.ParamType):  # type: ignore[type-arg]  # Generic from click
         if isinstance(chosen, kinds.Host) and not self._host:
             self.fail("only the last stage can run on the host", param, ctx)
         return chosen
+
+
+class LinkAddress(click.ParamType):  # type: ignore[type-arg]
+    """An address of a link, as text: `host.boards.address`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            address.parse(str(value))
+        except address.AddressError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 class FrameSize(click.ParamType):  # type: ignore[type-arg]
@@ -112,10 +126,15 @@ class Commands(click.Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
+        "bench": "host.bench.cli:bench",
         "calibrate": "partitioner.plan.cli:calibrate",
+        "flash": "host.flash.cli:flash",
+        "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
+        "ota": "host.ota.command:ota",
         "pack": "host.ota.cli:pack",
         "plan": "partitioner.plan.cli:main",
+        "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",
     }
 
@@ -223,7 +242,7 @@ def main() -> None:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.001, 600),
+    type=FiniteRange(0.001, 600),
     default=10.0,
     show_default=True,
     metavar="S",
@@ -305,6 +324,10 @@ def run(
             bridge=bridge,
             codec=codec,
         )
+        try:
+            options.check(len(opened.stages))
+        except TestbedError as error:
+            raise click.UsageError(str(error)) from error
         _run_over_link(opened, bundle, image_set, options)
         return
     progress = Console(stderr=True)
@@ -355,6 +378,7 @@ def _impairment(transport: str, network: dict[str, Any]) -> Impairment:
         )
         if transport == "tcp":
             chosen.check_stream()
+        chosen.check_air(transport)
     except ImpairmentError as error:
         raise click.UsageError(str(error)) from error
     return chosen
@@ -452,20 +476,27 @@ class BoardCommand(Command):
 @click.option("--stage", type=click.IntRange(0, 253), help="Which stage it runs.")
 @click.option(
     "--listen",
+    type=LinkAddress(),
     default="udp://127.0.0.1:0",
     show_default=True,
     metavar="ADDRESS",
     help="Where the stage before it connects: udp:// or tcp://, port 0 for any; or its radio's "
     "address, espnow:// or ble://, with --air.",
 )
-@click.option("--next", "following", metavar="ADDRESS", help="Where the next stage listens.")
+@click.option(
+    "--next",
+    "following",
+    type=LinkAddress(),
+    metavar="ADDRESS",
+    help="Where the next stage listens.",
+)
 @click.option("--air", help="With a radio: where the air is, as its host says.")
 @_espnow_options
 @click.option(
     "--espnow-peers", metavar="ADDRESS,...", help="Who may call, where packets are encrypted."
 )
 @click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
-@click.option("--name", default="board", show_default=True)
+@click.option("--name", default="board", show_default=True, help="What it calls itself.")
 @click.option("--mtu", type=FrameSize(), default=0, help="Longest frame in bytes; 0: the usual.")
 @click.option("--window", type=click.IntRange(0, 64), default=0, help="Fragments in flight.")
 @click.option("--timeout-ms", type=click.IntRange(1, 600_000), default=10_000, show_default=True)
@@ -531,12 +562,17 @@ def board(
     if "espnow_peers" in given:
         given["espnow_peers"] = given["espnow_peers"].split(",")
     defaults = {"listen": listen, **given}
+    try:
+        control.check_settings(defaults)
+    except ControlError as error:
+        raise click.UsageError(str(error)) from error
     if role == "bridge":
         if any(given is not None for given in (bundle, stage, following, build, flash)):
             raise click.UsageError("a bridge has no bundle, no stage, no flash and no next stage")
+        if place.transport not in RADIOS or "air" not in given:
+            raise click.UsageError("a bridge needs a radio: --listen espnow://... and --air")
         from host.boards.virtual import bridge
 
-        control.check_settings(defaults)
         bridge.serve(defaults, open_pty())
         return
     if bundle is None or stage is None:
@@ -544,7 +580,6 @@ def board(
     defaults["stage"] = stage
     if following is not None:
         defaults["next"] = following
-    control.check_settings(defaults)
     read_fd, write_fd = 0, 1
     if build is None:
         held = _holding(bundle, stage, flash, public_key)
@@ -552,7 +587,10 @@ def board(
 
         if pty:
             read_fd = write_fd = open_pty()
-        program.serve(held, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+        try:
+            program.serve(held, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+        except program.SettingsError as error:
+            raise click.UsageError(str(error)) from error
         return
     from host.boards.emulated import console
     from host.boards.emulated.process import LOOPBACK, free_port
@@ -607,7 +645,7 @@ def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None
 @click.option("--port", "ports", multiple=True, help="A serial port to ask besides; repeat it.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.5, 60),
+    type=FiniteRange(0.5, 60),
     default=3.0,
     show_default=True,
     help="How long to listen on the network and by Bluetooth.",

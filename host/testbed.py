@@ -31,7 +31,7 @@ from host.boards.emulated import process as emulated
 from host.boards.kinds import Emulated, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, create_air, not_installed
+from host.boards.virtual.radio import Air, AirCounts, create_air, not_installed
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import EVERY_CODEC, RAW_ONLY, Phase, PhaseRecord
@@ -125,10 +125,14 @@ def ble_server(board: str) -> ServerTransport:
 
 @dataclass(frozen=True)
 class StageNode:
-    """What runs a stage, for people, and how times by its clock come about."""
+    """What runs a stage, for people and in a word, and how times by its clock come about.
+
+    `kind`: virtual, host, emulated, or what a board that was there calls itself.
+    """
 
     what: str
     provenance: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -200,15 +204,15 @@ class Testbed:
             kind = options.boards.get(stage)
             if stage == last and options.tail == "host":
                 place = self._start_tail(stage)
-                node = StageNode("this host", "measured")
+                node = StageNode("this host", "measured", "host")
             elif isinstance(kind, OnSerial):
                 place, node = self._configure(stage, following)
             elif isinstance(kind, Emulated):
                 place = self._start_emulated(stage, kind, following)
-                node = StageNode(f"an emulated board ({kind.build})", "emulated")
+                node = StageNode(f"an emulated board ({kind.build})", "emulated", "emulated")
             else:
                 place = self._start_board(stage, following)
-                node = StageNode("a virtual board", "measured")
+                node = StageNode("a virtual board", "measured", "virtual")
             self.nodes.insert(0, node)
             following = self._impaired(place, stage) if stage else None
         if self._air is not None:
@@ -261,7 +265,7 @@ class Testbed:
             needs_address=stage > 0,
         )
         self.boards.insert(0, attached.board)
-        return place, StageNode(attached.what, attached.provenance)
+        return place, StageNode(attached.what, attached.provenance, attached.info["kind"])
 
     def _start_emulated(self, stage: int, kind: Emulated, following: Address | None) -> Address:
         listen = Address(self._options.transport, emulated.LOOPBACK, emulated.free_port())
@@ -409,6 +413,24 @@ class Testbed:
                     f"the link from stage {link} to stage {link + 1} does not speak codec 1: "
                     "update the firmware of its boards, or give --codec auto"
                 )
+
+    def on_air(self) -> AirCounts | None:
+        """What the modelled air, or the relays, have done so far; None: there are none."""
+        if self._air is not None:
+            return self._air.counts()
+        if not self._relays:
+            return None
+        tallies = [tally for relay in self._relays for tally in relay.tallies()]
+        return AirCounts(
+            sum(t.packets for t in tallies),
+            sum(t.lost + t.overflowed for t in tallies),
+            sum(t.bytes for t in tallies),
+        )
+
+    @property
+    def air_provenance(self) -> str:
+        """How times over the air come about, in a word; empty without a modelled air."""
+        return "" if self._air is None else self._air.provenance().partition(" ")[0]
 
     def air_report(self, stats: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
         """How times over the air come about, and what it did; empty without an air.

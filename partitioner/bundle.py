@@ -303,7 +303,10 @@ def verify(
 
 def tool_versions() -> dict[str, str]:
     """Installed versions of the packages whose code shapes a bundle's bytes."""
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    installed = {
+        d.metadata["Name"].lower().replace("_", "-"): d.version
+        for d in importlib.metadata.distributions()
+    }
     return {name: installed[name] for name in _TOOLS if name in installed}
 
 

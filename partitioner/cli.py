@@ -10,10 +10,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from models.errors import TinysplitError
-from partitioner import bundle, evaluate, inputs, kernels, listing
+from partitioner import bundle, evaluate, kernels, listing
 from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
+from partitioner.codec import NAMES as CODECS
 from partitioner.command import (
     Bytes,
     Command,
@@ -24,10 +24,11 @@ from partitioner.command import (
     verbose_option,
     wide_console,
 )
+from partitioner.cost import codecs
 from partitioner.cost.links import Link
 from partitioner.output import refuse_existing
 from partitioner.plan import exact, model
-from partitioner.source import SEED, Request, Source, open_source
+from partitioner.source import SEED, Request, Source, open_source, realistic
 
 AUTOMATIC = "auto"
 _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
@@ -143,8 +144,9 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         catalogue = Catalogue(source.graph, source.layers)
         notes: list[str] = []
         if layer_names == (AUTOMATIC,):
-            layer_names = _automatic(source, catalogue, options["ram_bytes"], notes)
+            layer_names = _automatic(source, request, catalogue, options["ram_bytes"], notes)
         cuts = catalogue.chain(layer_names)
+        reasons: list[str] = []
         if output is None:
             output = Path("build") / _folder_name(source.name, [name for name, _ in cuts])
             refuse_existing(output, force=options["force"])
@@ -153,7 +155,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             cuts,
             model=source.identity,
             calibration=source.calibration.record() if source.calibration else None,
-            realistic=_realistic(source, request, notes),
+            realistic=realistic(source, request, _REAL_INPUTS, reasons),
             report=steps,
         )
         held_out_source = options["evaluate_on"]
@@ -183,17 +185,22 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             built = replace(built, manifest=replace(built.manifest, accuracy=scores))
         steps("write")
         built.write(output, force=options["force"])
+    notes += [f"verified on noise only, {reason}" for reason in reasons]
     for note in notes:
         click.echo(note, err=True)
     _report(built, output)
 
 
 def _automatic(
-    source: Source, catalogue: Catalogue, ram_bytes: int, notes: list[str]
+    source: Source, request: Request, catalogue: Catalogue, ram_bytes: int, notes: list[str]
 ) -> tuple[str, ...]:
     """The cut with the least latency on two ESP32-S3 boards over ESP-NOW, by the cost model."""
     boards = [replace(model.KNOWN_NODES["esp32s3"], internal_bytes=ram_bytes)] * 2
-    split = model.SplitModel(source.graph, model.named(boards), [Link()])
+    coded = codecs.measure(
+        source.graph, kernels.exact(), realistic(source, request, codecs.SAMPLES, [])
+    )
+    links = [Link(codec=codec) for codec in CODECS if coded.known(codec)]
+    split = model.SplitModel(source.graph, model.named(boards), [links], coded)
     solution = exact.best(split.problem(), split.latency())
     position = split.positions[solution.plan.cuts[0]]
     named = [row.name for row in catalogue.rows if row.cut and row.cut.position == position]
@@ -203,29 +210,6 @@ def _automatic(
         "over ESP-NOW; tinysplit plan knows more"
     )
     return (name,)
-
-
-def _realistic(source: Source, request: Request, notes: list[str]) -> list[list[kernels.Array]]:
-    """Inputs made from real images to verify with; none, with a note, where there are none."""
-    specs = [bundle.spec(source.graph, index) for index in source.graph.inputs]
-    samples = source.calibration
-    if samples is None:
-        try:
-            samples = inputs.gather(
-                request.calibration,
-                [spec.shape for spec in specs],
-                source.identity["preprocessing"],
-                names=[spec.name for spec in specs],
-                count=_REAL_INPUTS,
-                seed=SEED,
-                resize=request.resize,
-            )
-        except TinysplitError as error:
-            if request.calibration != "digits":
-                raise
-            notes.append(f"verified on noise only, without real images: {error}")
-            return []
-    return inputs.quantized([array[:_REAL_INPUTS] for array in samples.arrays], specs)
 
 
 def _report(built: Bundle, output: Path) -> None:

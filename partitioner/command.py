@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import io
+import math
 import os
 import re
 import sys
@@ -22,6 +25,8 @@ from models.errors import TinysplitError
 from models.preprocess import MODES
 from partitioner.entry import INTERRUPTED
 from partitioner.output import OutputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Command(click.Command):
@@ -42,19 +47,34 @@ class Command(click.Command):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output went away: nothing to tell, and nobody to tell it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             sys.exit(1)
         except Exception as error:
             if ctx.params.get("verbose"):
                 traceback.print_exc()
             click.echo(f"{ctx.command_path}: error: {describe(error)}", err=True)
+            if _no_room(error):
+                _drop_output()
             sys.exit(1)
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether an output of no name could not be written."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM and not error.filename
+
+
+def _drop_output() -> None:
+    """What is still buffered must not fail again when the interpreter ends."""
+    with contextlib.suppress(OSError):  # Not a file at all.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(error: BaseException) -> str:
     """An exception as one line: its own words if tinysplit raised it, else what and where."""
     if isinstance(error, TinysplitError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and _no_room(error):
+        return f"cannot write the output: {error.strerror}; make room, or send it elsewhere"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
@@ -116,6 +136,18 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} is no number of bytes (such as 307200, 300k or 8M)", param, ctx)
         return int(match[1]) << {None: 0, "k": 10, "m": 20}[match[2]]
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; `nan` is none, although it is neither too small nor too large."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 def size(count: int | None) -> str:

@@ -12,6 +12,7 @@ from models.errors import TinysplitError
 from partitioner import bundle, inputs, layers, quantize
 from partitioner.graph import Graph
 from partitioner.inputs import Samples
+from partitioner.kernels import Array
 from partitioner.layers import Layer
 from partitioner.tflite import TfliteError
 
@@ -161,3 +162,30 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def realistic(source: Source, request: Request, count: int, notes: list[str]) -> list[list[Array]]:
+    """Up to `count` sets of inputs made from real images; a note says why if there are none.
+
+    Raises:
+        ImageError, InputError: the calibration that was asked for cannot be had.
+    """
+    specs = [bundle.spec(source.graph, index) for index in source.graph.inputs]
+    samples = source.calibration
+    if samples is None:
+        try:
+            samples = inputs.gather(
+                request.calibration,
+                [spec.shape for spec in specs],
+                source.identity["preprocessing"],
+                names=[spec.name for spec in specs],
+                count=count,
+                seed=SEED,
+                resize=request.resize,
+            )
+        except TinysplitError as error:
+            if request.calibration != "digits":
+                raise
+            notes.append(f"no real images: {error}")
+            return []
+    return inputs.quantized([array[:count] for array in samples.arrays], specs)

@@ -12,10 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ble.h"
+#include "control.h"
+#include "esp_heap_caps.h"
 #include "esp_random.h"
 #include "esp_timer.h"
+#include "freertos/FreeRTOS.h"
+#include "freertos/semphr.h"
+#include "freertos/task.h"
 #include "host/ble_hs.h"
 #include "host/util/util.h"
+#include "line.h"
 #include "link.h"
 #include "nimble/nimble_port.h"
 #include "nimble/nimble_port_freertos.h"
@@ -47,6 +54,10 @@
 #define STATUS_LAYOUT 1u
 #define STATUS_BYTES 114u /* 13.3: 51 bytes, two lengths' texts of 31 */
 #define SERVICE_DATA_BYTES 11u
+#define SILENT_US 300000u /* 13: a central that sends nothing for this long can be the next stage */
+#define VALUE_BYTES 512u
+#define PIECES 6u /* control values on their way to the control task */
+#define SAY_MS 2000
 
 #if CONFIG_BT_NIMBLE_MAX_CONNECTIONS < 2
 #error "BLE needs CONFIG_BT_NIMBLE_MAX_CONNECTIONS of 2 or more: one to the next stage, one from the stage before"
@@ -62,7 +73,13 @@ enum state {
 struct connection {
     atomic_int state; /* enum state */
     uint16_t handle;
-    bool stream; /* 13.4: pieces of a COBS stream, instead of a frame in each value */
+    bool wants_link;           /* CCCD of down */
+    atomic_bool wants_control; /* CCCD of control, on a link that is as secret as it must be */
+    bool asked_control;        /* the CCCD alone */
+    atomic_uint generation;    /* of the connections that had this place */
+    _Atomic uint64_t began;    /* the link, us */
+    atomic_bool spoke;         /* a frame came */
+    bool stream;               /* 13.4: pieces of a COBS stream, instead of a frame in each value */
     uint16_t att_mtu;
     uint16_t tx_bytes, rx_bytes; /* LL payloads granted */
     struct ts_stream reader;
@@ -85,6 +102,7 @@ static const ble_uuid128_t service_uuid = TINYSPLIT_UUID(1);
 static const ble_uuid128_t up_uuid = TINYSPLIT_UUID(2);
 static const ble_uuid128_t down_uuid = TINYSPLIT_UUID(3);
 static const ble_uuid128_t status_uuid = TINYSPLIT_UUID(4);
+static const ble_uuid128_t control_uuid = TINYSPLIT_UUID(5);
 static const ble_uuid16_t cccd_uuid = BLE_UUID16_INIT(BLE_GATT_DSC_CLT_CFG_UUID16);
 
 static struct connection connections[CONNECTIONS];
@@ -93,7 +111,26 @@ static bool running, initialized;
 static atomic_bool has_next, synced;
 static uint8_t own_addr_type;
 static uint16_t mtu;
-static uint16_t down_handle; /* of our own service */
+static uint16_t down_handle, control_handle; /* of our own service */
+static bool next_is_central;                 /* `next` is ble://central */
+static atomic_int next_place;                /* which one that is; -1: not known yet */
+
+/* Control lines, a piece of one on its way to the control task, and who may write answers. */
+struct piece {
+    atomic_bool used;
+    uint8_t place;
+    unsigned generation;
+    uint16_t len;
+    uint8_t bytes[VALUE_BYTES];
+};
+static struct {
+    struct piece pieces[PIECES];
+    struct line lines[CONNECTIONS];
+    unsigned generation[CONNECTIONS]; /* of the line there */
+} *control;                           /* in PSRAM where there is some */
+static SemaphoreHandle_t say_lock;
+static StaticSemaphore_t say_lock_memory;
+void ble_store_config_init(void); /* no header of NimBLE has it */
 static bool next_by_name;
 static char next_name[33];
 static uint8_t next_mac[6]; /* as NimBLE has it: least significant byte first */
@@ -107,8 +144,14 @@ static const char *_Atomic problem = "";
 static int gap_event(struct ble_gap_event *event, void *arg);
 static void scan(void);
 
+/* The next stage is place 0, whoever connected to whom. */
+static uint8_t place_of(const struct connection *c) {
+    int index = (int)(c - connections);
+    return next_is_central && index == atomic_load(&next_place) ? 0 : (uint8_t)index;
+}
+
 static struct ts_addr address_of(const struct connection *c) {
-    return (struct ts_addr){.link = LINK_RADIO, .len = 1, .bytes = {(uint8_t)(c - connections)}};
+    return (struct ts_addr){.link = LINK_RADIO, .len = 1, .bytes = {place_of(c)}};
 }
 
 static bool is_central(const struct connection *c) {
@@ -143,6 +186,7 @@ static void take_value(struct connection *c, const struct os_mbuf *value) {
     if (atomic_load(&c->state) != OPEN || len == 0) {
         return;
     }
+    atomic_store(&c->spoke, true);
     if (c->stream) {
         for (const struct os_mbuf *part = value; part != NULL; part = SLIST_NEXT(part, om_next)) {
             (void)ts_stream_read(&c->reader, part->om_data, part->om_len, take_frame, c);
@@ -220,11 +264,37 @@ static bool flush(void) {
     return waits;
 }
 
+/* The first that began a link and then was silent: a stage before this one would have spoken first. */
+static struct connection *silent_central(void) {
+    uint64_t now = (uint64_t)esp_timer_get_time();
+    struct connection *first = NULL;
+    for (size_t i = 1; i < CONNECTIONS; i++) {
+        struct connection *c = &connections[i];
+        if (atomic_load(&c->state) == OPEN && !atomic_load(&c->spoke) && now - atomic_load(&c->began) >= SILENT_US &&
+            (first == NULL || atomic_load(&c->began) < atomic_load(&first->began))) {
+            first = c;
+        }
+    }
+    return first;
+}
+
+static struct connection *connection_at(uint8_t place) {
+    if (place != 0 || !next_is_central) {
+        return &connections[place];
+    }
+    if (atomic_load(&next_place) < 0) {
+        struct connection *found = silent_central();
+        atomic_store(&next_place, found != NULL ? (int)(found - connections) : -1);
+    }
+    int at = atomic_load(&next_place);
+    return at < 0 ? &connections[0] : &connections[at]; /* place 0 is never open here */
+}
+
 static int send_frame(const struct ts_addr *to, const uint8_t *frame, size_t len) {
     if (!running || to->len != 1 || to->bytes[0] >= CONNECTIONS || len == 0 || len > FRAME_BYTES) {
         return TS_E_SEND_FAILED;
     }
-    struct connection *c = &connections[to->bytes[0]];
+    struct connection *c = connection_at(to->bytes[0]);
     int code = TS_E_SEND_FAILED;
     if (atomic_load(&c->state) == OPEN) {
         if (!c->stream) {
@@ -254,6 +324,8 @@ static void begin_link(struct connection *c) {
     c->out_at = 0;
     c->out_len = 0;
     ts_stream_init(&c->reader, true, c->in, FRAME_BYTES);
+    atomic_store(&c->spoke, false);
+    atomic_store(&c->began, (uint64_t)esp_timer_get_time());
     atomic_store(&c->state, OPEN);
     link_wake();
 }
@@ -261,12 +333,19 @@ static void begin_link(struct connection *c) {
 /* The link of a connection is over; the connection may stay. */
 static void end_link(struct connection *c, enum state then) {
     if (atomic_exchange(&c->state, (int)then) == OPEN) {
-        link_gone((uint8_t)(c - connections));
+        link_gone(place_of(c));
+        if (place_of(c) == 0) {
+            atomic_store(&next_place, -1);
+        }
     }
 }
 
 static void end_connection(struct connection *c) {
     end_link(c, FREE);
+    c->wants_link = false;
+    c->asked_control = false;
+    atomic_store(&c->wants_control, false);
+    atomic_fetch_add(&c->generation, 1); /* lines and answers of this one are over */
     link_wake();
 }
 
@@ -407,12 +486,19 @@ static void give_up(const struct connection *c, const char *why) {
     (void)ble_gap_terminate(c->handle, BLE_ERR_REM_USER_CONN_TERM); /* its event plans the next try */
 }
 
+/* An ATT error of the next board, as a line for people. */
+static const char *why_not(uint16_t status, const char *other) {
+    bool secret = status == BLE_HS_ATT_ERR(BLE_ATT_ERR_INSUFFICIENT_AUTHEN) ||
+                  status == BLE_HS_ATT_ERR(BLE_ATT_ERR_INSUFFICIENT_ENC);
+    return secret ? "the next board wants a passkey: set ble_passkey" : other;
+}
+
 static int on_cccd(uint16_t handle, const struct ble_gatt_error *error, struct ble_gatt_attr *attr, void *arg) {
     struct connection *c = arg;
     (void)handle;
     (void)attr;
     if (error->status != 0) {
-        give_up(c, "the next board refuses notifications");
+        give_up(c, why_not(error->status, "the next board refuses notifications"));
         return 0;
     }
     retries = 0;
@@ -458,7 +544,7 @@ static int on_status(uint16_t handle, const struct ble_gatt_error *error, struct
     } else if (error->status == BLE_HS_EDONE) {
         judge_status(c);
     } else {
-        give_up(c, "the next board's status cannot be read");
+        give_up(c, why_not(error->status, "the next board's status cannot be read"));
     }
     return 0;
 }
@@ -525,16 +611,93 @@ static int on_service(uint16_t handle, const struct ble_gatt_error *error, const
     return 0;
 }
 
+static bool has_passkey(void) {
+    return own->ble_passkey[0] != '\0';
+}
+
+static void discover(struct connection *c) {
+    if (ble_gattc_disc_svc_by_uuid(c->handle, &service_uuid.u, on_service, c) != 0) {
+        give_up(c, "cannot ask the next board for its service");
+    }
+}
+
 static int on_mtu(uint16_t handle, const struct ble_gatt_error *error, uint16_t att_mtu, void *arg) {
     struct connection *c = arg;
     (void)handle;
     (void)error; /* a board that refuses keeps 23: works, slowly */
     (void)att_mtu;
     ask_for_speed(c);
-    if (ble_gattc_disc_svc_by_uuid(c->handle, &service_uuid.u, on_service, c) != 0) {
-        give_up(c, "cannot ask the next board for its service");
+    if (!has_passkey()) {
+        discover(c);
+        return 0;
+    }
+    /* Two boards with the same passkey: this one types what the other shows. on_encryption goes on. */
+    ble_hs_cfg.sm_io_cap = BLE_HS_IO_KEYBOARD_ONLY;
+    if (ble_gap_security_initiate(c->handle) != 0) {
+        give_up(c, "cannot pair with the next board");
     }
     return 0;
+}
+
+/* What the board asks of a central before it lets it at the link and at control (13.6). */
+static bool is_secret(const struct connection *c, bool of_control) {
+    struct ble_gap_conn_desc desc;
+    if (!has_passkey() && !of_control) {
+        return true;
+    }
+    return ble_gap_conn_find(c->handle, &desc) == 0 && desc.sec_state.encrypted &&
+           (!has_passkey() || desc.sec_state.authenticated);
+}
+
+/* A central's wishes, as far as its link is secret enough for them. */
+static void serve(struct connection *c) {
+    atomic_store(&c->wants_control, c->asked_control && is_secret(c, true));
+    if (c->wants_link && is_secret(c, false)) {
+        if (atomic_load(&c->state) != OPEN) {
+            ask_for_speed(c);
+            ask_for_interval(c);
+            begin_link(c);
+        }
+    } else {
+        end_link(c, SETTING_UP);
+    }
+    if ((c->wants_link && !is_secret(c, false)) || (c->asked_control && !is_secret(c, true))) {
+        (void)ble_gap_security_initiate(c->handle); /* asks the central to pair */
+    }
+}
+
+static void on_encryption(struct connection *c, int status) {
+    if (!is_central(c)) {
+        if (status == 0) {
+            serve(c);
+        }
+        return;
+    }
+    ble_hs_cfg.sm_io_cap = BLE_HS_IO_DISPLAY_ONLY;
+    if (atomic_load(&c->state) != SETTING_UP) {
+        return;
+    }
+    if (status != 0 || !is_secret(c, false)) {
+        give_up(c, "the next board has another ble_passkey, or none");
+        return;
+    }
+    discover(c);
+}
+
+static void give_passkey(uint16_t handle, uint8_t action) {
+    if (has_passkey() && (action == BLE_SM_IOACT_DISP || action == BLE_SM_IOACT_INPUT)) {
+        struct ble_sm_io io = {.action = action, .passkey = (uint32_t)strtoul(own->ble_passkey, NULL, 10)};
+        (void)ble_sm_inject_io(handle, &io);
+    }
+}
+
+/* A peer that lost its keys pairs anew. */
+static int forget_bond(uint16_t handle) {
+    struct ble_gap_conn_desc desc;
+    if (ble_gap_conn_find(handle, &desc) != 0 || ble_store_util_delete_peer(&desc.peer_id_addr) != 0) {
+        return BLE_GAP_REPEAT_PAIRING_IGNORE;
+    }
+    return BLE_GAP_REPEAT_PAIRING_RETRY;
 }
 
 static void connected(struct connection *c, uint16_t handle) {
@@ -594,16 +757,25 @@ static int gap_event(struct ble_gap_event *event, void *arg) {
         }
         break;
     case BLE_GAP_EVENT_SUBSCRIBE:
-        if (event->subscribe.attr_handle == down_handle && atomic_load(&c->state) != FREE && !is_central(c)) {
-            if (event->subscribe.cur_notify) {
-                ask_for_speed(c);
-                ask_for_interval(c);
-                begin_link(c);
-            } else {
-                end_link(c, SETTING_UP);
-            }
+        if (atomic_load(&c->state) == FREE || is_central(c)) {
+            break;
+        }
+        if (event->subscribe.attr_handle == down_handle) {
+            c->wants_link = event->subscribe.cur_notify;
+            serve(c);
+        } else if (event->subscribe.attr_handle == control_handle) {
+            c->asked_control = event->subscribe.cur_notify;
+            serve(c);
         }
         break;
+    case BLE_GAP_EVENT_ENC_CHANGE:
+        on_encryption(c, event->enc_change.status);
+        break;
+    case BLE_GAP_EVENT_PASSKEY_ACTION:
+        give_passkey(event->passkey.conn_handle, event->passkey.params.action);
+        break;
+    case BLE_GAP_EVENT_REPEAT_PAIRING:
+        return forget_bond(event->repeat_pairing.conn_handle);
     case BLE_GAP_EVENT_NOTIFY_RX:
         if (is_central(c) && event->notify_rx.attr_handle == c->down) {
             take_value(c, event->notify_rx.om);
@@ -658,6 +830,100 @@ static int read_status(const struct connection *c, uint16_t handle, struct os_mb
     return code == 0 ? 0 : BLE_ATT_ERR_INSUFFICIENT_RES;
 }
 
+/* --- control lines --- */
+
+/* On the control task. */
+static void read_piece(void *arg) {
+    struct piece *piece = arg;
+    struct line *line = &control->lines[piece->place];
+    if (control->generation[piece->place] != piece->generation) {
+        line_clear(line); /* what the connection before left behind */
+        control->generation[piece->place] = piece->generation;
+    }
+    bool there = atomic_load(&connections[piece->place].generation) == piece->generation;
+    for (uint16_t i = 0; there && i < piece->len; i++) {
+        if (line_byte(line, piece->bytes[i])) {
+            control_line(CONTROL_BLE + (piece->place | (piece->generation & 0xFFFu) << 8), line);
+            line_clear(line);
+        }
+    }
+    atomic_store(&piece->used, false);
+}
+
+static int take_control(const struct connection *c, const struct os_mbuf *value) {
+    uint16_t len = OS_MBUF_PKTLEN(value);
+    if (len > VALUE_BYTES) {
+        return BLE_ATT_ERR_INVALID_ATTR_VALUE_LEN;
+    }
+    for (size_t i = 0; i < PIECES; i++) {
+        struct piece *piece = &control->pieces[i];
+        if (atomic_exchange(&piece->used, true)) {
+            continue;
+        }
+        piece->place = (uint8_t)(c - connections);
+        piece->generation = atomic_load(&c->generation);
+        piece->len = len;
+        if (os_mbuf_copydata(value, 0, len, piece->bytes) == 0 && control_defer(read_piece, piece)) {
+            return 0;
+        }
+        atomic_store(&piece->used, false);
+        break;
+    }
+    return BLE_ATT_ERR_INSUFFICIENT_RES; /* its commands are too many at once */
+}
+
+static bool say_piece(const struct connection *c, const char *bytes, uint16_t len, int *waited) {
+    for (; *waited < SAY_MS; *waited += 5) {
+        if (os_msys_num_free() >= os_msys_count() / 2) {
+            struct os_mbuf *om = ble_hs_mbuf_from_flat(bytes, len);
+            int code = om == NULL ? BLE_HS_ENOMEM : ble_gatts_notify_custom(c->handle, control_handle, om);
+            if (code != BLE_HS_ENOMEM && code != BLE_HS_EAGAIN && code != BLE_HS_EBUSY) {
+                return code == 0;
+            }
+        }
+        vTaskDelay(pdMS_TO_TICKS(5));
+    }
+    return false;
+}
+
+/* A whole line, as long as the connection is the one that is meant. */
+static void say_line(struct connection *c, unsigned generation, const char *text) {
+    if (xSemaphoreTake(say_lock, pdMS_TO_TICKS(SAY_MS)) != pdTRUE) {
+        return;
+    }
+    size_t most = ble_att_mtu(c->handle) > 3 ? ble_att_mtu(c->handle) - 3u : 20u;
+    most = most < VALUE_BYTES ? most : VALUE_BYTES;
+    int waited = 0;
+    bool goes_on = true;
+    for (size_t left = strlen(text); goes_on && left > 0;) {
+        size_t len = left < most ? left : most;
+        goes_on = atomic_load(&c->wants_control) && atomic_load(&c->generation) == generation &&
+                  say_piece(c, text, (uint16_t)len, &waited);
+        text += len;
+        left -= len;
+    }
+    if (goes_on) {
+        (void)say_piece(c, "\n", 1, &waited);
+    }
+    (void)xSemaphoreGive(say_lock);
+}
+
+void ble_control_say(uint32_t to, const char *text) {
+    struct connection *c = &connections[(to & 0xFFu) % CONNECTIONS];
+    unsigned generation = atomic_load(&c->generation);
+    if (running && (generation & 0xFFFu) == (to >> 8 & 0xFFFu)) {
+        say_line(c, generation, text);
+    }
+}
+
+void ble_control_tell(const char *text) {
+    for (size_t i = 0; running && i < CONNECTIONS; i++) {
+        if (atomic_load(&connections[i].wants_control)) {
+            say_line(&connections[i], atomic_load(&connections[i].generation), text);
+        }
+    }
+}
+
 /* arg: the characteristic's UUID. */
 static int on_access(uint16_t handle, uint16_t attr, struct ble_gatt_access_ctxt *access, void *arg) {
     struct connection *c = connection_by_handle(handle);
@@ -669,13 +935,16 @@ static int on_access(uint16_t handle, uint16_t attr, struct ble_gatt_access_ctxt
         take_value(c, access->om);
         return 0;
     }
+    if (arg == &control_uuid && access->op == BLE_GATT_ACCESS_OP_WRITE_CHR) {
+        return take_control(c, access->om);
+    }
     if (arg == &status_uuid && access->op == BLE_GATT_ACCESS_OP_READ_CHR) {
         return read_status(c, handle, access->om);
     }
     return BLE_ATT_ERR_UNLIKELY;
 }
 
-static const struct ble_gatt_chr_def characteristics[] = {
+static struct ble_gatt_chr_def characteristics[] = {
     {.uuid = &up_uuid.u, .access_cb = on_access, .arg = (void *)&up_uuid, .flags = BLE_GATT_CHR_F_WRITE_NO_RSP},
     {.uuid = &down_uuid.u,
      .access_cb = on_access,
@@ -683,8 +952,38 @@ static const struct ble_gatt_chr_def characteristics[] = {
      .flags = BLE_GATT_CHR_F_NOTIFY,
      .val_handle = &down_handle},
     {.uuid = &status_uuid.u, .access_cb = on_access, .arg = (void *)&status_uuid, .flags = BLE_GATT_CHR_F_READ},
+    {.uuid = &control_uuid.u,
+     .access_cb = on_access,
+     .arg = (void *)&control_uuid,
+     .flags = BLE_GATT_CHR_F_WRITE | BLE_GATT_CHR_F_WRITE_ENC | BLE_GATT_CHR_F_NOTIFY,
+     .val_handle = &control_handle},
     {.uuid = NULL},
 };
+
+/* With a passkey a central must have given it before it reads or writes anything. NimBLE lets anybody write CCCDs; what
+ * they would bring waits for serve(). */
+static void protect(void) {
+    for (struct ble_gatt_chr_def *c = characteristics; c->uuid != NULL; c++) {
+        c->flags &=
+            (ble_gatt_chr_flags) ~(BLE_GATT_CHR_F_READ_ENC | BLE_GATT_CHR_F_READ_AUTHEN | BLE_GATT_CHR_F_WRITE_AUTHEN);
+        if (c->arg != &control_uuid) {
+            c->flags &= (ble_gatt_chr_flags)~BLE_GATT_CHR_F_WRITE_ENC;
+        }
+        if (has_passkey() && (c->flags & BLE_GATT_CHR_F_READ) != 0) {
+            c->flags |= BLE_GATT_CHR_F_READ_ENC | BLE_GATT_CHR_F_READ_AUTHEN;
+        }
+        if (has_passkey() && (c->flags & (BLE_GATT_CHR_F_WRITE | BLE_GATT_CHR_F_WRITE_NO_RSP)) != 0) {
+            c->flags |= BLE_GATT_CHR_F_WRITE_ENC | BLE_GATT_CHR_F_WRITE_AUTHEN;
+        }
+    }
+    ble_hs_cfg.sm_io_cap = has_passkey() ? BLE_HS_IO_DISPLAY_ONLY : BLE_HS_IO_NO_INPUT_OUTPUT;
+    ble_hs_cfg.sm_bonding = 1;
+    ble_hs_cfg.sm_mitm = has_passkey();
+    ble_hs_cfg.sm_sc = 1;
+    ble_hs_cfg.sm_our_key_dist = BLE_SM_PAIR_KEY_DIST_ENC | BLE_SM_PAIR_KEY_DIST_ID;
+    ble_hs_cfg.sm_their_key_dist = BLE_SM_PAIR_KEY_DIST_ENC | BLE_SM_PAIR_KEY_DIST_ID;
+    ble_hs_cfg.store_status_cb = ble_store_util_status_rr;
+}
 static const struct ble_gatt_svc_def services[] = {
     {.type = BLE_GATT_SVC_TYPE_PRIMARY, .uuid = &service_uuid.u, .characteristics = characteristics},
     {.type = BLE_GATT_SVC_TYPE_END},
@@ -728,6 +1027,8 @@ static esp_err_t prepare_host(const struct settings *settings) {
     }
     ble_hs_cfg.sync_cb = on_sync;
     ble_hs_cfg.reset_cb = on_reset;
+    protect();
+    ble_store_config_init();
     ble_svc_gap_init();
     ble_svc_gatt_init();
     if (ble_gatts_count_cfg(services) != 0 || ble_gatts_add_svcs(services) != 0 ||
@@ -745,9 +1046,22 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     }
     own = settings;
     mtu = settings->mtu != 0 && settings->mtu < FRAME_BYTES ? (uint16_t)settings->mtu : (uint16_t)FRAME_BYTES;
-    for (size_t i = 0; i < CONNECTIONS; i++) {
-        atomic_store(&connections[i].state, FREE);
+    if (control == NULL) {
+        say_lock = xSemaphoreCreateMutexStatic(&say_lock_memory);
+        control =
+            heap_caps_calloc_prefer(1, sizeof *control, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+        if (control == NULL) {
+            return ESP_ERR_NO_MEM;
+        }
+        for (size_t i = 0; i < CONNECTIONS; i++) {
+            line_init(&control->lines[i], &control_sink);
+        }
     }
+    for (size_t i = 0; i < CONNECTIONS; i++) {
+        end_connection(&connections[i]);
+    }
+    next_is_central = false;
+    atomic_store(&next_place, -1);
     atomic_store(&has_next, false);
     atomic_store(&synced, false);
     retries = 0;
@@ -781,6 +1095,10 @@ static bool peer(const char *text, struct ts_addr *out) {
     next_by_name = !parse_mac(text, next_mac);
     if (len == 0 || (next_by_name && len >= sizeof next_name)) {
         return false;
+    }
+    next_is_central = strcmp(text, "central") == 0;
+    if (next_is_central) {
+        return true; /* it will come */
     }
     (void)snprintf(next_name, sizeof next_name, "%.32s", text);
     atomic_store(&has_next, true);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ble.h"
 #include "cJSON.h"
 #include "console.h"
 #include "esp_app_desc.h"
@@ -21,6 +22,7 @@
 #include "freertos/task.h"
 #include "mbedtls/base64.h"
 #include "mqtt.h"
+#include "sdkconfig.h"
 #include "telemetry.h"
 #include "tinysplit/message.h"
 #include "update.h"
@@ -81,6 +83,8 @@ static const char *start_problem;
 
 /* What the control task has to do. */
 struct item {
+    void (*function)(void *arg); /* NULL: a result or a message */
+    void *arg;
     struct node_result *result; /* NULL: a message */
     uint16_t session;
     uint8_t slot, kind;
@@ -111,6 +115,10 @@ static void say(unsigned source, const char *text) {
         console_line(source, text);
     } else if (source == CONTROL_MQTT) {
         mqtt_reply(text);
+#if CONFIG_TINYSPLIT_BLE
+    } else if (source >= CONTROL_BLE) {
+        ble_control_say(source - CONTROL_BLE, text);
+#endif
     } else if (source >= CONTROL_SESSION) {
         int code = node_send_control((uint16_t)(source - CONTROL_SESSION), text, strlen(text));
         if (code != TS_OK) {
@@ -152,7 +160,7 @@ static void id_text(const cJSON *id, char out[ID_BYTES]) {
     if (cJSON_IsNumber(id)) {
         (void)snprintf(out, ID_BYTES, "%.0f", id->valuedouble);
     } else if (cJSON_IsString(id)) {
-        size_t len = strnlen(id->valuestring, 64);
+        size_t len = settings_cut(id->valuestring, 64);
         size_t at = 0;
         out[at++] = '"';
         for (size_t i = 0; i < len && at < ID_BYTES - 2; i++) {
@@ -190,6 +198,9 @@ static void broadcast(const char *text) {
     for (unsigned i = 0; i < CONSOLES; i++) {
         console_line(i, text);
     }
+#if CONFIG_TINYSPLIT_BLE
+    ble_control_tell(text);
+#endif
     mqtt_telemetry(text);
 }
 
@@ -437,7 +448,8 @@ static bool set_one(struct settings *s, const cJSON *item, char *error) {
     }
     const struct setting *which = settings_find(item->string);
     if (which == NULL) {
-        (void)snprintf(error, SETTINGS_ERROR_BYTES, "%.40s: no such setting", item->string);
+        (void)snprintf(error, SETTINGS_ERROR_BYTES, "%.*s: no such setting", (int)settings_cut(item->string, 40),
+                       item->string);
         return false;
     }
     if (which->kind == SETTING_ADDRESS && cJSON_IsNull(item)) {
@@ -685,6 +697,11 @@ void control_result(struct node_result *result) {
     }
 }
 
+bool control_defer(void (*function)(void *arg), void *arg) {
+    struct item item = {.function = function, .arg = arg};
+    return items != NULL && xQueueSend(items, &item, 0) == pdTRUE;
+}
+
 bool control_message(uint16_t session, uint8_t slot, uint8_t kind, const uint8_t *body, uint32_t len) {
     struct item item = {.session = session, .slot = slot, .kind = kind, .body = body, .len = len};
     return items != NULL && xQueueSend(items, &item, 0) == pdTRUE;
@@ -724,15 +741,7 @@ static void profile(const struct command *c) {
         node_profile(cJSON_IsTrue(on));
     }
     cJSON *o = cJSON_CreateObject();
-    cJSON *operators = cJSON_AddArrayToObject(o, "operators");
-    const char *name;
-    uint32_t us;
-    for (uint32_t i = 0; engine_operator(i, &name, &us); i++) {
-        cJSON *row = cJSON_CreateArray();
-        cJSON_AddItemToArray(row, cJSON_CreateStringReference(name));
-        cJSON_AddItemToArray(row, cJSON_CreateNumber(us));
-        cJSON_AddItemToArray(operators, row);
-    }
+    telemetry_add_operators(o);
     accept(c, o);
 }
 
@@ -803,6 +812,9 @@ static void update(const struct command *c, const char *name) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "offset", offset != 0 ? offset : s.offset);
     cJSON_AddNumberToObject(o, "bytes", s.bytes);
+    if (update_fetch_state() != NULL) {
+        cJSON_AddStringToObject(o, "fetch", update_fetch_state());
+    }
     accept(c, o);
 }
 
@@ -858,7 +870,8 @@ static bool members_are_known(const cJSON *json, const char *name, char *message
         bool fits = strlen(item->string) <= 36 && strchr(item->string, ' ') == NULL;
         if (strcmp(item->string, "id") != 0 && strcmp(item->string, "cmd") != 0 &&
             (!fits || strstr(members, member) == NULL)) {
-            (void)snprintf(message, MESSAGE_BYTES, "%s has no member %.40s", name, item->string);
+            (void)snprintf(message, MESSAGE_BYTES, "%s has no member %.*s", name, (int)settings_cut(item->string, 40),
+                           item->string);
             return false;
         }
     }
@@ -937,6 +950,10 @@ static void parse(unsigned source, const char *text, size_t len, struct line *li
     struct command c = {.source = source, .line = line};
     char message[MESSAGE_BYTES];
     const char *end = text;
+    if (!settings_is_utf8(text, len)) {
+        refuse(&c, "bad_command", "not a line of JSON: no UTF-8");
+        return;
+    }
     cJSON *json = parse_json(text, len, &end);
     if (json == NULL) {
         (void)snprintf(message, sizeof message, "not a line of JSON: wrong near character %u", (unsigned)(end - text));
@@ -952,14 +969,30 @@ static void parse(unsigned source, const char *text, size_t len, struct line *li
         c.id = NULL;
         refuse(&c, "bad_command", "a command needs an id, a number or a string");
     } else if (!cJSON_IsString(cmd) || !is_command(cmd->valuestring)) {
+        const char *asked = cJSON_IsString(cmd) ? cmd->valuestring : "there";
         (void)snprintf(message, sizeof message,
-                       "no command %.40s: info, configure, run, stats, abort, reboot, selftest ...",
-                       cJSON_IsString(cmd) ? cmd->valuestring : "there");
+                       "no command %.*s: info, configure, run, stats, abort, reboot, selftest ...",
+                       (int)settings_cut(asked, 40), asked);
         refuse(&c, "unknown_command", message);
     } else {
         execute(&c, cmd->valuestring);
     }
     cJSON_Delete(json);
+}
+
+/* The id of a line that cannot be used, for its answer: mostly it stands at the beginning. */
+static void find_id(const struct line *line, char out[ID_BYTES]) {
+    static const char key[] = "\"id\":";
+    const char *at = strstr(line->text, key);
+    const char *end = line->text;
+    cJSON *id = NULL;
+    if (at != NULL && settings_is_utf8(line->text, line->len)) {
+        at += sizeof key - 1;
+        id = *at == '{' || *at == '[' ? NULL
+                                      : cJSON_ParseWithLengthOpts(at, line->len - (size_t)(at - line->text), &end, 0);
+    }
+    id_text(id, out);
+    cJSON_Delete(id);
 }
 
 void control_line(unsigned source, struct line *line) {
@@ -969,12 +1002,8 @@ void control_line(unsigned source, struct line *line) {
         return;
     }
     if (line->problem != LINE_FINE) {
-        /* The id, if the line still has one to find. */
-        char id[ID_BYTES] = "null";
-        const char *end = line->text;
-        cJSON *json = line->problem == LINE_TOO_LONG ? NULL : parse_json(line->text, line->len, &end);
-        id_text(cJSON_GetObjectItemCaseSensitive(json, "id"), id);
-        cJSON_Delete(json);
+        char id[ID_BYTES];
+        find_id(line, id);
         refuse_id(source, id, line->problem == LINE_NO_BUFFER ? "no_slot" : "bad_command", problems[line->problem]);
     } else {
         parse(source, line->text, line->len, line);
@@ -1030,7 +1059,9 @@ static void control_task(void *arg) {
         struct item item;
         (void)esp_task_wdt_reset();
         if (xQueueReceive(items, &item, pdMS_TO_TICKS(500)) == pdTRUE) {
-            if (item.result != NULL) {
+            if (item.function != NULL) {
+                item.function(item.arg);
+            } else if (item.result != NULL) {
                 report(item.result);
             } else {
                 message(&item);

@@ -11,7 +11,8 @@ extern "C" {
 
 /* Where a command came from, and its answer goes to: a console's number, or one of these. */
 #define CONTROL_MQTT 16u
-#define CONTROL_SESSION 32u /* + session */
+#define CONTROL_SESSION 32u   /* + session */
+#define CONTROL_BLE 0x100000u /* + what ble.c knows the connection by */
 
 extern const struct line_sink control_sink;
 
@@ -20,6 +21,9 @@ void control_start(const char *problem);
 
 /* Deals with a line; answers before it returns, but for `run`. From any task with 6 KB of stack. */
 void control_line(unsigned source, struct line *line);
+
+/* Runs a function on the control task, where lines may be dealt with; false if its queue is full. */
+bool control_defer(void (*function)(void *arg), void *arg);
 
 /* From the link task: a result (taken over until control_result_done), a message of a session. False if there is
  * no room. */

@@ -212,6 +212,8 @@ static void note_reason(void) {
 }
 
 void flash_boot(void) {
+    problem[0] = '\0';
+    usable = has_stage = false;
     mbedtls_sha256_init(&sha);
     engine_close();
     if (!find_areas()) {
@@ -269,6 +271,10 @@ const struct flash_stage *flash_stage(void) {
 
 const char *flash_problem(void) {
     return problem;
+}
+
+bool flash_works(void) {
+    return usable && (!has_stage || engine_state().proven);
 }
 
 struct ts_slots *flash_slots(void) {

@@ -23,6 +23,9 @@ const struct flash_stage *flash_stage(void);
 /* Why there is no stage, or the last one was refused; empty: nothing is wrong. */
 const char *flash_problem(void);
 
+/* The slots can be used, and the stage in them, if there is one, passed its self-test. */
+bool flash_works(void);
+
 /* For updates (update.c), which see to it that only one task uses them. NULL: the slots cannot be used. */
 struct ts_slots *flash_slots(void);
 const struct ts_image_rules *flash_rules(void);

@@ -5,6 +5,7 @@
 #include "esp_err.h"
 #include "esp_log.h"
 #include "esp_pm.h"
+#include "flash.h"
 #include "meter.h"
 #include "mqtt.h"
 #include "network.h"
@@ -56,6 +57,9 @@ void app_main(void) {
     }
     ESP_LOGI(TAG, "%s starts after %s", settings.name, telemetry_reset_reason());
     node_start_engine();
+    if (settings.profile != 0) {
+        node_profile(true);
+    }
     if (!meter_start(&settings, &other)) {
         problem = other;
     }
@@ -64,6 +68,7 @@ void app_main(void) {
     if (code != ESP_OK) {
         ESP_LOGE(TAG, "%s: %s", other != NULL ? other : "the node does not start", esp_err_to_name(code));
     }
+    const bool started = code == ESP_OK;
     problem = other != NULL ? other : problem;
     start_light_sleep(&problem);
     control_start(problem);
@@ -75,6 +80,6 @@ void app_main(void) {
             ESP_LOGE(TAG, "MQTT does not start: %s", esp_err_to_name(code));
         }
     }
-    update_keep_firmware();
+    update_judge_firmware(started && flash_works());
     /* The tasks go on; this one is deleted. */
 }

@@ -48,6 +48,7 @@ static const struct setting table[] = {
     NUMBER(ble_phy, 1, 2),
     NUMBER(ble_interval, 6, 3200),
     NUMBER(att_mtu, 23, 517),
+    OF_TEXT(SETTING_SECRET, ble_passkey, 0),
     OF_TEXT(SETTING_TEXT, mqtt_url, 0),
     OF_TEXT(SETTING_TEXT, mqtt_user, 0),
     OF_TEXT(SETTING_SECRET, mqtt_password, 0),
@@ -110,6 +111,40 @@ static bool refuse(char *error, const char *name, const char *what) {
 static bool printable(const char *value) {
     for (; *value != '\0'; value++) {
         if (((unsigned char)*value < ' ' && *value != '\n' && *value != '\r') || *value == 0x7F) {
+            return false;
+        }
+    }
+    return true;
+}
+
+size_t settings_cut(const char *text, size_t most) {
+    size_t len = strlen(text);
+    if (len <= most) {
+        return len;
+    }
+    while (most > 0 && ((unsigned char)text[most] & 0xC0) == 0x80) {
+        most--;
+    }
+    return most;
+}
+
+bool settings_is_utf8(const char *text, size_t len) {
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000}; /* shorter forms exist below: RFC 3629 section 3 */
+    const unsigned char *at = (const unsigned char *)text, *end = at + len;
+    while (at < end) {
+        unsigned more = *at < 0x80 ? 0 : *at < 0xE0 ? 1 : *at < 0xF0 ? 2 : 3;
+        uint32_t code = more == 0 ? *at : *at & (0x3Fu >> more);
+        if ((*at >= 0x80 && *at < 0xC0) || *at > 0xF4 || more >= (size_t)(end - at)) {
+            return false;
+        }
+        at++;
+        for (unsigned i = 0; i < more; i++, at++) {
+            if ((*at & 0xC0) != 0x80) {
+                return false;
+            }
+            code = code << 6 | (*at & 0x3Fu);
+        }
+        if (code < least[more] || (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF) {
             return false;
         }
     }
@@ -209,8 +244,8 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
                        (unsigned)which->maximum, (unsigned)len);
         return false;
     }
-    if (!printable(value)) {
-        return refuse(error, which->name, "has characters that do not print");
+    if (!printable(value) || !settings_is_utf8(value, len)) {
+        return refuse(error, which->name, "has characters that do not print, or is no UTF-8");
     }
     char *at = text_of(settings, which);
     if (at == settings->name && !name_is_good(value)) {
@@ -221,6 +256,9 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
     }
     if (which->kind == SETTING_PEERS && !is_list_of_macs(value)) {
         return refuse(error, which->name, "addresses of nodes");
+    }
+    if (at == settings->ble_passkey && len != 0 && (len != 6 || strspn(value, "0123456789") != 6)) {
+        return refuse(error, which->name, "six digits, or none");
     }
     if (at == settings->wifi_password && len != 0 && len < 8) {
         return refuse(error, which->name, "at least 8 characters (WPA), or none");

@@ -65,6 +65,7 @@ struct settings {
     char espnow_peers[SETTINGS_PEERS * 18];
     uint32_t ble_phy;      /* 1 or 2: Mbit/s */
     uint32_t ble_interval; /* connection interval in units of 1.25 ms, 6..3200 */
+    char ble_passkey[7];   /* secret: six digits; empty: none */
     uint32_t att_mtu;      /* the largest ATT_MTU asked for and granted, 23..517 */
 
     char mqtt_url[129]; /* mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; empty: no MQTT */
@@ -145,6 +146,12 @@ size_t settings_peers(const struct settings *settings, uint8_t macs[SETTINGS_PEE
 
 /* 6 bytes from "aa:bb:cc:dd:ee:ff" and what follows it, up to a comma or the end; false if that is none. */
 bool settings_mac(const char *text, uint8_t mac[6]);
+
+/* Bytes of text that can be shown of it if at most so many fit: no character of UTF-8 is cut. */
+size_t settings_cut(const char *text, size_t most);
+
+/* Whether all of it is UTF-8. */
+bool settings_is_utf8(const char *text, size_t len);
 
 /* An address without its scheme. */
 const char *settings_without_scheme(const char *address);

@@ -75,13 +75,33 @@ void telemetry_add_memory(cJSON *object) {
     cJSON_AddNumberToObject(memory, "internal_lowest", (double)heap_caps_get_minimum_free_size(MALLOC_CAP_INTERNAL));
     cJSON_AddNumberToObject(memory, "psram_free", (double)heap_caps_get_free_size(MALLOC_CAP_SPIRAM));
     cJSON *stacks = cJSON_AddObjectToObject(memory, "stack_unused");
-    static const char *const tasks[] = {"link", "engine", "control", "uart", "usb", "tcp", "udp", "mqtt", "fetch"};
+    static const char *const tasks[] = {"link", "engine",    "control", "uart",  "usb",        "tcp",
+                                        "udp",  "mqtt_task", "fetch",   "meter", "nimble_host"};
     for (size_t i = 0; i < sizeof tasks / sizeof tasks[0]; i++) {
         TaskHandle_t task = xTaskGetHandle(tasks[i]);
         if (task != NULL) {
             cJSON_AddNumberToObject(stacks, tasks[i], (double)uxTaskGetStackHighWaterMark(task));
         }
     }
+}
+
+void telemetry_add_operators(cJSON *object) {
+    cJSON *operators = cJSON_AddArrayToObject(object, "operators");
+    const char *name;
+    uint32_t us;
+    for (uint32_t i = 0; engine_operator(i, &name, &us); i++) {
+        cJSON *row = cJSON_CreateArray();
+        cJSON_AddItemToArray(row, cJSON_CreateStringReference(name));
+        cJSON_AddItemToArray(row, cJSON_CreateNumber(us));
+        cJSON_AddItemToArray(operators, row);
+    }
+}
+
+/* Operators are timed: their times belong into every record. */
+static bool has_times(void) {
+    const char *name;
+    uint32_t us;
+    return engine_operator(0, &name, &us) && us > 0;
 }
 
 cJSON *telemetry(void) {
@@ -120,6 +140,9 @@ cJSON *telemetry(void) {
         cJSON_AddNumberToObject(o, "current_ua", power.current_ua);
         cJSON_AddNumberToObject(o, "energy_uj", (double)power.energy_uj);
         cJSON_AddNumberToObject(o, "power_samples", power.samples);
+    }
+    if (has_times()) {
+        telemetry_add_operators(o);
     }
     telemetry_add_memory(o);
     return o;

@@ -2,10 +2,13 @@
 
 #include <string.h>
 
+#include "esp_log.h"
 #include "esp_ota_ops.h"
 #include "flash.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/semphr.h"
+
+static const char TAG[] = "update";
 
 #define LOCK_WAIT_MS 10000 /* below the task watchdog */
 
@@ -59,8 +62,8 @@ static int begin_app(const struct ts_image *image, const uint8_t *header, const 
         return TS_E_IMAGE_TOO_LARGE;
     }
     const struct ts_crypto *crypto = &flash_rules()->crypto;
-    if (esp_ota_begin(app.partition, OTA_WITH_SEQUENTIAL_WRITES, &app.handle) != ESP_OK ||
-        !crypto->sha256_start(crypto->ctx)) {
+    if (!crypto->sha256_start(crypto->ctx) ||
+        esp_ota_begin(app.partition, OTA_WITH_SEQUENTIAL_WRITES, &app.handle) != ESP_OK) {
         return TS_E_FLASH_FAILED;
     }
     app.open = true;
@@ -228,6 +231,16 @@ struct update_state update_state(void) {
     return copy;
 }
 
-void update_keep_firmware(void) {
-    (void)esp_ota_mark_app_valid_cancel_rollback();
+void update_judge_firmware(bool works) {
+    esp_ota_img_states_t state_of_app;
+    if (esp_ota_get_state_partition(esp_ota_get_running_partition(), &state_of_app) != ESP_OK ||
+        state_of_app != ESP_OTA_IMG_PENDING_VERIFY) {
+        return;
+    }
+    if (works) {
+        (void)esp_ota_mark_app_valid_cancel_rollback();
+        return;
+    }
+    ESP_LOGE(TAG, "this firmware does not work here; the one before comes back");
+    (void)esp_ota_mark_app_invalid_rollback_and_reboot(); /* comes back if there is none before */
 }

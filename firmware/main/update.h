@@ -36,12 +36,16 @@ int update_abort(void);
 
 struct update_state update_state(void);
 
-/* The application runs and its links stand: keeps a new firmware. */
-void update_keep_firmware(void);
+/* After the start-up: a firmware on trial is kept if it works, else the one before comes back by a restart. Does
+ * nothing for one that was kept before. */
+void update_judge_firmware(bool works);
 
 /* Downloads an image by HTTP or HTTPS on a task of its own, with range requests from where it stopped, and finishes it.
  * Events `update` tell how it goes. TS_OK: it has begun. */
 int update_fetch(const char *url, const uint8_t digest[TS_IMAGE_DIGEST]);
+
+/* How the last one went: "busy", "ok" or an error's name; NULL: there was none. */
+const char *update_fetch_state(void);
 
 #ifdef __cplusplus
 }

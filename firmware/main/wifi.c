@@ -196,10 +196,11 @@ static void explain(struct link_status *out, unsigned why) {
     case WIFI_REASON_AUTH_FAIL:
     case WIFI_REASON_4WAY_HANDSHAKE_TIMEOUT:
     case WIFI_REASON_HANDSHAKE_TIMEOUT:
-        (void)snprintf(out->error, sizeof out->error, "%.22s refuses: wrong password?", ssid);
+        (void)snprintf(out->error, sizeof out->error, "%.*s refuses: wrong password?", (int)settings_cut(ssid, 22),
+                       ssid);
         return;
     default:
-        (void)snprintf(out->error, sizeof out->error, "lost %.22s, reason %u", ssid, why);
+        (void)snprintf(out->error, sizeof out->error, "lost %.*s, reason %u", (int)settings_cut(ssid, 22), ssid, why);
     }
 }
 

@@ -78,9 +78,9 @@ class Document:
             if not isinstance(key, str):
                 raise self.error(place, "has a key that is no name")
             below = (*place, key)
+            self._lines[below] = key_node.start_mark.line + 1
             if key in found:
                 raise self.error(below, "is given twice")
-            self._lines[below] = key_node.start_mark.line + 1
             found[key] = self._plain(value_node, below, loader)
         return found
 

@@ -118,9 +118,13 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
         if unlike := row.keys() ^ set(NAMES):
             raise RowsError(f"a row and the schema disagree about {', '.join(sorted(unlike))}")
     try:
-        return pa.Table.from_pylist(listed, schema())
+        found = pa.Table.from_pylist(listed, schema())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise RowsError(f"a row does not fit the schema: {error}") from error
+    empty = [c.name for c in DOCUMENTED if not c.nullable and found[c.name].null_count]
+    if empty:
+        raise RowsError(f"a row lacks what every row has: {', '.join(empty)}")
+    return found
 
 
 def write(rows: Table, path: Path) -> None:

@@ -28,7 +28,7 @@ MODELLED = "modelled"
 SIMULATED = "simulated"
 BOARDLESS = (MODELLED, SIMULATED)
 AXES = ("model", "cut", "transport", "link", "codec", "boards", "meter", "heads")
-CODECS = ("raw",)
+CODECS = ("raw", "auto", "1")
 METERS = ("none", "modelled")
 OWN_CUT = "own"  # Of a model that is a bundle.
 _RADIO = ("espnow_version", "espnow_rate", "channel", "att_mtu")
@@ -112,6 +112,7 @@ class Method:
     run_seconds: float = 10.0
     run_inferences: int = 10
     warm_up_inferences: int = 100
+    warm_up_seconds: float = 60.0
     steady_window: int = 5
     steady_tolerance: float = 0.05
     timeout_ms: int = 10_000
@@ -233,14 +234,17 @@ def parse(text: str, folder: Path, name: str = "experiment") -> Experiment:
 
 def _experiment(document: Document, text: str, folder: Path) -> Experiment:
     content = document.content
+    codecs = [str(codec) for codec in content["codecs"]]
+    for place, codec in enumerate(codecs):
+        _require(document, ("codecs", place), codec, CODECS)
+    if len(set(codecs)) != len(codecs):
+        raise document.error(("codecs",), "names a codec twice")
     models = _unique(document, "models", [_model(m, folder) for m in content["models"]])
     transports = _unique(document, "transports", [_transport(t) for t in content["transports"]])
     links = _unique(document, "links", [_link(link, content["seed"]) for link in content["links"]])
     meters = _unique(document, "meters", [_meter(meter) for meter in content["meters"]])
     for place, meter in enumerate(meters):
         _require(document, ("meters", place), meter.meter, METERS)
-    for place, codec in enumerate(content["codecs"]):
-        _require(document, ("codecs", place), codec, CODECS)
     boards = _chosen_boards(document)
     cuts = [(c,) if isinstance(c, str) else tuple(c) for c in content.get("cuts", [])]
     if not cuts and any(model.request for model in models):
@@ -249,7 +253,7 @@ def _experiment(document: Document, text: str, folder: Path) -> Experiment:
         raise document.error(("cuts",), "bundles have their cuts already; leave `cuts` out")
     cells: list[Cell] = []
     product = itertools.product(
-        models, cuts or [()], transports, links, content["codecs"], boards, meters,
+        models, cuts or [()], transports, links, codecs, boards, meters,
         content["heads"], range(content["repetitions"]),
     )  # fmt: skip
     for point in product:
@@ -435,18 +439,23 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
         if rest != clean:
             return f"on {kind}'s modelled air a link has {' and '.join(allowed)} only", both
     nodes = {"boards": boards.name, "transport": transport.name}
+    if boards.boardless and cell.codec != "raw":
+        return "without boards boundaries go raw: plan and sim know of codec 1", {
+            "boards": boards.name, "codec": cell.codec,
+        }  # fmt: skip
     if boards.boardless:
         modelled = replace(impairment, loss=0.0)
         if boards.name == MODELLED and (modelled != clean or impairment.loss >= 1):
             return "the cost model knows of a link's loss only, below 1", {
                 "boards": MODELLED, "link": cell.link.name,
             }  # fmt: skip
-        if boards.name == SIMULATED and kind not in ("espnow", "udp"):
-            return "the simulator has espnow and udp (a wire)", nodes
     elif cell.heads != 1:
         return "several heads need use: simulated", {"boards": boards.name}
     if boards.attached and kind in RADIOS and impairment != clean:
         return "a real air is spoilt by hand, not by a relay", {**both, "boards": boards.name}
+    on_host = isinstance(boards.tail, kinds.Host)
+    if boards.attached and on_host and kind == "espnow" and boards.bridge is None:
+        return "a tail on the host over ESP-NOW from real boards needs a `bridge`", nodes
     if any(isinstance(node, Emulated) for node in (boards.head, *boards.relays, boards.tail)) and (
         kind in RADIOS or transport.family == 6
     ):

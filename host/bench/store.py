@@ -13,7 +13,8 @@ at most a torn last line, which the next start drops. When a cell is over, its r
 file, then cells.json names it, then the journal is emptied; each step leaves what a start needs to
 take it again. Records of the journal, by their only key:
 
-    cell  number, name, boot and the base row: a chain was started
+    cell  number, name and boot: a chain is being started
+    base  what its rows have in common
     row   what differs from the base row
     run   a run is over: its summary
     end   the cell is over: its summary
@@ -32,7 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from host.bench import rows
+from host.bench import rows, spec
 from host.bench.rows import Row, Table
 from host.bench.spec import Cell, Experiment
 from models.errors import TinysplitError
@@ -66,7 +67,9 @@ class Progress:
             if one["number"] != self.number:
                 self.rows, self.runs, self.end = [], [], None
             self.number, self.name, self.boot = one["number"], one["name"], one["boot"]
-            self.base = {**rows.blank(), **one["base"]}
+            self.base = rows.blank()
+        elif "base" in record:
+            self.base = {**rows.blank(), **record["base"]}
         elif "row" in record:
             self.rows.append({**self.base, **record["row"]})
         elif "run" in record:
@@ -232,17 +235,18 @@ class Store:
         self._size += len(line)
         self.progress.take(record)
 
-    def begin(self, cell: Cell, base: Row) -> int:
-        """A chain was started for the cell; returns how often one had been before."""
+    def begin(self, cell: Cell) -> int:
+        """A chain is being started for the cell; returns how often one was before."""
         again = self.progress.number == cell.number
-        boot = self.progress.boot + 1 if again else 0
-        if not again and self.progress.rows:
+        if not again and self.progress.number >= 0:
             raise StoreError("a cell is begun while another is under way")
-        told = {**base, "boot": boot}
-        self._append(
-            {"cell": {"number": cell.number, "name": cell.name, "boot": boot, "base": told}}
-        )
+        boot = self.progress.boot + 1 if again else 0
+        self._append({"cell": {"number": cell.number, "name": cell.name, "boot": boot}})
         return boot
+
+    def base(self, row: Row) -> None:
+        """What the rows to come have in common."""
+        self._append({"base": row})
 
     def add(self, row: Row) -> None:
         """An inference is over."""
@@ -282,7 +286,6 @@ class Store:
                 "version": VERSION,
                 "experiment": self._experiment.name,
                 "sha256": self._experiment.sha256,
-                "cells_in_all": len(self._experiment.cells),
                 "cells": [self.cells[number] for number in sorted(self.cells)],
             },
         )
@@ -333,82 +336,107 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; empty if there is no such file. Raises StoreError."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is not a mapping of names to values")
+    return content
 
 
 def _read_cells(folder: Path) -> list[dict[str, Any]]:
     path = folder / CELLS
-    content = _read_json(path)
+    content = read_json(path)
     if not content:
         return []
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        version = content.get("version") if isinstance(content, dict) else None
+    if content.get("version") != VERSION:
+        version = content.get("version")
         raise StoreError(f"{path} is of version {version}, and this tinysplit reads {VERSION}")
     found: list[dict[str, Any]] = content["cells"]
     return found
 
 
 @dataclass(frozen=True)
-class Results:
-    """What a folder holds, finished or not. `rows` is a pyarrow table (`host.bench.rows`).
+class State:
+    """How far a sweep is: cells that are over as in cells.json, and the one under way."""
 
-    `cells` are those that are over; `under_way` what the journal says of the one that is not.
-    """
-
-    folder: Path
-    experiment: str
-    environment: dict[str, Any]
+    experiment: Experiment
     cells: list[dict[str, Any]]
-    cells_in_all: int
-    rows: Table
     under_way: Progress
 
     @property
     def finished(self) -> bool:
-        return len(self.cells) == self.cells_in_all > 0
+        return len(self.cells) == len(self.experiment.cells)
 
 
-def read(folder: Path) -> Results:
-    """The results in a folder, also while a sweep writes there.
+@dataclass(frozen=True)
+class Results(State):
+    """What a folder holds, finished or not. `rows` is a pyarrow table (`host.bench.rows`)."""
+
+    folder: Path
+    environment: dict[str, Any]
+    rows: Table
+
+
+def read_state(folder: Path) -> State:
+    """How far the sweep in a folder is, also while it runs.
 
     Raises:
         StoreError: no results there, or damaged ones.
-        RowsError: rows of another version.
         SpecError: its experiment.yaml is not an experiment.
     """
-    from host.bench import spec
-
     if not (folder / EXPERIMENT).is_file():
         raise StoreError(f"{folder} holds no results (no {EXPERIMENT} in it)")
     under_way = read_progress(folder)
     cells = _read_cells(folder)
     if under_way.number in {cell["number"] for cell in cells}:
-        under_way = Progress()  # Settled meanwhile, or just before the end.
+        under_way = Progress()  # It has just been settled.
+    experiment = spec.read(folder / EXPERIMENT)
+    return State(experiment, cells, under_way)
+
+
+def read(folder: Path) -> Results:
+    """The results in a folder, also while a sweep writes there; without a row, an empty table.
+
+    Raises:
+        StoreError, SpecError: as `read_state`.
+        RowsError: rows of another version.
+    """
+    state = read_state(folder)
     if (folder / ROWS).exists():
         tables = [rows.read(folder / ROWS)]
     else:
         tables = [rows.read(path) for path in sorted((folder / PARTS).glob("*.parquet"))]
-    if under_way.rows:
-        tables.append(rows.table(under_way.rows))
-    content = _read_json(folder / CELLS) or {}
-    experiment = spec.read(folder / EXPERIMENT)
+    if state.under_way.rows:
+        tables.append(rows.table(state.under_way.rows))
     return Results(
-        folder,
-        experiment.name,
-        _read_json(folder / ENVIRONMENT),
-        cells,
-        content.get("cells_in_all", len(experiment.cells)),
-        rows.joined(tables),
-        under_way,
+        **vars(state),
+        folder=folder,
+        environment=read_json(folder / ENVIRONMENT),
+        rows=rows.joined(tables),
     )
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a sweep writes to the folder now."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def read_progress(folder: Path) -> Progress:

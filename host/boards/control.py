@@ -17,6 +17,7 @@ import jsonschema
 from models.errors import TinysplitError
 
 MAX_LINE_BYTES = 1 << 20
+_MOST_QUOTED = 40  # Characters of a value that is wrong.
 COMMANDS = (
     *("info", "configure", "run", "stats", "abort", "reboot", "selftest"),
     *("profile", "telemetry", "public_key"),
@@ -88,7 +89,11 @@ def _check(content: Any, name: str) -> str | None:
         if worst is None:
             return None
         where = "/".join(str(p) for p in worst.absolute_path)
-        return f"{where}: {worst.message[:160]}" if where else worst.message[:160]
+        why = worst.message
+        if isinstance(worst.instance, str) and len(worst.instance) > _MOST_QUOTED:
+            quoted = f"{worst.instance[:_MOST_QUOTED]!r}... ({len(worst.instance)} characters)"
+            why = why.replace(repr(worst.instance), quoted)
+        return f"{where}: {why[:160]}" if where else why[:160]
     except RecursionError:
         return "nested too deeply"
 

@@ -7,6 +7,7 @@ udp://, tcp://, ble://, espnow://  where the board listens for its link (host.bo
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -56,11 +57,21 @@ class Reach:
     Args:
         bridge: lends its radio for espnow:// names.
         air: for ble:// names of virtual boards: their air's place. None: this machine's Bluetooth.
+        timeout_s: how long opening a session may take, and half of what a message may, except over
+            BLE, which takes its own time; None: as the transport has it.
     """
 
-    def __init__(self, *, bridge: OnSerial | None = None, air: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bridge: OnSerial | None = None,
+        air: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self._bridge = bridge
         self._air = air
+        self._timeout_s = timeout_s
+        self._adapter = threading.Lock()
         self._stack = ExitStack()
 
     def __enter__(self) -> Reach:
@@ -101,7 +112,17 @@ class Reach:
                 board.close()
                 raise
             return board
-        return LinkedBoard(name, self._background, lambda: self._transport(place))
+        # One adapter scans and connects for one at a time.
+        if place.transport == "ble":
+            return LinkedBoard(
+                name, self._background, lambda: self._transport(place), self._adapter
+            )
+        return LinkedBoard(
+            name,
+            self._background,
+            lambda: self._transport(place),
+            timeout_s=self._timeout_s,
+        )
 
     def _transport(self, place: Address) -> ClientTransport:
         if place.transport == "udp":

@@ -194,7 +194,8 @@ class LinkClient(_Driver):
     """An initiator under asyncio: `async with LinkClient(transport, node) as client: ...`.
 
     Entering opens the session; it raises the refusal, `NoPeerError` or a TransportError.
-    `on_control` is called with every JSON value the peer sends by itself.
+    `on_control` is called with every JSON value the peer sends by itself. With `reconnect` False
+    neither the session nor the connection below it is opened again once it is over.
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class LinkClient(_Driver):
         self._node = node
         self._profile = profile
         self._on_control = on_control
+        self._reconnect = reconnect
         self._by_token: dict[int, _Pending | asyncio.Future[MessageSent]] = {}
         self._by_id: dict[int, _Pending] = {}
         self._spent: set[int] = set()  # Ids whose RESULT may still come in this session.
@@ -229,6 +231,8 @@ class LinkClient(_Driver):
     async def __aenter__(self) -> LinkClient:
         deadline_s = self._profile.connect_deadline_us / 1e6
         self._opening = asyncio.get_running_loop().create_future()
+        # It may fail while `open` does, whose error is the one raised.
+        self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
         try:
             await asyncio.wait_for(self._transport.open(self), deadline_s)
             self.endpoint.connect(now_us())
@@ -351,7 +355,7 @@ class LinkClient(_Driver):
         super().peer_lost(peer, error)
         if self._opening is not None and not self._opening.done():
             self._opening.set_exception(error)
-        elif not self._closed and self._mending is None:
+        elif self._reconnect and not self._closed and self._mending is None:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     def link_error(self, error: TransportError) -> None:

@@ -67,6 +67,21 @@ class Impairment:
                 option = name.partition("_")[0]
                 raise ImpairmentError(f"--{option} {getattr(self, name)} is not 0 or more")
 
+    def check_air(self, transport: str) -> None:
+        """Raise ImpairmentError for what the modelled air of a radio (espnow, ble) has not."""
+        if transport == "ble" and self != Impairment(loss=self.loss, seed=self.seed):
+            raise ImpairmentError(
+                "over BLE only --loss and --seed: the link layer repeats what is lost, keeps the "
+                "order and drops what is damaged, and its speed follows from the connection"
+            )
+        for name in ("delay_ms", "jitter_ms", "reorder", "duplicate", "rate_bps"):
+            if transport == "espnow" and getattr(self, name):
+                option = name.removesuffix("_ms").removesuffix("_bps")
+                raise ImpairmentError(
+                    f"--{option} is for UDP and TCP: on ESP-NOW's modelled air there are --loss, "
+                    "--corrupt and --espnow-rate"
+                )
+
     def check_stream(self) -> None:
         """Raise ImpairmentError for what a byte stream cannot suffer."""
         for name in ("loss", "reorder", "duplicate"):

@@ -67,6 +67,15 @@ def how(row: PhaseRow, nodes: Sequence[StageNode], air: str) -> str:
     return " and ".join(sorted(found))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 boundary`, `2 boundaries`."""
+    if number == 1:
+        return f"1 {thing}"
+    return (
+        f"{number:,} {thing.removesuffix('y')}ies" if thing[-1] == "y" else f"{number:,} {thing}s"
+    )
+
+
 def coded_bytes(
     bundle: Bundle, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
 ) -> list[float | None]:
@@ -125,10 +134,14 @@ def lines(
     over = f"{options.transport}, the air {provenance}" if provenance else options.transport
     out.append(f"over {over}, each phase by the clock of its stage:")
     out += [f"  stage {number}: {node.what}" for number, node in enumerate(nodes)]
+    out.append(
+        "link: until the acknowledgement is back, while the next stage works already; return: what "
+        "the others leave of the round trip"
+    )
     out += report
     out.append(
-        f"first link: {sent} data frames for {len(inferences)} boundaries, {resent} of them "
-        "retransmissions"
+        f"first link: {counted(sent, 'data frame')} for {counted(len(inferences), 'boundary')}, "
+        f"{resent} of them retransmitted"
     )
     for number, (boundary, mean) in enumerate(zip(manifest.boundaries, coded, strict=False)):
         how_coded = "raw" if mean is None else f"{mean:,.0f} coded on average"
@@ -149,7 +162,9 @@ def lines(
         right = sum(i.truth == i.predicted for i in known)
         out.append(f"{right} of {len(known)} images right")
     exact = sum(i.exact for i in inferences)
-    if exact == len(inferences):
+    if exact == len(inferences) == 1:
+        out.append("the result equals the uncut model's, byte for byte")
+    elif exact == len(inferences):
         out.append(f"all {exact} results equal the uncut model's, byte for byte")
     else:
         out.append(f"{exact} of {len(inferences)} results equal the uncut model's")

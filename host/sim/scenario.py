@@ -17,6 +17,17 @@ from models.errors import TinysplitError
 
 MAX_NODES = 32
 NO_NODE = 255
+NO_STAGE = 255  # Of the host that sends updates.
+
+_LOSS = {"medium", "loss", "corrupt"}
+_PATH = _LOSS | {"jitter_ms", "delay_ms", "rate_bps", "mtu"}
+_MEANT = {
+    "wire": _PATH | {"duplicate", "reorder"},
+    "espnow": _LOSS | {"version", "rate"},
+    "ble": _LOSS | {"phy", "interval_ms", "data_bytes", "mtu"},
+    "udp": _PATH | {"duplicate", "reorder"},
+    "tcp": _PATH,
+}
 
 
 class ScenarioError(TinysplitError):
@@ -51,12 +62,21 @@ def read(path: Path) -> Scenario:
         ScenarioError: unreadable, no YAML, or not a scenario; unknown keys are named, with the
             nearest known one.
     """
+    return of_file(path, content(path))
+
+
+def content(path: Path) -> Any:
+    """What a YAML file holds. Raises ScenarioError."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ScenarioError(f"{path} is no YAML: {' '.join(str(error).split())[:160]}") from error
+
+
+def of_file(path: Path, content: Any) -> Scenario:
+    """The scenario that a file's content is. Raises ScenarioError."""
     try:
         return parse(content)
     except ScenarioError as error:
@@ -72,7 +92,26 @@ def parse(content: Any) -> Scenario:
     filled["link"] = _filled(content["link"], schema()["properties"]["link"]["properties"])
     entry = schema()["properties"]["nodes"]["items"]["properties"]
     entries = [_filled(node, entry) for node in content["nodes"]]
-    return Scenario(filled["name"], filled, _nodes(entries, len(filled["stages"])))
+    nodes = _nodes(entries, len(filled["stages"]))
+    update = content.get("update")
+    if update is not None:
+        filled["update"] = _filled(update, schema()["properties"]["update"]["properties"])
+        nodes += (_sender(filled, content["nodes"]),)
+    if len(nodes) > MAX_NODES:
+        raise ScenarioError(f"{len(nodes)} nodes; a simulation has {MAX_NODES} at most")
+    return Scenario(filled["name"], filled, nodes)
+
+
+def _sender(filled: dict[str, Any], given: list[dict[str, Any]]) -> dict[str, Any]:
+    """The node that sends updates."""
+    if len(filled["update"]["stages"]) != len(filled["stages"]):
+        raise ScenarioError("update/stages: both bundles have as many stages")
+    if any("bundle" in node for node in given):
+        raise ScenarioError("nodes: with `update`, the image in its flash gives a node its bundle")
+    own = {key: filled["update"][key] for key in ("reboot_every_s", "down_ms")
+           if key in filled["update"]}  # fmt: skip
+    entry = schema()["properties"]["nodes"]["items"]["properties"]
+    return {**_filled({"stage": NO_STAGE}, entry), **own, "next": NO_NODE}
 
 
 def _check(content: dict[str, Any]) -> None:
@@ -87,6 +126,11 @@ def _check(content: dict[str, Any]) -> None:
                 f"{place}unknown key {unknown!r}; the nearest known is {close[0]!r}"
             )
         raise ScenarioError(f"{place}{error.message[:160]}")
+    medium = content["link"]["medium"]
+    for key in content["link"]:
+        if key not in _MEANT[medium]:
+            meant = ", ".join(sorted(_MEANT[medium] - {"medium"}))
+            raise ScenarioError(f"link: {key!r} means nothing over {medium}, which has {meant}")
     numbers = [value for value in _leaves(content) if isinstance(value, float)]
     if not all(math.isfinite(value) for value in numbers):
         raise ScenarioError("a number is not finite")
@@ -114,8 +158,6 @@ def _nodes(entries: list[dict[str, Any]], stages: int) -> tuple[dict[str, Any], 
         count += entry["count"]
         if entry["stage"] >= stages:
             raise ScenarioError(f"a node has stage {entry['stage']}, of {stages}")
-    if count > MAX_NODES:
-        raise ScenarioError(f"{count} nodes; a simulation has {MAX_NODES} at most")
     if not any(entry["stage"] == 0 for entry in entries):
         raise ScenarioError("no node has stage 0: nobody begins inferences")
     found = []

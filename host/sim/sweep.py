@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from host.sim import world
 from host.sim.scenario import Scenario
@@ -13,13 +16,16 @@ from host.sim.world import Report
 from models.errors import TinysplitError
 
 _CHUNK = 8
+CONNECT_TIMEOUT = "10s"
+Chunk = tuple[Scenario, list[int]]
+Map = Callable[[list[Chunk]], Iterator[list[Report]]]
 
 
 class SweepError(TinysplitError):
     """The cluster is not to be had."""
 
 
-def _run(work: tuple[Scenario, list[int]]) -> list[Report]:
+def _run(work: Chunk) -> list[Report]:
     scenario, seeds = work
     return [world.run(scenario, seed)[0] for seed in seeds]
 
@@ -31,41 +37,63 @@ def sweep(
 
     Args:
         jobs: processes on this machine.
-        scheduler: address of a dask scheduler to run on instead.
+        scheduler: address of a dask scheduler to run on instead; its workers need tinysplit.
 
     Raises:
-        SweepError: dask is not installed, or nobody answers at that address.
+        SweepError: dask is not installed, nobody answers at that address, or workers die.
     """
     listed = list(seeds)
     chunks = [(scenario, listed[i : i + _CHUNK]) for i in range(0, len(listed), _CHUNK)]
-    if scheduler is not None:
-        yield from _on_cluster(chunks, scheduler)
-    elif jobs == 1:
+    if scheduler is None and jobs == 1:
         for chunk in chunks:
             yield from _run(chunk)
-    else:
-        with ProcessPoolExecutor(jobs) as pool:
-            for reports in pool.map(_run, chunks):
-                yield from reports
+        return
+    with ExitStack() as stack:
+        if scheduler is not None:
+            map_unordered = stack.enter_context(_cluster(scheduler))
+        else:
+            map_unordered = partial(_locally, stack.enter_context(ProcessPoolExecutor(jobs)))
+        for reports in map_unordered(chunks):
+            yield from reports
 
 
-def _on_cluster(chunks: list[tuple[Scenario, list[int]]], scheduler: str) -> Iterator[Report]:
+def _locally(pool: ProcessPoolExecutor, chunks: list[Chunk]) -> Iterator[list[Report]]:
+    try:
+        for future in as_completed([pool.submit(_run, chunk) for chunk in chunks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise SweepError("a process of the sweep was killed, perhaps for memory: "
+                         "try fewer --jobs") from error  # fmt: skip
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Map]:
     try:
         distributed = importlib.import_module("distributed")
     except ModuleNotFoundError as error:
         raise SweepError("--scheduler needs dask: pip install 'tinysplit[cluster]'") from error
     try:
-        client = distributed.Client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise SweepError(f"no dask scheduler at {scheduler}: {error}") from error
+        client = distributed.Client(address, timeout=CONNECT_TIMEOUT)
+    except (OSError, ValueError, TypeError) as error:
+        raise SweepError(f"no dask scheduler answers at {address}") from error
+
+    def remotely(chunks: list[Chunk]) -> Iterator[list[Report]]:
+        futures = client.map(_run, chunks, pure=False)
+        try:
+            for _, reports in distributed.as_completed(futures, with_results=True):
+                yield reports
+        except distributed.scheduler.KilledWorker as error:
+            raise SweepError(f"workers of {address} keep dying over the same seeds") from error
+        except (distributed.CancelledError, OSError) as error:
+            raise SweepError(f"the dask scheduler at {address} went away") from error
+
     with client:
-        for _, reports in distributed.as_completed(client.map(_run, chunks), with_results=True):
-            yield from reports
+        yield remotely
 
 
 @dataclass(frozen=True)
 class Total:
-    """Over all seeds of a scenario."""
+    """Over all seeds of a scenario; `bad` by seed."""
 
     seeds: int
     counts: dict[str, int]
@@ -88,4 +116,5 @@ def total(reports: Iterable[Report]) -> Total:
             failures[name] = failures.get(name, 0) + value
         if report.problems:
             bad.append(report)
+    bad.sort(key=lambda report: report.seed)
     return Total(number, counts, failures, bad)

@@ -30,7 +30,7 @@ def currents_ma() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class PowerModel:
-    """Milliwatts of a node above idle, and of idling itself."""
+    """Milliwatts of a node above idle, and of idling itself, which here is any state of rest."""
 
     idle_mw: float
     compute_mw: float
@@ -51,10 +51,22 @@ class PowerModel:
         listening = max(crossing.us - crossing.receiver_us, 0.0)
         return (self.transmit_mw * crossing.receiver_us + self.receive_mw * listening) / 1e6
 
-    def day_mwh(self, inference_mj: float, inferences: float, *, sleep: str | None = None) -> float:
-        """Energy of a day with so many inferences; idle between them, or in the `sleep` state."""
-        resting = self.idle_mw if sleep is None else currents_ma()[sleep] * VOLTS
-        return resting * 24 + inference_mj * inferences / 3600
+    def resting_in(self, state: str) -> PowerModel:
+        """The same for a node that spends the time between inferences in another state.
+
+        Args:
+            state: of data/esp32s3_power.csv, such as `light_sleep`. A node is thought to wake in
+                time, and waking to cost nothing.
+        """
+        rest = currents_ma()[state] * VOLTS
+        more = self.idle_mw - rest  # What being awake costs above resting.
+        return PowerModel(
+            rest, self.compute_mw + more, self.transmit_mw + more, self.receive_mw + more
+        )
+
+    def day_mwh(self, inference_mj: float, inferences: float) -> float:
+        """Energy of a day with so many inferences, and rest between them."""
+        return self.idle_mw * 24 + inference_mj * inferences / 3600
 
     def battery_days(self, capacity_mwh: float, day_mwh: float) -> float:
         """How long a battery lasts."""
@@ -73,3 +85,7 @@ def esp32s3() -> PowerModel:
         transmit_mw=(current["wifi_tx_11b_1mbps"] - idle) * VOLTS,
         receive_mw=(current["wifi_rx"] - idle) * VOLTS,
     )
+
+
+MAINS = PowerModel(0.0, 0.0, 0.0, 0.0)
+"""A node whose energy nobody counts."""

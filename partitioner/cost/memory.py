@@ -6,11 +6,17 @@ end lives as long as the interpreter: 8 bytes per output channel of every convol
 multipliers and shifts) and a few dozen per tensor. The two constants of the latter are from arenas
 read on an emulated ESP32-S3 (TFLM with 32-bit pointers): 55,692 B for a head of 61 operators,
 5,760 channels and 164 tensors; 11,140 B for a tail of 4 operators, 1,280 channels and 9 tensors.
+
+What internal RAM is left for an arena is what the application found free at its start on the
+emulated board (emulated) without what the stacks of its radios take (by ESP-IDF's defaults), and
+never more than the largest block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from partitioner.cost.operators import Path, Shape, shapes
 from partitioner.graph import Graph
@@ -19,6 +25,17 @@ _ALIGNMENT = 16
 _PER_CHANNEL = 8
 _PER_TENSOR = (9_612 - 900) / (164 - 9)
 _BASE = 900 - 9 * _PER_TENSOR
+Radio = Literal["wifi", "ble"]
+_HEAP_BYTES = 354 * 1024  # Free at the start of this application, runtime and tasks allocated.
+_BLOCK_BYTES = 260 * 1024  # The largest block of it was below 270 KB.
+_RADIO_BYTES: dict[Radio, int] = {
+    # ESP-IDF 5.3, components/esp_wifi/Kconfig: 10 static receive buffers of 1.6 KB; of the 32
+    # dynamic ones each way those of a window of 16 frames; 12 KB for the stacks of its tasks.
+    "wifi": (10 + 16) * 1638 + 12 * 1024,
+    # components/bt/host/nimble/Kconfig.in: 12 x 256, 24 x 320 and 24 x 255 bytes of buffers, 4 KB
+    # of stack; about 36 KB for the controller (documentation of the crate esp-radio).
+    "ble": 12 * 256 + 24 * (320 + 255) + (4 + 36) * 1024,
+}
 _CHANNELWISE = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _STRIP_ABOVE = 40 * 1024  # esp_nn_depthwise_conv_s8_esp32s3.c: larger inputs go row by row.
 
@@ -33,6 +50,11 @@ class Arena:
     @property
     def total(self) -> int:
         return self.planned + self.persistent
+
+
+def internal_free(radios: Iterable[Radio]) -> int:
+    """Bytes of internal RAM left for an arena on an ESP32-S3 that runs these radios."""
+    return min(_BLOCK_BYTES, _HEAP_BYTES - sum(_RADIO_BYTES[radio] for radio in set(radios)))
 
 
 def conv_scratch(shape: Shape) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def read(path: Path) -> ComputeModel:
     for kernel, weights in fitted.items():
         if len(weights) != compute.feature_count(kernel) or not all(map(math.isfinite, weights)):
             raise CostError(f"{path}: {kernel.name} does not have the weights it needs")
-    return ComputeModel(base.weights, base.ticks, base.ratios, fitted)
+    return replace(base, profiled=fitted)
 
 
 def _load(path: Path) -> Any:

@@ -47,6 +47,11 @@ class Rate:
     cw_min: int
     ofdm: bool = False
 
+    @property
+    def text(self) -> str:
+        """For people: `1 Mbit/s`, `250 kbit/s`."""
+        return f"{self.name[:-1]} {self.name[-1].replace('K', 'k')}bit/s"
+
     def airtime_us(self, frame_bytes: int, *, short_preamble: bool = False) -> float:
         """From the preamble's first bit to the frame's last, FCS included in `frame_bytes`."""
         if self.ofdm:

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "firmware" / "core"
 TESTS = ROOT / "tests" / "core"
+FLASH = ROOT / "host" / "sim"
 
 # What it is, what is replaced (once; any white space), and by what.
 MUTANTS = [
@@ -69,8 +70,18 @@ def passes(slots: str, work: Path) -> bool:
     source, program = work / "slots.c", work / "mutant"
     source.write_text(slots)
     others = [CORE / "src" / f"{name}.c" for name in ("image", "types", "crc", "error_name")]
-    others += [TESTS / f"{name}.c" for name in ("test_power_cuts", "flash", "images", "updates")]
-    command = ["gcc", "-std=gnu11", "-O2", "-w", f"-I{CORE / 'include'}", f"-I{TESTS}", source]
+    others += [TESTS / f"{name}.c" for name in ("test_power_cuts", "images", "updates")]
+    others.append(FLASH / "flash.c")
+    command = [
+        "gcc",
+        "-std=gnu11",
+        "-O2",
+        "-w",
+        f"-I{CORE / 'include'}",
+        f"-I{TESTS}",
+        f"-I{FLASH}",
+    ]
+    command.append(source)
     subprocess.run([*command, *others, "-lcmocka", "-lcrypto", "-o", program], check=True)
     return subprocess.run([program], capture_output=True, timeout=300).returncode == 0
 

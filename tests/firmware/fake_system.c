@@ -44,8 +44,15 @@ static uint64_t now_us(void) {
     return atomic_load(&stopped) ? atomic_load(&clock_us) : pc_us() + atomic_load(&skipped);
 }
 
+/* As on a chip: since the start. */
+static uint64_t started_us;
+
+__attribute__((constructor)) static void start_clock(void) {
+    started_us = now_us();
+}
+
 int64_t esp_timer_get_time(void) {
-    return (int64_t)now_us();
+    return (int64_t)(now_us() - started_us);
 }
 
 static struct esp_timer *earliest(void) {
@@ -244,6 +251,21 @@ struct task {
 static atomic_int running, watched;
 static _Thread_local bool in_watch;
 
+/* Names of tasks that were made, for xTaskGetHandle. */
+#define NAMES 24
+static struct tskTaskControlBlock {
+    char name[16];
+} names[NAMES];
+static atomic_uint named;
+
+static void note_name(const char *name) {
+    unsigned index = atomic_fetch_add(&named, 1);
+    assert(strlen(name) < sizeof names[0].name);
+    if (index < NAMES) { /* tests that start and stop a task often need no names */
+        strcpy(names[index].name, name);
+    }
+}
+
 static void ended(void *arg) {
     (void)arg;
     assert(!in_watch); /* a task that ends must have left the watchdog's care */
@@ -265,6 +287,7 @@ TaskHandle_t xTaskCreateStaticPinnedToCore(TaskFunction_t function, const char *
                                            StaticTask_t *const state, const BaseType_t core) {
     assert(name != NULL && stack_bytes >= 2048 && stack != NULL && state != NULL && priority < 25 &&
            (core == 0 || core == 1));
+    note_name(name);
     struct task *task = malloc(sizeof *task);
     *task = (struct task){.function = function, .arg = arg};
     atomic_fetch_add(&running, 1);
@@ -274,6 +297,32 @@ TaskHandle_t xTaskCreateStaticPinnedToCore(TaskFunction_t function, const char *
     }
     pthread_detach(thread);
     return (TaskHandle_t)state;
+}
+
+BaseType_t xTaskCreatePinnedToCore(TaskFunction_t function, const char *const name, const uint32_t stack_bytes,
+                                   void *const arg, UBaseType_t priority, TaskHandle_t *const handle,
+                                   const BaseType_t core) {
+    static StaticTask_t states[NAMES];
+    static atomic_uint made;
+    unsigned index = atomic_fetch_add(&made, 1);
+    assert(handle == NULL && index < NAMES);
+    StackType_t stack;
+    (void)xTaskCreateStaticPinnedToCore(function, name, stack_bytes, arg, priority, &stack, &states[index], core);
+    return pdPASS;
+}
+
+TaskHandle_t xTaskGetHandle(const char *name) {
+    for (unsigned i = 0; i < atomic_load(&named) && i < NAMES; i++) {
+        if (strcmp(names[i].name, name) == 0) {
+            return &names[i];
+        }
+    }
+    return NULL;
+}
+
+UBaseType_t uxTaskGetStackHighWaterMark(TaskHandle_t task) {
+    assert(task != NULL);
+    return 1000;
 }
 
 void vTaskDelete(TaskHandle_t task) {
@@ -303,6 +352,11 @@ esp_err_t esp_task_wdt_delete(TaskHandle_t task) {
 esp_err_t esp_task_wdt_reset(void) {
     assert(in_watch);
     return ESP_OK;
+}
+
+esp_err_t esp_task_wdt_status(TaskHandle_t task) {
+    assert(task == NULL);
+    return in_watch ? ESP_OK : ESP_ERR_NOT_FOUND;
 }
 
 int fake_watched_tasks(void) {

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The checks of firmware/main without ESP-IDF: every file compiled for Xtensa against idf/idf.h, for each environment
-# and both ends of the range of ESP-IDF releases; the ports' tests on this machine under ASan and UBSan.
+# and both ends of the range of ESP-IDF releases; the ports' tests and the whole application on this machine, under ASan
+# and UBSan.
 #
 # usage: run.sh [--quick | --packages] [WORK_DIR]
-#   --quick      the ports' tests only
+#   --quick      what runs on this machine only
 #   --packages   prints the Debian packages that everything needs, one per line
 #
 # A part whose tools are missing is left out and named; with TINYSPLIT_REQUIRE_ALL=1 that is a failure.
@@ -18,7 +19,7 @@ for argument in "$@"; do
     case $argument in
     --quick) quick=1 ;;
     --packages)
-        printf '%s\n' clang-22 cmake gcc libc6-dev libcmocka-dev ninja-build picolibc-xtensa-lx106-elf
+        printf '%s\n' clang-22 cmake gcc libc6-dev libcjson-dev libcmocka-dev libmbedtls-dev ninja-build picolibc-xtensa-lx106-elf
         exit 0
         ;;
     -*)
@@ -65,6 +66,18 @@ ports() {
 xtensa="clang-22 --target=xtensa-none-elf -fsyntax-only -D_GNU_SOURCE -Wall -Wextra -Werror -isystem $libc"
 xtensa="$xtensa -U__INT32_TYPE__ -D__INT32_TYPE__=long -U__UINT32_TYPE__ -D__UINT32_TYPE__=long\\ unsigned"
 
+# The whole application on this machine, driven from Python as a board is.
+board() {
+    local log=$work/board.log
+    if (cd "$root" && TINYSPLIT_FIRMWARE_BOARD=$work/ports/firmware_board "$python" -m pytest -q \
+        -p no:cacheprovider tests/firmware/test_board.py) >"$log" 2>&1; then
+        report board passed "$(tail -n 1 "$log" | sed 's/ in .*//') on the whole application, ASan and UBSan"
+    else
+        tail -n 60 "$log" >&2
+        report board FAILED "see $log"
+    fi
+}
+
 compile() {
     local log=$work/compile.log files=0 source standard overlay minor stubs
     : >"$log"
@@ -87,10 +100,18 @@ compile() {
     echo "$files"
 }
 
-if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ]; then
+if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ] &&
+    [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/include/mbedtls/ecp.h ]; then
     ports
+    if "$python" -c 'import pytest, host' 2>/dev/null; then
+        board
+    elif [ "${TINYSPLIT_REQUIRE_ALL:-}" = 1 ]; then
+        report board FAILED "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"
+    else
+        report board "left out" "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"
+    fi
 else
-    absent ports "cmake gcc libcmocka-dev"
+    absent ports "cmake gcc libcjson-dev libcmocka-dev libmbedtls-dev"
 fi
 if [ -z "$quick" ]; then
     if command -v clang-22 >/dev/null && [ -e "$libc/string.h" ]; then

@@ -1,6 +1,9 @@
 /* The BLE port against a NimBLE whose events the test makes: SPEC.md section 13 from both sides. */
 #include "../core/check.h"
+#include "ble.h"
+#include "control.h"
 #include "esp_timer.h"
+#include "fake_chip.h"
 #include "fake_system.h"
 #include "host/ble_hs.h"
 #include "host/util/util.h"
@@ -43,6 +46,9 @@ static struct {
     uint16_t dsc_first, dsc_last, read_handle, write_handle;
     /* values out */
     int values, free_buffers;
+    bool encrypted, authenticated;
+    int pairings, forgotten;
+    uint32_t passkey;
     size_t len[VALUES_MOST];
     uint8_t value[VALUES_MOST][512];
     uint16_t value_handle;
@@ -180,6 +186,30 @@ int ble_gap_connect(uint8_t own_type, const ble_addr_t *peer, int32_t ms, const 
     stack.connect_arg = arg;
     return 0;
 }
+int ble_gap_security_initiate(uint16_t handle) {
+    (void)handle;
+    stack.pairings++;
+    return 0;
+}
+int ble_sm_inject_io(uint16_t handle, struct ble_sm_io *io) {
+    (void)handle;
+    assert_true(io->action == BLE_SM_IOACT_DISP || io->action == BLE_SM_IOACT_INPUT);
+    stack.passkey = io->passkey;
+    return 0;
+}
+int ble_store_util_status_rr(struct ble_store_status_event *event, void *arg) {
+    (void)event;
+    (void)arg;
+    return 0;
+}
+int ble_store_util_delete_peer(const ble_addr_t *peer) {
+    assert_non_null(peer);
+    stack.forgotten++;
+    return 0;
+}
+void ble_store_config_init(void);
+void ble_store_config_init(void) {
+}
 int ble_gap_terminate(uint16_t handle, uint8_t reason) {
     (void)handle;
     assert_int_equal(reason, BLE_ERR_REM_USER_CONN_TERM);
@@ -188,7 +218,10 @@ int ble_gap_terminate(uint16_t handle, uint8_t reason) {
 }
 int ble_gap_conn_find(uint16_t handle, struct ble_gap_conn_desc *desc) {
     (void)handle;
-    *desc = (struct ble_gap_conn_desc){.conn_itvl = stack.interval, .supervision_timeout = 200};
+    *desc =
+        (struct ble_gap_conn_desc){.conn_itvl = stack.interval,
+                                   .supervision_timeout = 200,
+                                   .sec_state = {.encrypted = stack.encrypted, .authenticated = stack.authenticated}};
     return 0;
 }
 int ble_gap_conn_rssi(uint16_t handle, int8_t *rssi) {
@@ -309,6 +342,47 @@ int ble_gattc_write_flat(uint16_t handle, uint16_t attr, const void *data, uint1
     return 0;
 }
 
+/* --- control.c --- */
+
+static struct {
+    void (*function)(void *arg);
+    void *arg;
+} deferred[8];
+static int deferrals;
+static char heard[8][200];
+static unsigned heard_from[8];
+static int heard_count;
+
+bool control_defer(void (*function)(void *arg), void *arg) {
+    assert_true(deferrals < 8);
+    deferred[deferrals].function = function;
+    deferred[deferrals++].arg = arg;
+    return true;
+}
+
+/* As the control task does. */
+static void run_deferred(void) {
+    for (int i = 0; i < deferrals; i++) {
+        deferred[i].function(deferred[i].arg);
+    }
+    deferrals = 0;
+}
+
+void control_line(unsigned source, struct line *line) {
+    assert_true(heard_count < 8);
+    (void)snprintf(heard[heard_count], sizeof heard[0], "%u %.150s", line->problem, line->text);
+    heard_from[heard_count++] = source;
+}
+
+static uint8_t *no_buffer(uint32_t *cap) {
+    *cap = 0;
+    return NULL;
+}
+static void give_nothing(uint8_t *buffer) {
+    assert_null(buffer);
+}
+const struct line_sink control_sink = {.take = no_buffer, .give = give_nothing};
+
 /* --- the test's side --- */
 
 static struct settings settings;
@@ -322,8 +396,8 @@ static int set_up(void **state) {
         fake_clock_stop(1000000);
         assert_int_equal(link_init(), ESP_OK);
     }
-    (void)link_gone_take();
     memset(&stack, 0, sizeof stack);
+    deferrals = heard_count = 0;
     stack.free_buffers = 36;
     stack.att_mtu = 517;
     stack.interval = 12;
@@ -334,6 +408,7 @@ static int set_up(void **state) {
     }
     link_identify(&who);
     assert_int_equal(link_ble.start(&settings, &params), ESP_OK);
+    (void)link_gone_take();
     assert_false(stack.advertising); /* not before the controller is there */
     ble_hs_cfg.sync_cb();
     return 0;
@@ -406,7 +481,7 @@ static void the_service_is_as_specified(void **state) {
     assert_int_equal(characteristic(2)->flags, BLE_GATT_CHR_F_WRITE_NO_RSP);
     assert_int_equal(characteristic(3)->flags, BLE_GATT_CHR_F_NOTIFY);
     assert_int_equal(characteristic(4)->flags, BLE_GATT_CHR_F_READ);
-    assert_null(characteristic(5));
+    assert_non_null(characteristic(5));
     assert_int_equal(stack.preferred_mtu, 300); /* as the setting att_mtu says */
     assert_int_equal(params.mtu, 495);
     assert_int_equal(params.window, 32);
@@ -822,6 +897,257 @@ static void a_controller_that_resets_ends_all_connections(void **state) {
     assert_true(stack.advertising);
 }
 
+/* --- security and control, 13.6 --- */
+
+static void restart_with_passkey(const char *passkey) {
+    link_ble.stop();
+    memset(&stack, 0, sizeof stack);
+    stack.free_buffers = 36;
+    stack.att_mtu = 517;
+    stack.interval = 12;
+    strcpy(settings.ble_passkey, passkey);
+    assert_int_equal(link_ble.start(&settings, &params), ESP_OK);
+    ble_hs_cfg.sync_cb();
+}
+
+static void encrypt(void *arg, bool authenticated, int status) {
+    stack.encrypted = status == 0;
+    stack.authenticated = status == 0 && authenticated;
+    struct ble_gap_event event = {.type = BLE_GAP_EVENT_ENC_CHANGE, .enc_change = {.status = status, .conn_handle = 7}};
+    stack.adv_cb(&event, arg);
+}
+
+static void subscribe_control(uint16_t handle, void *arg, bool on) {
+    struct ble_gap_event event = {
+        .type = BLE_GAP_EVENT_SUBSCRIBE,
+        .subscribe = {.conn_handle = handle, .attr_handle = *characteristic(5)->val_handle, .cur_notify = on}};
+    stack.adv_cb(&event, arg);
+}
+
+static int write_control(uint16_t handle, const char *text) {
+    struct ble_gatt_access_ctxt access = {.op = BLE_GATT_ACCESS_OP_WRITE_CHR, .om = mbuf(text, strlen(text))};
+    const struct ble_gatt_chr_def *control = characteristic(5);
+    return control->access_cb(handle, 0, &access, control->arg);
+}
+
+static void only_control_is_secret_without_a_passkey(void **state) {
+    (void)state;
+    assert_int_equal(characteristic(2)->flags, BLE_GATT_CHR_F_WRITE_NO_RSP);
+    assert_int_equal(characteristic(3)->flags, BLE_GATT_CHR_F_NOTIFY);
+    assert_int_equal(characteristic(4)->flags, BLE_GATT_CHR_F_READ);
+    assert_int_equal(characteristic(5)->flags, BLE_GATT_CHR_F_WRITE | BLE_GATT_CHR_F_WRITE_ENC | BLE_GATT_CHR_F_NOTIFY);
+    assert_int_equal(ble_hs_cfg.sm_io_cap, BLE_HS_IO_NO_INPUT_OUTPUT);
+    assert_true(ble_hs_cfg.sm_sc && ble_hs_cfg.sm_bonding && !ble_hs_cfg.sm_mitm);
+}
+
+static void with_a_passkey_all_of_it_is(void **state) {
+    (void)state;
+    restart_with_passkey("004711");
+    const ble_gatt_chr_flags writes = BLE_GATT_CHR_F_WRITE_ENC | BLE_GATT_CHR_F_WRITE_AUTHEN;
+    assert_int_equal(characteristic(2)->flags & writes, writes);
+    assert_int_equal(characteristic(5)->flags & writes, writes);
+    const ble_gatt_chr_flags reads = BLE_GATT_CHR_F_READ_ENC | BLE_GATT_CHR_F_READ_AUTHEN;
+    assert_int_equal(characteristic(4)->flags & reads, reads);
+    assert_int_equal(ble_hs_cfg.sm_io_cap, BLE_HS_IO_DISPLAY_ONLY);
+    assert_true(ble_hs_cfg.sm_sc && ble_hs_cfg.sm_bonding && ble_hs_cfg.sm_mitm);
+    /* A link does not begin before the passkey was given. */
+    struct ts_addr at = {.len = 1, .bytes = {1}};
+    void *arg = begin(7);
+    assert_int_equal(stack.pairings, 1);
+    assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
+    encrypt(arg, false, 0); /* Just Works is not enough */
+    assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
+    struct ble_gap_event asked = {.type = BLE_GAP_EVENT_PASSKEY_ACTION,
+                                  .passkey = {.conn_handle = 7, .params = {.action = BLE_SM_IOACT_DISP}}};
+    stack.adv_cb(&asked, arg);
+    assert_int_equal(stack.passkey, 4711);
+    encrypt(arg, true, 0);
+    assert_int_equal(link_ble.send(&at, (const uint8_t *)"x", 1), TS_OK);
+    struct link_status status;
+    link_ble.describe(&status);
+    assert_null(strstr(status.error, "4711"));
+    restart_with_passkey("");
+    assert_int_equal(characteristic(4)->flags, BLE_GATT_CHR_F_READ);
+}
+
+static void a_peer_that_lost_its_keys_may_pair_again(void **state) {
+    (void)state;
+    void *arg = begin(7);
+    struct ble_gap_event event = {.type = BLE_GAP_EVENT_REPEAT_PAIRING, .repeat_pairing = {.conn_handle = 7}};
+    assert_int_equal(stack.adv_cb(&event, arg), BLE_GAP_REPEAT_PAIRING_RETRY);
+    assert_int_equal(stack.forgotten, 1);
+}
+
+static void lines_come_and_go_in_pieces(void **state) {
+    (void)state;
+    stack.att_mtu = 23;
+    void *arg = stack.adv_arg;
+    central_connects(7);
+    encrypt(arg, false, 0);
+    subscribe_control(7, arg, true);
+    assert_int_equal(write_control(7, "{\"id\":1,\"cm"), 0);
+    assert_int_equal(write_control(7, "d\":\"info\"}\n{\"id\":2}"), 0);
+    assert_int_equal(heard_count, 0); /* not on the host's task */
+    run_deferred();
+    assert_int_equal(heard_count, 1);
+    assert_string_equal(heard[0], "0 {\"id\":1,\"cmd\":\"info\"}");
+    assert_int_equal(write_control(7, "\n"), 0);
+    run_deferred();
+    assert_string_equal(heard[1], "0 {\"id\":2}");
+    assert_true(heard_from[0] >= CONTROL_BLE);
+    const char *answer = "{\"id\":1,\"ok\":true,\"result\":{\"a\":12345678901234567890}}";
+    ble_control_say(heard_from[0] - CONTROL_BLE, answer);
+    char got[200] = "";
+    for (int i = 0; i < stack.values; i++) {
+        assert_in_range(stack.len[i], 1, 20);
+        memcpy(got + strlen(got), stack.value[i], stack.len[i]);
+    }
+    assert_int_equal(stack.value_handle, *characteristic(5)->val_handle);
+    assert_int_equal(got[strlen(got) - 1], '\n');
+    got[strlen(got) - 1] = '\0';
+    assert_string_equal(got, answer);
+    stack.values = 0;
+    ble_control_tell("{\"event\":\"x\"}");
+    assert_true(stack.values >= 1);
+    subscribe_control(7, arg, false);
+    stack.values = 0;
+    ble_control_tell("{\"event\":\"x\"}");
+    assert_int_equal(stack.values, 0);
+}
+
+static void an_open_link_gets_no_answers(void **state) {
+    (void)state;
+    void *arg = stack.adv_arg;
+    central_connects(7);
+    subscribe_control(7, arg, true);
+    assert_int_equal(stack.pairings, 1); /* it is asked to pair */
+    ble_control_tell("{\"event\":\"x\"}");
+    assert_int_equal(stack.values, 0);
+    encrypt(arg, false, 0);
+    ble_control_tell("{\"event\":\"x\"}");
+    assert_true(stack.values > 0);
+}
+
+static void a_line_belongs_to_its_connection(void **state) {
+    (void)state;
+    void *arg = stack.adv_arg;
+    central_connects(7);
+    encrypt(arg, false, 0);
+    subscribe_control(7, arg, true);
+    assert_int_equal(write_control(7, "{\"id\":1}\n{\"half"), 0);
+    run_deferred();
+    assert_int_equal(heard_count, 1);
+    assert_int_equal(write_control(7, "{\"late\":1}\n"), 0);
+    disconnect(arg);
+    run_deferred(); /* what was under way is forgotten with the connection */
+    assert_int_equal(heard_count, 1);
+    stack.encrypted = false;
+    arg = stack.adv_arg;
+    central_connects(8);
+    encrypt(arg, false, 0);
+    subscribe_control(8, arg, true);
+    ble_control_say(heard_from[0] - CONTROL_BLE, "{\"id\":1}"); /* the answer was for the other */
+    assert_int_equal(stack.values, 0);
+    assert_int_equal(write_control(8, "{\"id\":2}\n"), 0);
+    run_deferred();
+    assert_string_equal(heard[1], "0 {\"id\":2}");
+    ble_control_say(heard_from[1] - CONTROL_BLE, "{\"id\":2}");
+    assert_int_equal(stack.values, 2); /* and the line's end */
+}
+
+static void too_much_at_once_is_an_error_of_att(void **state) {
+    (void)state;
+    void *arg = stack.adv_arg;
+    central_connects(7);
+    encrypt(arg, false, 0);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(write_control(7, "x"), 0);
+    }
+    assert_int_equal(write_control(7, "x"), BLE_ATT_ERR_INSUFFICIENT_RES);
+    run_deferred();
+    assert_int_equal(write_control(7, "\n"), 0);
+    run_deferred();
+    assert_string_equal(heard[0], "0 xxxxxx");
+    char large[514];
+    memset(large, 'x', 513);
+    large[513] = '\0';
+    assert_int_equal(write_control(7, large), BLE_ATT_ERR_INVALID_ATTR_VALUE_LEN);
+}
+
+static void a_central_gives_its_passkey_first(void **state) {
+    (void)state;
+    restart_with_passkey("123456");
+    struct ts_addr next;
+    assert_true(link_ble.peer("tail", &next));
+    see("tail", true, true, mac_a);
+    struct ble_gap_event connected = {.type = BLE_GAP_EVENT_CONNECT, .connect = {.conn_handle = 3}};
+    stack.connect_cb(&connected, stack.connect_arg);
+    stack.mtu_cb(3, &fine, 517, stack.arg);
+    assert_int_equal(stack.pairings, 1);
+    assert_null(stack.svc_cb); /* nothing is asked in the clear */
+    assert_int_equal(ble_hs_cfg.sm_io_cap, BLE_HS_IO_KEYBOARD_ONLY);
+    struct ble_gap_event asked = {.type = BLE_GAP_EVENT_PASSKEY_ACTION,
+                                  .passkey = {.conn_handle = 3, .params = {.action = BLE_SM_IOACT_INPUT}}};
+    stack.connect_cb(&asked, stack.connect_arg);
+    assert_int_equal(stack.passkey, 123456);
+    stack.encrypted = stack.authenticated = true;
+    struct ble_gap_event done = {.type = BLE_GAP_EVENT_ENC_CHANGE, .enc_change = {.conn_handle = 3}};
+    stack.connect_cb(&done, stack.connect_arg);
+    assert_non_null(stack.svc_cb);
+    assert_int_equal(ble_hs_cfg.sm_io_cap, BLE_HS_IO_DISPLAY_ONLY);
+    /* Another passkey there. */
+    stack.svc_cb = NULL;
+    stack.encrypted = stack.authenticated = false;
+    done.enc_change.status = 0x404;
+    stack.connect_cb(&done, stack.connect_arg);
+    assert_null(stack.svc_cb);
+    assert_int_equal(stack.terminated, 1);
+    struct link_status status;
+    link_ble.describe(&status);
+    assert_non_null(strstr(status.error, "another ble_passkey"));
+    restart_with_passkey("");
+}
+
+static void a_passkey_that_is_missing_is_named(void **state) {
+    (void)state;
+    struct ts_addr next;
+    assert_true(link_ble.peer("tail", &next));
+    see("tail", true, true, mac_a);
+    peripheral_accepts();
+    answer_discovery();
+    const struct ble_gatt_error refused = {.status = BLE_HS_ATT_ERR(BLE_ATT_ERR_INSUFFICIENT_AUTHEN)};
+    stack.read_cb(3, &refused, NULL, stack.arg);
+    struct link_status status;
+    link_ble.describe(&status);
+    assert_non_null(strstr(status.error, "set ble_passkey"));
+}
+
+static void the_next_stage_may_be_a_central(void **state) {
+    (void)state;
+    struct ts_addr next;
+    assert_true(link_ble.peer("central", &next));
+    assert_int_equal(next.bytes[0], 0);
+    assert_false(stack.scanning);
+    assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
+    begin(7); /* the stage before: it speaks at once */
+    assert_int_equal(write_up(7, "hello", 5), 0);
+    struct link_rx *rx = next_frame();
+    assert_int_equal(rx->from.bytes[0], 1);
+    link_rx_give(rx);
+    void *arg = begin(8);
+    assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
+    fake_advance(300000);
+    assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_OK);
+    assert_int_equal(write_up(8, "ack", 3), 0);
+    rx = next_frame();
+    assert_int_equal(rx->from.bytes[0], 0); /* it is the next stage from now on */
+    link_rx_give(rx);
+    (void)link_gone_take();
+    disconnect(arg);
+    assert_int_equal(link_gone_take(), 1u << 0);
+    assert_int_equal(link_ble.send(&next, (const uint8_t *)"x", 1), TS_E_SEND_FAILED);
+}
+
 static void addresses(void **state) {
     (void)state;
     struct ts_addr out;
@@ -853,6 +1179,16 @@ int main(void) {
         TEST(a_malformed_status_is_refused),
         TEST(a_lost_connection_is_looked_for_again),
         TEST(a_controller_that_resets_ends_all_connections),
+        TEST(only_control_is_secret_without_a_passkey),
+        TEST(with_a_passkey_all_of_it_is),
+        TEST(a_peer_that_lost_its_keys_may_pair_again),
+        TEST(lines_come_and_go_in_pieces),
+        TEST(an_open_link_gets_no_answers),
+        TEST(a_line_belongs_to_its_connection),
+        TEST(too_much_at_once_is_an_error_of_att),
+        TEST(a_central_gives_its_passkey_first),
+        TEST(a_passkey_that_is_missing_is_named),
+        TEST(the_next_stage_may_be_a_central),
         TEST(addresses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,6 +98,25 @@ static void texts_are_bounded_and_printable(void **state) {
                                   "che"));
 }
 
+static void what_is_no_utf8_is_refused_and_none_is_cut(void **state) {
+    (void)state;
+    const char *const good[] = {"", "a", "\xc3\xbc", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf"};
+    const char *const bad[] = {"\x80",         "\xc3",     "\xc3(",        "\xc0\xaf",         "\xe0\x80\xaf",
+                               "\xed\xa0\x80", "\xe2\x82", "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80",
+                               "\xff"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        assert_true(settings_is_utf8(good[i], strlen(good[i])));
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(settings_is_utf8(bad[i], strlen(bad[i])));
+        assert_false(text("wifi_ssid", bad[i]));
+    }
+    assert_int_equal(settings_cut("abc", 3), 3);
+    assert_int_equal(settings_cut("abc", 2), 2);
+    assert_int_equal(settings_cut("a\xc3\xbc", 2), 1);
+    assert_int_equal(settings_cut("\xe2\x82\xac", 2), 0);
+}
+
 static void keys_are_sixteen_bytes_of_hex(void **state) {
     (void)state;
     assert_true(text("espnow_pmk", "00112233445566778899aabbccddeeff"));
@@ -214,6 +233,7 @@ int main(void) {
         cmocka_unit_test_setup(choices_are_given_by_name, fresh),
         cmocka_unit_test_setup(numbers_outside_change_nothing, fresh),
         cmocka_unit_test_setup(texts_are_bounded_and_printable, fresh),
+        cmocka_unit_test_setup(what_is_no_utf8_is_refused_and_none_is_cut, fresh),
         cmocka_unit_test_setup(keys_are_sixteen_bytes_of_hex, fresh),
         cmocka_unit_test_setup(peers_are_a_list_of_nodes, fresh),
         cmocka_unit_test_setup(passwords_are_wpa_or_none, fresh),

@@ -38,13 +38,6 @@ Invoke = Callable[..., Result]
 NOWHERE = "udp://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
 def value() -> np.ndarray:
     return np.random.default_rng(7).integers(-128, 128, (1, 24, 24, 3), np.int8)
 
@@ -300,7 +293,8 @@ def test_the_table_says_whose_clock_it_was() -> None:
     phases = {(stage, phase): 10 for stage in range(2) for phase in Phase}
     one = LinkInference("x", 0, None, True, 5, Round((), phases, 1000, 1, 0))
     rows = {row.name: row for row in phase_rows([one], 2)}
-    real, emulated = StageNode("a board", "measured"), StageNode("emulated", "emulated")
+    real = StageNode("a board", "measured", "real")
+    emulated = StageNode("emulated", "emulated", "emulated")
     assert how(rows["invoke (head)"], [emulated, real], "") == "emulated"
     assert how(rows["invoke (tail)"], [emulated, real], "") == "measured"
     assert how(rows["round trip"], [emulated, real], "") == "emulated and measured"

@@ -19,46 +19,11 @@ from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
 from host.cli import main
 from host.link.impairment import Impairment
 from host.testbed import Options, Testbed
-from partitioner import child, kernels
-from partitioner.bundle import Bundle, build
-from partitioner.catalogue import Catalogue
-from partitioner.graph import Graph
+from partitioner import child
+from partitioner.bundle import Bundle
+from tests.host.exact import assert_exact
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three stages."""
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
-    cuts = Catalogue(stranger, None).chain(("#1",))
-    model = stranger_bundle.manifest.model
-    return build(stranger, cuts, model=model, calibration=None, realistic=[])
-
-
-@pytest.fixture(scope="module")
-def pair_folder(pair: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pair") / "bundle"
-    pair.write(folder)
-    return folder
-
-
-def samples(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    return [rng.integers(-128, 128, (1, 24, 24, 3), np.int8) for _ in range(count)]
-
-
-def assert_exact(testbed: Testbed, bundle: Bundle, count: int) -> None:
-    uncut = kernels.exact().load(bundle.full)
-    for value in samples(count):
-        found = testbed.infer([value])
-        assert found.outputs[0].tobytes() == uncut.run([value])[0].tobytes()
 
 
 @pytest.mark.parametrize("tail", ["board", "host"])

@@ -33,41 +33,19 @@ from host.link.impairment import Impairment
 from host.link.session import Node
 from host.link.udp import UdpServer
 from host.testbed import Options, Testbed
-from partitioner import kernels
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
+from tests.host import exact
+from tests.host.exact import samples
 
 Invoke = Callable[..., Result]
 BAD = Impairment(loss=0.2, reorder=0.2, corrupt=0.05, duplicate=0.05, delay_ms=1, seed=3)
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
-    """The same network in two stages, cut where two tensors cross."""
-    cuts = Catalogue(stranger, None).chain(("#1",))
-    model = stranger_bundle.manifest.model
-    return build(stranger, cuts, model=model, calibration=None, realistic=[])
-
-
-def samples(count: int = 5) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    return [rng.integers(-128, 128, (1, 24, 24, 3), np.int8) for _ in range(count)]
-
-
 def assert_exact(bundle: Bundle, folder: Path, options: Options, count: int = 5) -> Testbed:
-    uncut = kernels.exact().load(bundle.full)
     with Testbed(bundle, folder, options) as testbed:
-        for value in samples(count):
-            found = testbed.infer([value])
-            assert found.outputs[0].tobytes() == uncut.run([value])[0].tobytes()
+        exact.assert_exact(testbed, bundle, count)
     return testbed
 
 

@@ -24,8 +24,8 @@ from host.boards.address import Address
 from host.boards.attached import PORT, AttachedBoard
 from host.boards.board import BoardError
 from host.boards.emulated import flash
-from host.boards.emulated.flash import Build
 from host.boards.wired import WiredBoard
+from host.flash.build import CHIP, Build
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner import child, image
@@ -63,8 +63,8 @@ def find_emulator(given: Path | None) -> str:
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EmulatorError(f"{found} does not run: {error}") from error
-    if flash.CHIP not in (line.partition(" ")[0] for line in machines.splitlines()):
-        raise EmulatorError(f"{found} has no machine {flash.CHIP}: {_GET_IT}")
+    if CHIP not in (line.partition(" ")[0] for line in machines.splitlines()):
+        raise EmulatorError(f"{found} has no machine {CHIP}: {_GET_IT}")
     return found
 
 
@@ -79,7 +79,7 @@ def command(
     def quoted(path: Path) -> str:
         return str(path).replace(",", ",,")
 
-    arguments = [qemu, "-M", flash.CHIP]
+    arguments = [qemu, "-M", CHIP]
     if build.psram != "none":
         arguments += ["-m", PSRAM_SIZE]
     if build.psram == "octal":
@@ -225,7 +225,7 @@ def serve(
     bundle = bundles.read(folder)
     emulator = find_emulator(qemu)
     build = flash.read_build(build_folder)
-    chip = image.CHIPS[flash.CHIP]
+    chip = image.CHIPS[CHIP]
     packed = image.encode(image.of_stage(bundle, stage, version=1, chip=chip), None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # The emulator must end with us.
     with tempfile.TemporaryDirectory(prefix="tinysplit-") as temporary:

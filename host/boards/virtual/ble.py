@@ -33,7 +33,7 @@ from bumble.gatt_client import CharacteristicProxy
 from bumble.transport.common import Transport as HciTransport
 
 from host.boards.address import CENTRAL, Address
-from host.boards.virtual.radio import Air, Radio, RadioSetup, not_installed
+from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup, not_installed
 from host.link.ble import gatt
 from host.link.ble.controllers import HciPort, TimedLink, open_hci, power_on
 from host.link.ble.gatt import Granted, Identity, Status, Values, WrongServiceError
@@ -522,11 +522,7 @@ class BleAir(Air):
     """
 
     def __init__(self, impairment: Impairment, options: Mapping[str, Any]) -> None:
-        if impairment != Impairment(loss=impairment.loss, seed=impairment.seed):
-            raise TransportError(
-                "over BLE only --loss and --seed: the link layer repeats what is lost, keeps the "
-                "order and drops what is damaged, and its speed follows from the connection"
-            )
+        impairment.check_air("ble")
         self._att_mtu = int(options.get("att_mtu", gatt.WANTED_ATT_MTU))
         self._controllers: tuple[str, ...] = tuple(options.get("controllers", ()))
         self._impairment = impairment
@@ -577,6 +573,11 @@ class BleAir(Air):
 
     def provenance(self) -> str:
         return "modelled as Bluetooth 5.4 (connection events, packet times, repetition)"
+
+    def counts(self) -> AirCounts:
+        assert self._port is not None
+        tallies = [wire.model.tally for wire in self._port.link.wires()]
+        return AirCounts(sum(sum(t.sent) for t in tallies), sum(sum(t.lost) for t in tallies))
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         assert self._port is not None

@@ -45,6 +45,10 @@ _LAST_WORDS_STEP_US = 2_000
 _LAST_WORDS_S = 0.3  # As firmware/main: an answer gets out before a restart.
 
 
+class SettingsError(StageError):
+    """Settings that contradict the stage or each other."""
+
+
 class Board:
     """One virtual board.
 
@@ -112,30 +116,30 @@ class Board:
         """The settings as the core takes them.
 
         Raises:
-            StageError, AddressError: they contradict the bundle or each other.
+            SettingsError, AddressError: they contradict the bundle or each other.
         """
         number, following = chosen["stage"], chosen.get("next")
         last = self._holding.stages(number) - 1
         if (number == last) != (following is None):
             needs = "has no next stage" if number == last else "needs the address of the next stage"
-            raise StageError(f"stage {number} of {last + 1} {needs}")
+            raise SettingsError(f"next: stage {number} of {last + 1} {needs}")
         listen = address.parse(chosen["listen"])
         target = None if following is None else address.parse(following)
         if target is not None and target.transport != listen.transport:
-            raise StageError(f"{listen} and {target} do not fit: both of one transport")
+            raise SettingsError(f"{listen} and {target} do not fit: both of one transport")
         if listen.transport in RADIOS:
             if "air" not in chosen:
-                raise StageError(f"a virtual board on {listen} needs the setting air")
+                raise SettingsError(f"a virtual board on {listen} needs the setting air")
         elif target is not None and (
             (":" in target.host) != (":" in listen.host) or target.port == 0
         ):
-            raise StageError(
+            raise SettingsError(
                 f"{listen} and {target} do not fit: both IPv4 or both IPv6, "
                 "and the next stage has a port"
             )
         mtu = chosen.get("mtu", 0)
         if mtu != 0 and mtu < MIN_MTU:
-            raise StageError(f"mtu is 0 (the transport's own) or {MIN_MTU} to 16384, not {mtu}")
+            raise SettingsError(f"mtu is 0 (the transport's own) or {MIN_MTU} to 16384, not {mtu}")
         return Settings(
             stage=number,
             listen=listen,

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from host.boards import address
 from host.boards.address import Address
-from host.boards.virtual.radio import Air, Radio, RadioSetup
+from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup
 from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
 from host.link.espnow.medium import Medium
 from host.link.espnow.monitor import MonitorStation
 from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow
-from host.link.impairment import Impairment, ImpairmentError
+from host.link.impairment import Impairment
 from host.link.session import Profile
 from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
@@ -62,7 +62,7 @@ def read_key(path: Path, name: str) -> bytes:
     except OSError as error:
         raise KeyFileError(f"cannot read the {name} in {path}: {error.strerror}") from error
     if mode & 0o077:
-        raise KeyFileError(f"{path} holds a {name} and others can read it: chmod 600 {path}")
+        raise KeyFileError(f"{path} holds the {name} and others can read it: chmod 600 {path}")
     return parse_key(text, name)
 
 
@@ -217,13 +217,7 @@ class EspNowAir(Air):
     """
 
     def __init__(self, impairment: Impairment, options: Mapping[str, Any]) -> None:
-        for name in ("delay_ms", "jitter_ms", "reorder", "duplicate", "rate_bps"):
-            if getattr(impairment, name):
-                option = name.removesuffix("_ms").removesuffix("_bps")
-                raise ImpairmentError(
-                    f"--{option} is for UDP and TCP: on ESP-NOW's modelled air there are --loss, "
-                    "--corrupt and --espnow-rate"
-                )
+        impairment.check_air("espnow")
         self._options = options
         self._keys = {
             PMK_VARIABLE: options.get("pmk") or _from_environment(PMK_VARIABLE, "PMK"),
@@ -281,7 +275,12 @@ class EspNowAir(Air):
 
     def provenance(self) -> str:
         rate = RATES[self._options.get("espnow_rate", DEFAULT_RATE)]
-        return f"modelled as IEEE 802.11 (airtime, contention, retry) at {rate.name}bit/s"
+        return f"modelled as IEEE 802.11 (airtime, contention, retry) at {rate.text}"
+
+    def counts(self) -> AirCounts:
+        tally = self._ether.tally
+        lost = tally.lost + tally.corrupted + tally.collided
+        return AirCounts(tally.attempts, lost, busy_us=round(tally.busy_us))
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         tally = self._ether.tally
@@ -297,7 +296,7 @@ class EspNowAir(Air):
         state = "encrypted (CCMP)" if first["encrypted"] else "not encrypted"
         version = min(radio["version"] for radio in radios)
         negotiated = (
-            f"negotiated: ESP-NOW version {version}, {first['rate']}bit/s, channel "
+            f"negotiated: ESP-NOW version {version}, {RATES[first['rate']].text}, channel "
             f"{first['channel']}, frames of up to {MAX_DATA[version]} bytes, {state}"
         )
         if self._bridge is not None:

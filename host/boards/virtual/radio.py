@@ -152,6 +152,16 @@ class Radio(ABC):
         self._socket.close()
 
 
+@dataclass(frozen=True)
+class AirCounts:
+    """What a shared medium has done so far, repetitions included; None: it does not tell."""
+
+    packets: int
+    lost: int
+    bytes: int | None = None
+    busy_us: int | None = None
+
+
 class Air(ABC):
     """What the radios of one transport share, hosted for a chain of virtual boards.
 
@@ -192,6 +202,10 @@ class Air(ABC):
     def provenance(self) -> str:
         """How times over this air come about, for people: `modelled as ...`; the first word is
         what rows of a table say."""
+
+    @abstractmethod
+    def counts(self) -> AirCounts:
+        """What it has done so far. Called from another thread than the loop's."""
 
     def report(self, radios: list[dict[str, Any]]) -> list[str]:
         """Lines for people about what the link negotiated and what the air did to it.

@@ -93,12 +93,14 @@ class _Scanner(BaseBleakScanner):
         self.seen_devices = {}
         device = await self._adapter.device()
         device.on(Device.EVENT_ADVERTISEMENT, self._seen)
-        await device.start_scanning(legacy=True)
+        with _as_bleak():
+            await device.start_scanning(legacy=True)
 
     async def stop(self) -> None:
         device = await self._adapter.device()
         device.remove_listener(Device.EVENT_ADVERTISEMENT, self._seen)
-        await device.stop_scanning()
+        with _as_bleak():
+            await device.stop_scanning()
 
     def _seen(self, advertisement: Any) -> None:
         kinds = AdvertisingData.Type
@@ -156,11 +158,16 @@ class _Client(BaseBleakClient):
                 connection_parameters_preferences={hci.Phy.LE_1M: preferences},
                 timeout=self._timeout,
             )
-        except (asyncio.TimeoutError, BaseBumbleError) as error:
+        except asyncio.CancelledError:
+            # Bumble would leave the controller looking for the board; nobody holds what it finds.
+            with contextlib.suppress(*_FAILURES):
+                await device.cancel_connection()  # type: ignore[no-untyped-call]
+            raise
+        except _FAILURES as error:
             raise BleakDeviceNotFoundError(self.address, str(error)) from error
         self._connection = connection
         connection.on(connection.EVENT_DISCONNECTION, self._gone)
-        with _as_bleak():
+        with self._connected():
             peer = Peer(connection)
             if self._adapter.att_mtu > connection.att_mtu:
                 await peer.request_mtu(self._adapter.att_mtu)
@@ -198,28 +205,36 @@ class _Client(BaseBleakClient):
             with _as_bleak():
                 await connection.disconnect()
 
-    def _connected(self) -> None:
+    @contextlib.contextmanager
+    def _connected(self) -> Any:
+        """Within it the connection stands; Bumble cancels what waits for an answer when it ends."""
         if self._connection is None:
             raise BleakError("not connected")
+        try:
+            with _as_bleak():
+                yield
+        except asyncio.CancelledError:
+            if self._connection is not None:
+                raise
+            raise BleakError("the connection ended meanwhile") from None
 
     async def read_gatt_char(
         self, characteristic: BleakGATTCharacteristic, *, use_cached: bool = False, **kwargs: Any
     ) -> bytearray:
-        self._connected()
-        with _as_bleak():
+        with self._connected():
             return bytearray(await characteristic.obj.read_value())
 
     async def write_gatt_char(
         self, characteristic: BleakGATTCharacteristic, data: Any, response: bool
     ) -> None:
-        self._connected()
-        assert self._connection is not None
-        with _as_bleak():
+        with self._connected():
+            assert self._connection is not None
             await characteristic.obj.write_value(bytes(data), with_response=response)
             queue = self._connection.data_packet_queue
             while queue is not None and queue.pending >= 2 * gatt.VALUES_IN_STACK:
                 await asyncio.sleep(0.002)
-                self._connected()
+                if self._connection is None:
+                    raise BleakError("not connected")
 
     async def start_notify(
         self,
@@ -227,31 +242,26 @@ class _Client(BaseBleakClient):
         callback: Callable[[bytearray], None],
         **kwargs: Any,
     ) -> None:
-        self._connected()
-        with _as_bleak():
+        with self._connected():
             await characteristic.obj.subscribe(lambda value: callback(bytearray(value)))
 
     async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
-        self._connected()
-        with _as_bleak():
+        with self._connected():
             await characteristic.obj.unsubscribe()
 
     async def read_gatt_descriptor(
         self, descriptor: BleakGATTDescriptor, *, use_cached: bool = False, **kwargs: Any
     ) -> bytearray:
-        self._connected()
-        with _as_bleak():
+        with self._connected():
             return bytearray(await descriptor.obj.read_value())
 
     async def write_gatt_descriptor(self, descriptor: BleakGATTDescriptor, data: Any) -> None:
-        self._connected()
-        with _as_bleak():
+        with self._connected():
             await descriptor.obj.write_value(bytes(data), with_response=True)
 
     async def pair(self, *args: Any, **kwargs: Any) -> None:
-        self._connected()
-        assert self._connection is not None
-        with _as_bleak():
+        with self._connected():
+            assert self._connection is not None
             await self._connection.pair()
 
     async def unpair(self) -> None:

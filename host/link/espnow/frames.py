@@ -86,7 +86,7 @@ def temporal_key(pmk: bytes, lmk: bytes) -> bytes:
 def check_key(name: str, key: bytes) -> None:
     """Raises KeyLengthError unless the key has 16 bytes. The key is never in the message."""
     if len(key) != KEY_BYTES:
-        raise KeyLengthError(f"a {name} has {KEY_BYTES} bytes, not {len(key)}")
+        raise KeyLengthError(f"the {name} has {len(key)} bytes, not {KEY_BYTES}")
 
 
 def encode(packet: Packet, *, key: bytes | None = None, packet_number: int = 0) -> bytes:

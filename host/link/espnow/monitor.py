@@ -77,7 +77,7 @@ def with_header(frame: bytes, rate: Rate) -> bytes:
 def check_rate(rate: Rate) -> None:
     """Raises RateError for Espressif's long range, which no other card has."""
     if rate.bps < 1_000_000:
-        raise RateError(f"{rate.name}bit/s is for Espressif's chips alone; choose 1M or more")
+        raise RateError(f"{rate.text} is for Espressif's chips alone; choose 1M or more")
 
 
 def parse(packet: bytes) -> Heard | None:

@@ -514,6 +514,11 @@ int os_mbuf_append(struct os_mbuf *om, const void *data, uint16_t len);
 #define BLE_HS_ETIMEOUT 13
 #define BLE_HS_EDONE 14
 #define BLE_HS_EBUSY 15
+#define BLE_HS_ERR_ATT_BASE 0x100
+#define BLE_HS_ATT_ERR(x) ((x) ? BLE_HS_ERR_ATT_BASE + (x) : 0)
+#define BLE_HS_IO_DISPLAY_ONLY 0x00
+#define BLE_HS_IO_KEYBOARD_ONLY 0x02
+#define BLE_HS_IO_NO_INPUT_OUTPUT 0x03
 #define BLE_ERR_REM_USER_CONN_TERM 0x13
 #define BLE_HCI_ADV_RPT_EVTYPE_ADV_IND 0
 typedef struct {
@@ -545,7 +550,10 @@ typedef union {
     }
 int ble_uuid_cmp(const ble_uuid_t *a, const ble_uuid_t *b);
 /* host/ble_att.h */
+#define BLE_ATT_ERR_INSUFFICIENT_AUTHEN 0x05
+#define BLE_ATT_ERR_INVALID_ATTR_VALUE_LEN 0x0d
 #define BLE_ATT_ERR_UNLIKELY 0x0e
+#define BLE_ATT_ERR_INSUFFICIENT_ENC 0x0f
 #define BLE_ATT_ERR_INSUFFICIENT_RES 0x11
 uint16_t ble_att_mtu(uint16_t conn_handle);
 int ble_att_set_preferred_mtu(uint16_t mtu);
@@ -572,7 +580,12 @@ int ble_hs_adv_parse_fields(struct ble_hs_adv_fields *fields, const uint8_t *dat
 #define BLE_GATT_ACCESS_OP_WRITE_CHR 1
 #define BLE_GATT_CHR_F_READ 0x0002
 #define BLE_GATT_CHR_F_WRITE_NO_RSP 0x0004
+#define BLE_GATT_CHR_F_WRITE 0x0008
 #define BLE_GATT_CHR_F_NOTIFY 0x0010
+#define BLE_GATT_CHR_F_READ_ENC 0x0200
+#define BLE_GATT_CHR_F_READ_AUTHEN 0x0400
+#define BLE_GATT_CHR_F_WRITE_ENC 0x1000
+#define BLE_GATT_CHR_F_WRITE_AUTHEN 0x2000
 #define BLE_GATT_SVC_TYPE_END 0
 #define BLE_GATT_SVC_TYPE_PRIMARY 1
 #define BLE_GATT_DSC_CLT_CFG_UUID16 0x2902
@@ -647,9 +660,12 @@ int ble_gattc_write_no_rsp_flat(uint16_t conn_handle, uint16_t handle, const voi
 #define BLE_GAP_EVENT_CONN_UPDATE 3
 #define BLE_GAP_EVENT_DISC 7
 #define BLE_GAP_EVENT_ADV_COMPLETE 9
+#define BLE_GAP_EVENT_ENC_CHANGE 10
+#define BLE_GAP_EVENT_PASSKEY_ACTION 11
 #define BLE_GAP_EVENT_NOTIFY_RX 12
 #define BLE_GAP_EVENT_NOTIFY_TX 13
 #define BLE_GAP_EVENT_SUBSCRIBE 14
+#define BLE_GAP_EVENT_REPEAT_PAIRING 17
 #define BLE_GAP_EVENT_PHY_UPDATE_COMPLETE 18
 #define BLE_GAP_EVENT_DATA_LEN_CHG 34
 struct ble_gap_adv_params {
@@ -658,7 +674,21 @@ struct ble_gap_adv_params {
     uint16_t itvl_min;
     uint16_t itvl_max;
 };
+#define BLE_GAP_REPEAT_PAIRING_RETRY 1
+#define BLE_GAP_REPEAT_PAIRING_IGNORE 2
+struct ble_gap_sec_state {
+    unsigned encrypted : 1;
+    unsigned authenticated : 1;
+};
+struct ble_gap_passkey_params {
+    uint8_t action;
+};
+struct ble_gap_repeat_pairing {
+    uint16_t conn_handle;
+};
 struct ble_gap_conn_desc {
+    struct ble_gap_sec_state sec_state;
+    ble_addr_t peer_id_addr;
     uint16_t conn_itvl;
     uint16_t conn_latency;
     uint16_t supervision_timeout;
@@ -704,6 +734,15 @@ struct ble_gap_event {
             int reason;
         } adv_complete;
         struct {
+            int status;
+            uint16_t conn_handle;
+        } enc_change;
+        struct {
+            struct ble_gap_passkey_params params;
+            uint16_t conn_handle;
+        } passkey;
+        struct ble_gap_repeat_pairing repeat_pairing;
+        struct {
             struct os_mbuf *om;
             uint16_t attr_handle;
         } notify_rx;
@@ -732,6 +771,7 @@ int ble_gap_disc_active(void);
 int ble_gap_connect(uint8_t own_type, const ble_addr_t *peer, int32_t ms, const struct ble_gap_conn_params *params,
                     ble_gap_event_fn *cb, void *arg);
 int ble_gap_conn_active(void);
+int ble_gap_security_initiate(uint16_t conn_handle);
 int ble_gap_terminate(uint16_t conn_handle, uint8_t reason);
 int ble_gap_conn_find(uint16_t conn_handle, struct ble_gap_conn_desc *desc);
 int ble_gap_conn_rssi(uint16_t conn_handle, int8_t *rssi);
@@ -739,11 +779,35 @@ int ble_gap_update_params(uint16_t conn_handle, const struct ble_gap_upd_params 
 int ble_gap_set_data_len(uint16_t conn_handle, uint16_t octets, uint16_t us);
 int ble_gap_set_prefered_le_phy(uint16_t conn_handle, uint8_t tx, uint8_t rx, uint16_t options);
 int ble_gap_read_le_phy(uint16_t conn_handle, uint8_t *tx, uint8_t *rx);
+/* host/ble_sm.h */
+#define BLE_SM_PAIR_KEY_DIST_ENC 0x01
+#define BLE_SM_PAIR_KEY_DIST_ID 0x02
+#define BLE_SM_IOACT_INPUT 2
+#define BLE_SM_IOACT_DISP 3
+struct ble_sm_io {
+    uint8_t action;
+    union {
+        uint32_t passkey;
+    };
+};
+int ble_sm_inject_io(uint16_t conn_handle, struct ble_sm_io *io);
+/* host/ble_store.h */
+struct ble_store_status_event;
+typedef int ble_store_status_fn(struct ble_store_status_event *event, void *arg);
+int ble_store_util_status_rr(struct ble_store_status_event *event, void *arg);
+int ble_store_util_delete_peer(const ble_addr_t *peer);
 typedef void ble_hs_reset_fn(int reason);
 typedef void ble_hs_sync_fn(void);
 struct ble_hs_cfg {
+    uint8_t sm_io_cap;
+    unsigned sm_bonding : 1;
+    unsigned sm_mitm : 1;
+    unsigned sm_sc : 1;
+    uint8_t sm_our_key_dist;
+    uint8_t sm_their_key_dist;
     ble_hs_reset_fn *reset_cb;
     ble_hs_sync_fn *sync_cb;
+    ble_store_status_fn *store_status_cb;
 };
 extern struct ble_hs_cfg ble_hs_cfg;
 
@@ -852,13 +916,17 @@ void esp_partition_munmap(esp_partition_mmap_handle_t handle);
 #include "esp_partition.h"
 #define OTA_WITH_SEQUENTIAL_WRITES 0xfffffffe
 typedef uint32_t esp_ota_handle_t;
+typedef enum { ESP_OTA_IMG_PENDING_VERIFY = 0x1U, ESP_OTA_IMG_UNDEFINED = 0xFFFFFFFFU } esp_ota_img_states_t;
 const esp_partition_t *esp_ota_get_next_update_partition(const esp_partition_t *from);
 esp_err_t esp_ota_begin(const esp_partition_t *partition, size_t len, esp_ota_handle_t *handle);
 esp_err_t esp_ota_write(esp_ota_handle_t handle, const void *data, size_t len);
 esp_err_t esp_ota_end(esp_ota_handle_t handle);
 esp_err_t esp_ota_abort(esp_ota_handle_t handle);
 esp_err_t esp_ota_set_boot_partition(const esp_partition_t *partition);
+const esp_partition_t *esp_ota_get_running_partition(void);
+esp_err_t esp_ota_get_state_partition(const esp_partition_t *partition, esp_ota_img_states_t *state);
 esp_err_t esp_ota_mark_app_valid_cancel_rollback(void);
+esp_err_t esp_ota_mark_app_invalid_rollback_and_reboot(void);
 
 /*@ esp_pm.h */
 #include "esp_err.h"
@@ -1142,7 +1210,7 @@ int mbedtls_base64_decode(unsigned char *out, size_t room, size_t *len, const un
 #include <stddef.h>
 #include <stdint.h>
 typedef struct {
-    uint32_t fake[64];
+    void *fake[64];
 } mbedtls_sha256_context;
 void mbedtls_sha256_init(mbedtls_sha256_context *context);
 void mbedtls_sha256_free(mbedtls_sha256_context *context);
@@ -1154,13 +1222,13 @@ int mbedtls_sha256_finish(mbedtls_sha256_context *context, unsigned char *digest
 #include <stddef.h>
 #include <stdint.h>
 typedef struct mbedtls_mpi {
-    uint32_t fake[4];
+    void *fake[4];
 } mbedtls_mpi;
 typedef struct mbedtls_ecp_point {
-    uint32_t fake[16];
+    void *fake[16];
 } mbedtls_ecp_point;
 typedef struct mbedtls_ecp_group {
-    uint32_t fake[64];
+    void *fake[64];
 } mbedtls_ecp_group;
 typedef enum { MBEDTLS_ECP_DP_SECP256R1 = 3 } mbedtls_ecp_group_id;
 void mbedtls_mpi_init(mbedtls_mpi *number);

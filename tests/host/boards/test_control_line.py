@@ -19,7 +19,6 @@ from host.boards.address import Address
 from host.boards.virtual.control_line import MAX_WAITING_BYTES, ControlLine, ControlLineError
 from host.boards.virtual.process import VirtualBoard
 from partitioner import child
-from partitioner.bundle import Bundle
 
 LINE = b"x" * 999 + b"\n"
 FLOOD = b"".join(control.command(1000 + number, "info", {}) for number in range(6000))
@@ -126,13 +125,6 @@ def test_closed_descriptors_are_named(pipes: list[int]) -> None:
     os.close(pipes[3])
     with pytest.raises(ControlLineError, match="standard output is closed"):
         ControlLine(pipes[1], pipes[3])
-
-
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("line") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
 
 
 def arguments(folder: Path, stage: int, *more: str) -> list[str]:

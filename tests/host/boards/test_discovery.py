@@ -34,13 +34,6 @@ from tests.host.boards.ptys import Cable, virtual_board
 Invoke = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
 @pytest.fixture
 def named(folder: Path) -> Iterator[int]:
     """A board on UDP that mDNS tells of, on any port; yields the port."""

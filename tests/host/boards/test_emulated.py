@@ -22,10 +22,10 @@ from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.emulated import flash
 from host.boards.emulated.console import EmulatorError, find_emulator
-from host.boards.emulated.flash import BuildError
 from host.boards.emulated.process import EmulatedBoard, seen_by_guest
 from host.boards.kinds import Emulated
 from host.cli import main
+from host.flash.build import BuildError
 from host.testbed import Options, Testbed
 from partitioner.bundle import Bundle
 
@@ -87,13 +87,6 @@ def make_build(folder: Path, **changes: Any) -> Path:
     (folder / "config").mkdir()
     (folder / "flasher_args.json").write_text(json.dumps(arguments))
     (folder / "config/sdkconfig.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
     return folder
 
 
@@ -284,17 +277,17 @@ def test_builds_that_will_not_do(tmp_path: Path, changes: dict[str, Any], messag
 
 
 def test_a_folder_that_is_no_build(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="is no ESP-IDF build folder"):
+    with pytest.raises(BuildError, match="is no build of the firmware"):
         flash.read_build(tmp_path)
     (tmp_path / "flasher_args.json").write_text("{")
     with pytest.raises(BuildError, match="is no JSON"):
         flash.read_build(tmp_path)
 
 
-def test_files_that_overlap_are_esptools_to_refuse(tmp_path: Path) -> None:
-    partitions = (*PARTITIONS[:4], ("model_0", 1, 0x41, 0x8000, 0x200000))
+def test_files_that_overlap_are_refused(tmp_path: Path) -> None:
+    partitions = (*PARTITIONS[:4], ("model_0", 1, 0x41, 0x8000, 0x200000), PARTITIONS[5])
     folder = make_build(tmp_path / "build", partitions=partitions)
-    with pytest.raises(BuildError, match="esptool could not merge the flash"):
+    with pytest.raises(BuildError, match=r"partition-table.bin and stage.tsim overlap at 0x8000"):
         flash.write_flash(flash.read_build(folder), bytes(5000), tmp_path / "flash.bin")
 
 

@@ -24,13 +24,6 @@ TAIL = 2
 
 
 @pytest.fixture(scope="module")
-def folder(stranger_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "bundle"
-    stranger_bundle.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def port(folder: Path) -> Iterator[str]:
     with virtual_board(folder, TAIL) as port:
         yield port

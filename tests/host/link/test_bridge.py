@@ -39,28 +39,11 @@ from host.link.session import Node
 from host.link.transport import NotAllowedError, TransportError, UnreachableError
 from host.testbed import Options, Testbed
 from partitioner import kernels
-from partitioner.bundle import Bundle, build
-from partitioner.catalogue import Catalogue
+from partitioner.bundle import Bundle
 from partitioner.chain import Stage
-from partitioner.graph import Graph
 
 Invoke = Callable[..., Result]
 HEAD, BRIDGE = Address("espnow", "02:00:00:00:00:01"), Address("espnow", "02:00:00:00:00:02")
-
-
-@pytest.fixture(scope="module")
-def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
-    """In two stages, cut where two tensors cross."""
-    cuts = Catalogue(stranger, None).chain(("#1",))
-    model = stranger_bundle.manifest.model
-    return build(stranger, cuts, model=model, calibration=None, realistic=[])
-
-
-@pytest.fixture(scope="module")
-def folder(pair: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pair") / "bundle"
-    pair.write(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -73,12 +56,12 @@ def folder(pair: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["version 1", "version 2", "encrypted, lossy"],
 )
 def test_a_tail_on_the_host_is_exact(
-    pair: Bundle, folder: Path, radio: dict[str, Any], impairment: Impairment
+    pair: Bundle, pair_folder: Path, radio: dict[str, Any], impairment: Impairment
 ) -> None:
     options = Options(transport="espnow", tail="host", radio=radio, impairment=impairment)
     uncut = kernels.exact().load(pair.full)
     rng = np.random.default_rng(7)
-    with Testbed(pair, folder, options) as testbed:
+    with Testbed(pair, pair_folder, options) as testbed:
         for _ in range(5):
             value = rng.integers(-128, 128, (1, 24, 24, 3), np.int8)
             found = testbed.infer([value])
@@ -135,7 +118,9 @@ class BadCable:
 class Chain:
     """A head on an ether and a tail here, behind the bridge on a port."""
 
-    def __init__(self, pair: Bundle, folder: Path, air: str, port: str, where: Background) -> None:
+    def __init__(
+        self, pair: Bundle, pair_folder: Path, air: str, port: str, where: Background
+    ) -> None:
         self._pair = pair
         manifest = pair.manifest
         engine = Stage(manifest, 1, pair.stages[1], kernels.exact())
@@ -148,7 +133,7 @@ class Chain:
         self.transport = BridgeServer(port, profile(1))
         node = Node.tail(bytes.fromhex(manifest.id), 2)
         self.server = where.enter(LinkServer(self.transport, node, handle))
-        self.head = VirtualBoard("head", folder, 0, HEAD, BRIDGE, settings={"air": air})
+        self.head = VirtualBoard("head", pair_folder, 0, HEAD, BRIDGE, settings={"air": air})
         self.head.wait_ready(60)
 
     def infer(self, timeout_ms: int = 30_000) -> None:
@@ -174,12 +159,12 @@ def air(where: Background) -> str:
 
 
 def test_a_wire_that_damages_bytes_costs_time_but_no_byte(
-    pair: Bundle, folder: Path, air: str, where: Background
+    pair: Bundle, pair_folder: Path, air: str, where: Background
 ) -> None:
     with VirtualBridge(BRIDGE, settings={"air": air}) as bridge:
         cable = BadCable(bridge.port, 0.001)
         try:
-            chain = Chain(pair, folder, air, cable.port, where)
+            chain = Chain(pair, pair_folder, air, cable.port, where)
             with chain.head:
                 for _ in range(20):
                     chain.infer()
@@ -190,12 +175,12 @@ def test_a_wire_that_damages_bytes_costs_time_but_no_byte(
 
 
 def test_a_bridge_that_is_reset_in_the_middle_comes_back_and_the_session_goes_on(
-    pair: Bundle, folder: Path, air: str, where: Background, tmp_path: Path
+    pair: Bundle, pair_folder: Path, air: str, where: Background, tmp_path: Path
 ) -> None:
     port = tmp_path / "port"
     bridge = VirtualBridge(BRIDGE, settings={"air": air})
     port.symlink_to(bridge.port)
-    chain = Chain(pair, folder, air, str(port), where)
+    chain = Chain(pair, pair_folder, air, str(port), where)
     with chain.head:
         chain.infer()
         bridge.kill()
@@ -214,10 +199,10 @@ def test_a_bridge_that_is_reset_in_the_middle_comes_back_and_the_session_goes_on
 
 
 def test_a_bridge_that_vanishes_for_good_ends_the_run_by_name(
-    pair: Bundle, folder: Path, caplog: pytest.LogCaptureFixture
+    pair: Bundle, pair_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = Options(transport="espnow", tail="host", timeout_ms=1500)
-    with Testbed(pair, folder, options) as testbed:
+    with Testbed(pair, pair_folder, options) as testbed:
         value = np.zeros((1, 24, 24, 3), np.int8)
         testbed.infer([value])
         assert isinstance(testbed._air, EspNowAir)
@@ -343,13 +328,20 @@ def test_a_port_without_a_bridge_on_it_says_so_and_nothing_hangs(
 
 
 def test_a_board_that_is_no_bridge_is_named(
-    folder: Path, air: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+    pair_folder: Path, air: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess
 
     from partitioner import child
 
-    command = [*child.command("host.cli", "main"), "board", str(folder), "--stage", "1", "--pty"]
+    command = [
+        *child.command("host.cli", "main"),
+        "board",
+        str(pair_folder),
+        "--stage",
+        "1",
+        "--pty",
+    ]
     board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert board.stderr is not None
     try:
@@ -365,8 +357,8 @@ def test_a_board_that_is_no_bridge_is_named(
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--role", "bridge"], 1, "a bridge needs a radio"),
-        (["--role", "bridge", "--listen", "espnow://02:00:00:00:00:02"], 1, "a bridge needs"),
+        (["--role", "bridge"], 2, "a bridge needs a radio"),
+        (["--role", "bridge", "--listen", "espnow://02:00:00:00:00:02"], 2, "a bridge needs"),
         (["--role", "bridge", "--stage", "1"], 2, "no stage"),
         (["--stage", "1"], 2, "needs a BUNDLE"),
     ],
@@ -381,14 +373,14 @@ def test_a_bridge_that_cannot_be_is_one_line(
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (["--transport", "udp", "--tail", "host", "--bridge", "serial:/dev/x"], 1, "is for --tail"),
-        (["--transport", "espnow", "--bridge", "serial:/dev/x"], 1, "is for --tail host"),
+        (["--transport", "udp", "--tail", "host", "--bridge", "serial:/dev/x"], 2, "is for --tail"),
+        (["--transport", "espnow", "--bridge", "serial:/dev/x"], 2, "is for --tail host"),
         (["--transport", "espnow", "--bridge", "board"], 2, "a bridge is on a serial port"),
         (["--bridge", "serial:/dev/x"], 2, "need --transport"),
     ],
 )
 def test_a_bridge_where_none_is_needed_is_one_line(
-    folder: Path, invoke: Invoke, options: list[str], code: int, text: str
+    pair_folder: Path, invoke: Invoke, options: list[str], code: int, text: str
 ) -> None:
-    found = invoke(main, "run", folder, *options)
+    found = invoke(main, "run", pair_folder, *options)
     assert (found.exit_code, text in found.output) == (code, True), found.output

@@ -19,10 +19,8 @@ from host.link.ble.bumble_backend import Adapter
 from host.link.ble.controllers import HciPort, TimedLink
 from host.link.session import Node, Role
 from partitioner import kernels
-from partitioner.bundle import Bundle, build
-from partitioner.catalogue import Catalogue
+from partitioner.bundle import Bundle
 from partitioner.chain import Stage
-from partitioner.graph import Graph
 
 SPEC = (Path(__file__).parents[4] / "firmware" / "core" / "SPEC.md").read_text("utf-8")
 
@@ -124,14 +122,6 @@ def air(request: pytest.FixtureRequest) -> Iterator[Air]:
         made = Air(background, getattr(request, "param", 0.0))
         yield made
         made.close()
-
-
-@pytest.fixture(scope="session")
-def pair(stranger: Graph, stranger_bundle: Bundle) -> Bundle:
-    """Two stages, cut where two tensors cross."""
-    cuts = Catalogue(stranger, None).chain(("#1",))
-    model = stranger_bundle.manifest.model
-    return build(stranger, cuts, model=model, calibration=None, realistic=[])
 
 
 MakeNode = Callable[..., BoardNode]

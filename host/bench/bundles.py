@@ -1,0 +1,125 @@
+"""The bundles of an experiment: those that are there, and those cut for it, kept for the next time.
+
+A network is opened and cut in a process of its own, which ends before anything is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+
+from host.bench.spec import Cell, Experiment, SpecError, cut_name
+from models.errors import TinysplitError
+from partitioner import bundle as bundles
+from partitioner.bundle import Bundle
+from partitioner.catalogue import Catalogue
+from partitioner.command import describe
+from partitioner.source import Request, open_source, realistic
+
+Key = tuple[str, tuple[str, ...]]  # A model's name and the layers cut after.
+
+
+def key(cell: Cell) -> Key:
+    """Which bundle a cell runs."""
+    return cell.model.name, cell.cut
+
+
+def folder_of(request: Request, cut: Sequence[str], cache: Path) -> Path:
+    """Where the bundle of this network and cut is kept: another for other tools or calibration."""
+    asked = asdict(request)
+    for name in ("model", "weights", "calibration"):
+        path = Path(str(asked[name]))
+        if path.is_file():
+            asked[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = {"request": asked, "cut": list(cut), "tools": bundles.tool_versions()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", f"{Path(request.model).stem}-{cut_name(cut)}")
+    return cache / f"{stem[:100]}-{digest[:8]}"
+
+
+def prepare(
+    experiment: Experiment, cache: Path, report: Callable[[str], None] = lambda _: None
+) -> dict[Key, Path]:
+    """The folder of every cell's bundle; what is missing is made.
+
+    Raises:
+        SpecError: an unknown layer or model, by name; a bundle that does not fit its set of nodes.
+        TinysplitError: a bundle cannot be made or read.
+    """
+    found: dict[Key, Path] = {}
+    missing: dict[str, tuple[Request, list[tuple[tuple[str, ...], Path]]]] = {}
+    for cell in experiment.cells:
+        if key(cell) in found:
+            continue
+        model = cell.model
+        if model.bundle is not None:
+            found[key(cell)] = model.bundle
+            continue
+        assert model.request is not None
+        folder = folder_of(model.request, cell.cut, cache)
+        found[key(cell)] = folder
+        if not (folder / "manifest.json").exists():
+            missing.setdefault(model.name, (model.request, []))[1].append((cell.cut, folder))
+    for name, (request, wanted) in missing.items():
+        report(f"cut {name} ({len(wanted)} cuts)")
+        _make_elsewhere(name, request, wanted)
+    return found
+
+
+def _make_elsewhere(
+    name: str, request: Request, wanted: list[tuple[tuple[str, ...], Path]]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            why = pool.submit(_make, request, wanted).result()
+    except BrokenProcessPool as error:
+        raise SpecError(f"model {name}: the process that was to cut it was killed") from error
+    if why is not None:
+        raise SpecError(f"model {name}: {why}")
+
+
+def _make(request: Request, wanted: list[tuple[tuple[str, ...], Path]]) -> str | None:
+    """Make bundles; returns what went wrong in one line."""
+    try:
+        source = open_source(request)
+        catalogue = Catalogue(source.graph, source.layers)
+        chains = [(catalogue.chain(cut), folder) for cut, folder in wanted]
+        verify_on = realistic(source, request, bundles.VERIFY_INPUTS // 2, [])
+        for cuts, folder in chains:
+            built = bundles.build(
+                source.graph,
+                cuts,
+                model=source.identity,
+                calibration=source.calibration.record() if source.calibration else None,
+                realistic=verify_on,
+            )
+            built.write(folder)
+    except TinysplitError as error:
+        return describe(error)
+    return None
+
+
+def read_all(experiment: Experiment, folders: dict[Key, Path]) -> dict[Key, Bundle]:
+    """Every bundle, read and held against the sets of nodes that are to run it.
+
+    Raises:
+        SpecError, BundleError, ManifestError: as named.
+    """
+    found = {name: bundles.read(folder) for name, folder in folders.items()}
+    for cell in experiment.cells:
+        stages = len(found[key(cell)].stages)
+        relays = len(cell.boards.relays)
+        if relays and relays != stages - 2:
+            raise SpecError(
+                f"boards {cell.boards.name}: {relays} relays for the {stages} stages of "
+                f"{cell.model.name}; name one for each stage between head and tail"
+            )
+    return found

@@ -1,0 +1,80 @@
+"""Where a board's secrets come from: a file, the environment, or a question. Never the command
+line, which other users of the machine see and the shell's history keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from host.flash.nvs import SECRETS, SettingsError
+
+_MAX_FILE_BYTES = 10_000
+
+
+def variable(name: str) -> str:
+    """The environment variable of a secret."""
+    return f"TINYSPLIT_{name.upper()}"
+
+
+def gather(
+    file: Path | None,
+    environment: Mapping[str, str],
+    settings: Mapping[str, Any],
+    ask: Callable[[str], str] | None,
+) -> dict[str, str]:
+    """The secrets that belong to `settings`, and all that are in `file`.
+
+    Args:
+        file: lines `wifi_password=...`, readable by its owner only.
+        environment: is looked into for secrets that the settings give a use to.
+        ask: asks a person; None: there is nobody.
+
+    Raises:
+        SettingsError: the file cannot be used, or the password of a Wi-Fi network is missing.
+    """
+    espnow = str(settings.get("listen", "")).startswith("espnow:")
+    used = {
+        "wifi_password": bool(settings.get("wifi_ssid")),
+        "mqtt_password": bool(settings.get("mqtt_url")),
+        "espnow_pmk": espnow,
+        "espnow_lmk": espnow,
+    }
+    found = {
+        name: environment[variable(name)]
+        for name in SECRETS
+        if used[name] and variable(name) in environment
+    }
+    if file is not None:
+        found |= _read(file)
+    if used["wifi_password"] and "wifi_password" not in found:
+        if ask is None:
+            raise SettingsError(
+                f"the Wi-Fi password is missing: set {variable('wifi_password')} (empty: an open "
+                "network), or give --secrets FILE with a line wifi_password=..."
+            )
+        found["wifi_password"] = ask("Wi-Fi password (empty: an open network)")
+    return found
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            text = opened.read(_MAX_FILE_BYTES).decode("utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file} is no text in UTF-8") from None
+    if os.name == "posix" and mode & 0o077:
+        raise SettingsError(f"{file} can be read by others; make it yours alone: chmod 600 {file}")
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or name.strip() not in SECRETS:
+            raise SettingsError(f"{file}, line {number}: not NAME=VALUE with {', '.join(SECRETS)}")
+        found[name.strip()] = value
+    return found

@@ -1,0 +1,449 @@
+"""`tinysplit ota`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from host.boards import kinds, reach
+from host.boards.reach import Reach
+from host.ota import fleet, shipment
+from host.ota import keys as key_files
+from host.ota.courier import VIAS, Courier, Node
+from host.ota.fleet import Outcome
+from host.ota.server import ImageServer
+from host.ota.shipment import Shipment
+from models.errors import TinysplitError
+from partitioner import bundle as bundles
+from partitioner.bundle import Bundle
+from partitioner.command import Command, size, verbose_option, wide_console
+
+_NAMED = {"head": 0}
+_LAST = -1  # tail: known when the images are.
+
+
+class FleetError(TinysplitError):
+    """A fleet that cannot be updated as it is named."""
+
+
+def _stage_named(text: str) -> int | None:
+    if text == "tail":
+        return _LAST
+    if text in _NAMED:
+        return _NAMED[text]
+    return int(text) if re.fullmatch(r"\d{1,3}", text) else None
+
+
+def _chain(pairs: Sequence[tuple[str, str]], number: int) -> list[Node]:
+    """Raises FleetError, KindError, AddressError."""
+    found = []
+    for label, name in pairs:
+        stage = _stage_named(label)
+        if stage is None:
+            raise FleetError(f"{label!r} is no stage: write head, tail, or a stage's number")
+        shown = label if stage < 0 or label in _NAMED else f"stage {stage}"
+        found.append(Node(number, shown, stage, name, reach.parse(name)))
+    return found
+
+
+def read_fleet(path: Path) -> list[Node]:
+    """The chains in a YAML file: a list of mappings from head, tail or a stage's number to a name.
+
+    Raises:
+        FleetError, KindError, AddressError: says what is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+    except yaml.YAMLError as error:
+        raise FleetError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list) or not all(isinstance(one, dict) and one for one in content):
+        raise FleetError(f"{path} is a list of chains such as `- head: NAME` and `  tail: NAME`")
+    nodes: list[Node] = []
+    for number, chain in enumerate(content):
+        own = _chain([(str(label), str(name)) for label, name in chain.items()], number)
+        for node in own:
+            node.label = f"chain {number + 1} {node.label}"
+        nodes += own
+    return nodes
+
+
+def _check_nodes(nodes: Sequence[Node], stages: int, partial: bool) -> None:
+    """Every chain is whole, and no board is named twice. Fills in what `tail` is.
+
+    Raises:
+        FleetError: it is not.
+    """
+    places = [node.place for node in nodes]
+    for node in nodes:
+        if places.count(node.place) > 1:
+            raise FleetError(f"{node.name} is named twice: a board runs one stage")
+        if node.stage == _LAST:
+            node.stage = stages - 1
+        if node.stage >= stages:
+            raise FleetError(f"{node.label}: there are {stages} stages, 0 to {stages - 1}")
+    for chain in {node.chain for node in nodes}:
+        own = [node.stage for node in nodes if node.chain == chain]
+        if len(set(own)) != len(own):
+            raise FleetError("a stage of one chain is named twice; --fleet takes several chains")
+        missing = [str(stage) for stage in range(stages) if stage not in own]
+        if missing and not partial:
+            raise FleetError(
+                f"stage {', '.join(missing)} is not named: a chain runs one bundle or gives no "
+                "results; name all of it, or say --partial"
+            )
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[tuple[Callable[[Courier], None], Callable[[str], None]]]:
+    """Called with couriers that changed, and with what begins."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        lock = threading.Lock()
+        told: dict[str, str] = {}
+
+        def note(courier: Courier) -> None:
+            with lock:
+                if told.get(courier.label) != courier.report.state and not quiet:
+                    told[courier.label] = courier.report.state
+                    if courier.report.state != "old":
+                        click.echo(f"{courier.label}: {courier.report.state}", err=True)
+
+        yield note, lambda _: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(courier: Courier) -> None:
+            total = len(courier.image.data) if courier.image is not None else None
+            if courier.label not in tasks:
+                tasks[courier.label] = progress.add_task(
+                    courier.label, total=total, state=courier.report.state
+                )
+            done = courier.offset
+            progress.update(
+                tasks[courier.label], total=total, completed=done, state=courier.report.state
+            )
+
+        yield show, lambda text: progress.console.print(f"[dim]{text}[/dim]")
+
+
+class _Images:
+    """The image of each board, chosen when all boards have said what they run."""
+
+    def __init__(
+        self,
+        source: Path | None,
+        firmware: Path | None,
+        key: Path | None,
+        version: int | None,
+    ) -> None:
+        self._pair = None if key is None else key_files.load(key)
+        self._bundle: Bundle | None = None
+        self._packed: list[Shipment] = []
+        self._firmware: Shipment | None = None
+        self._version = version
+        now = int(time.time())
+        if firmware is not None:
+            try:
+                app = firmware.read_bytes()
+            except OSError as error:
+                raise FleetError(f"cannot read {firmware}: {error.strerror}") from error
+            self._firmware = shipment.of_firmware(app, self._pair, version=version or now)
+        elif source is not None and (source / "manifest.json").exists():
+            self._bundle = bundles.read(source)
+        elif source is not None:
+            self._packed = shipment.packed_already(source)
+        self.what = (
+            f"firmware {self._firmware.runs[1]}"
+            if self._firmware is not None
+            else f"bundle {self._bundle.manifest.id[:12]}"
+            if self._bundle is not None
+            else f"images of version {max(one.version for one in self._packed)}"
+        )
+
+    def check(self, nodes: Sequence[Node], partial: bool) -> None:
+        if self._bundle is not None:
+            _check_nodes(nodes, len(self._bundle.stages), partial)
+        elif self._firmware is not None:
+            for node in nodes:
+                node.stage = max(node.stage, 0)
+        else:
+            _check_nodes(nodes, self._packed[0].stage_count, partial)
+            there = [one.stage for one in self._packed]
+            for node in nodes:
+                if node.stage not in there:
+                    raise FleetError(f"{node.label}: there is no image of stage {node.stage}")
+
+    def choose(self, couriers: Sequence[Courier]) -> Callable[[Courier], Shipment]:
+        if self._firmware is not None:
+            app = self._firmware
+            return lambda _: app
+        if self._bundle is None:
+            by_stage = {one.stage: one for one in self._packed}
+            return lambda courier: by_stage[courier.node.stage]
+        own = self._bundle.manifest.id
+
+        def has(courier: Courier) -> bool:
+            info = courier.info
+            return bool(info.get("bundle") == own and info.get("stage") == courier.node.stage)
+
+        newest = [
+            courier.info.get("image_version") or 0 for courier in couriers if not has(courier)
+        ]
+        if not newest:
+            self._packed = []
+        else:
+            signer = "unsigned" if self._pair is None else self._pair.public.fingerprint
+            images = shipment.of_bundle(
+                self._bundle,
+                self._pair,
+                newer_than=max(newest),
+                now=self._version or int(time.time()),
+                kept=Path("build") / "ota" / f"{own[:16]}-{signer}",
+            )
+            self._packed = images
+
+        def image_of(courier: Courier) -> Shipment:
+            if has(courier):
+                # Whatever image brought it there: it is left alone.
+                name = str(courier.info.get("image"))
+                return Shipment(b"", name, courier.node.stage, 0, 0, False, ("bundle", own))
+            return self._packed[courier.node.stage]
+
+        return image_of
+
+
+@click.command(cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--node",
+    "pairs",
+    multiple=True,
+    metavar="STAGE=NAME",
+    help="A board: head, tail or a stage's number, and its serial port or link address. Repeat it.",
+)
+@click.option(
+    "--fleet",
+    "fleet_file",
+    type=click.Path(path_type=Path),
+    help="Many chains: a YAML list of mappings like `{head: NAME, tail: NAME}`.",
+)
+@click.option("--key", type=click.Path(path_type=Path), help="Private key to sign with.")
+@click.option("--unsigned", is_flag=True, help="Do not sign: for development boards.")
+@click.option(
+    "--firmware",
+    type=click.Path(path_type=Path),
+    help="Update the firmware instead: app.bin of an ESP-IDF build.",
+)
+@click.option(
+    "--via",
+    type=click.Choice(VIAS),
+    help="How images travel: in commands, over the link, or fetched by the board over HTTP.  "
+    "[link where NAME is an address of one, else control]",
+)
+@click.option("--version", type=click.IntRange(1, 0xFFFFFFFF), help="Of the images made.")
+@click.option("--partial", is_flag=True, help="Some stages of a chain only.")
+@click.option(
+    "--bridge",
+    metavar="serial:PORT",
+    help="The board that lends its radio for espnow:// names.",
+)
+@click.option("--air", help="For ble:// names of virtual boards: where their air is.")
+@click.option(
+    "--serve",
+    metavar="HOST[:PORT]",
+    help="--via http: this machine's address for the boards.  [all of them, any port]",
+)
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="--via http: serve over TLS with this certificate (PEM).",
+)
+@click.option(
+    "--certificate-key", type=click.Path(path_type=Path), help="Its key, a file of mode 600."
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long a board may be gone.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What became of each board, as JSON.")
+@verbose_option()
+def ota(
+    bundle: Path | None,
+    pairs: tuple[str, ...],
+    fleet_file: Path | None,
+    key: Path | None,
+    unsigned: bool,
+    firmware: Path | None,
+    via: str | None,
+    version: int | None,
+    partial: bool,
+    bridge: str | None,
+    air: str | None,
+    serve: str | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+    patience: float,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Move running boards to BUNDLE (or a folder of `tinysplit pack`), all of them or none.
+
+    The image is brought to every board and verified by it before any is restarted. Boards that run
+    it already are left alone, and the same command again finishes what was interrupted.
+    """
+    if (bundle is None) == (firmware is None):
+        raise click.UsageError("give a BUNDLE, or --firmware app.bin")
+    if bool(pairs) == (fleet_file is not None):
+        raise click.UsageError("name the boards by --node STAGE=NAME, or by --fleet FILE")
+    makes = firmware is not None or (bundle is not None and (bundle / "manifest.json").exists())
+    if makes and (key is None) != unsigned:
+        raise click.UsageError("give --key FILE, or --unsigned; `tinysplit keys new` makes a key")
+    if not makes and (key is not None or unsigned or version is not None):
+        raise click.UsageError("--key, --unsigned and --version are for what is packed here")
+    if via != "http" and (serve or certificate):
+        raise click.UsageError("--serve and --certificate go with --via http")
+    if (certificate is None) != (certificate_key is None):
+        raise click.UsageError("--certificate and --certificate-key go together")
+    nodes = _nodes(pairs) if fleet_file is None else read_fleet(fleet_file)
+    images = _Images(bundle, firmware, key, version)
+    images.check(nodes, partial)
+    lender = None if bridge is None else kinds.parse(bridge)
+    if lender is not None and not isinstance(lender, kinds.OnSerial):
+        raise click.UsageError("--bridge is serial:PORT")
+    stop = threading.Event()
+    with ExitStack() as stack:
+        show, phase = stack.enter_context(_progress(as_json))
+        way = stack.enter_context(
+            Reach(bridge=lender, air=air, timeout_s=min(max(patience, 1.0), 5.0))
+        )
+        server = None
+        if via == "http":
+            server = stack.enter_context(_server(serve, certificate, certificate_key))
+        couriers = [
+            Courier(node, way, via=via, patience_s=patience, server=server, stop=stop, watch=show)
+            for node in nodes
+        ]
+        for courier in couriers:
+            stack.callback(courier.close)
+        outcome = fleet.update(couriers, images.choose, stop, phase)
+    if as_json:
+        click.echo(json.dumps(_as_json(couriers, outcome), indent=1))
+    else:
+        _print(couriers, outcome, images.what)
+    if not outcome.done:
+        sys.exit(1)
+
+
+def _nodes(pairs: Sequence[str]) -> list[Node]:
+    split = [tuple(pair.partition("=")[::2]) for pair in pairs]
+    if not all(name for _, name in split):
+        raise click.UsageError("--node is STAGE=NAME, such as head=serial:/dev/ttyACM0")
+    return _chain([(label, name) for label, name in split], 0)
+
+
+def _server(
+    serve: str | None, certificate: Path | None, certificate_key: Path | None
+) -> ImageServer:
+    if serve is None:
+        return ImageServer(certificate=certificate, key=certificate_key)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(\d{1,5}))?", serve)
+    if match is None or int(match[3] or 0) > 65535:
+        raise click.UsageError(
+            "--serve is 192.168.1.7:8080 or [fd00::7]:8080; the port may be left"
+        )
+    return ImageServer(match[1] or match[2], int(match[3] or 0), certificate, certificate_key)
+
+
+def _as_json(couriers: Sequence[Courier], outcome: Outcome) -> dict[str, Any]:
+    return {
+        "done": outcome.done,
+        "problem": outcome.problem,
+        "advice": outcome.advice,
+        "gap_ms": {str(chain): round(ms, 1) for chain, ms in outcome.gaps_ms.items()},
+        "gap_provenance": "measured",
+        "boards": [
+            {
+                "chain": courier.node.chain,
+                "stage": courier.node.stage,
+                "name": courier.node.name,
+                "image": None if courier.image is None else courier.image.digest,
+                "image_version": None if courier.image is None else courier.image.version,
+                **asdict(courier.report),
+            }
+            for courier in couriers
+        ],
+    }
+
+
+def _print(couriers: Sequence[Courier], outcome: Outcome, what: str) -> None:
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("board", "", "image", "sent", "resumed at", "rate"):
+        right = heading in ("sent", "resumed at", "rate")
+        rows.add_column(heading, justify="right" if right else "left")
+    for courier in couriers:
+        report, image = courier.report, courier.image
+        rate = report.sent_bytes / report.seconds if report.seconds else 0
+        rows.add_row(
+            courier.label,
+            _STATES[report.state],
+            f"version {image.version}, {image.digest[:12]}" if image is not None else "-",
+            size(report.sent_bytes) if report.sent_bytes else "-",
+            size(report.resumed_at) if report.resumed_at else "-",
+            f"{rate / 1000:,.1f} kB/s" if report.sent_bytes else "-",
+        )
+    console = wide_console(rows)
+    console.print(rows)
+    for chain, ms in outcome.gaps_ms.items():
+        which = f"chain {chain + 1}: " if len({c.node.chain for c in couriers}) > 1 else ""
+        console.print(
+            f"{which}gap in service {ms:,.0f} ms (measured by this machine's clock, from the first "
+            "restart until every board serves)"
+        )
+    if outcome.done and not outcome.problem:
+        left = sum(courier.report.state == "current" for courier in couriers)
+        kept = f", {left} of them already" if left else ""
+        console.print(f"all {len(couriers)} boards run {what}{kept}")
+    if outcome.advice and outcome.done:
+        click.echo(f"tinysplit ota: {outcome.advice}", err=True)
+    if outcome.problem:
+        advice = f". {outcome.advice[0].upper()}{outcome.advice[1:]}" if outcome.advice else ""
+        click.echo(f"tinysplit ota: error: {outcome.problem}{advice}", err=True)
+
+
+_STATES = {
+    "unknown": "does not answer",
+    "current": "runs it already",
+    "old": "runs what it ran",
+    "staged": "has it ready; runs what it ran",
+    "armed": "was to start it; not heard since",
+    "running": "runs it",
+    "rolled_back": "tried it and went back",
+}

@@ -1,0 +1,398 @@
+"""One board of an update: what it runs, the image brought to it, its restart.
+
+Theory of operation. Every step can be asked for again, and begins by asking the board where it
+stands (IMAGE.md section 8): `update_begin` says how much of the image it has. So a board that
+vanishes is waited for, and what was under way goes on from there. What the board refuses ends its
+part of the update, by the name it gives.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from host.boards import address
+from host.boards.board import Board, BoardError
+from host.boards.linked import LinkedBoard
+from host.boards.reach import Place, Reach
+from host.boards.serial import facing
+from host.ota.server import ImageServer
+from host.ota.shipment import Shipment
+
+PIECE_BYTES = 3072  # control.schema.json
+LEAST_BOOT_S = 3.0  # What a restart is given whatever the patience.
+VERIFY_TIMEOUT_S = 60.0
+NO_PROGRESS_S = 60.0  # Of a download; a board gives up sooner.
+VIAS = ("control", "link", "http")
+_CHECK_BYTES = 64 * 1024  # BLOBs have no answer: how often a board is asked what it has.
+_LINE_SLACK_BYTES = 128  # Of update_data, beside its base64.
+_POLL_S = 0.1
+_SERVING_POLL_S = 0.02
+_AGAIN_S = 0.3
+_ATTEMPTS = 3
+# A board or the way to it is gone; either may come back.
+PASSING = frozenset(
+    (
+        *("gone", "no_answer", "no_port", "restarted", "unreachable", "no_peer", "peer_lost"),
+        *("busy", "deadline", "replaced", "reset", "closed", "send_failed", "cancelled"),
+    )
+)
+
+T = TypeVar("T")
+
+
+class DeliveryError(BoardError):
+    """A board refuses, or is gone for longer than was to be waited; `code` says which."""
+
+
+class StoppedError(Exception):
+    """Another board of the update failed."""
+
+
+@dataclass
+class Node:
+    """A board of the fleet: `stage` of chain number `chain`, and where it is."""
+
+    chain: int
+    label: str
+    stage: int
+    name: str
+    place: Place
+
+
+@dataclass
+class Report:
+    """What became of a board; `state` is one of
+
+    unknown      not asked yet, or it does not answer
+    current      it runs the image already
+    old          it runs what it did; nothing of the new image is ready
+    staged       the new image is there, verified; the old one runs
+    armed        its next restart runs the new one; the old one runs
+    running      it runs the new one
+    rolled_back  the new one failed on it; it went back
+    """
+
+    state: str = "unknown"
+    before: dict[str, Any] = field(default_factory=dict)
+    sent_bytes: int = 0
+    resumed_at: int = 0
+    interruptions: int = 0
+    seconds: float = 0.0
+    code: str | None = None
+    error: str | None = None
+
+
+class Courier:
+    """Brings one image to one board. Used by one thread at a time.
+
+    Args:
+        via: one of VIAS, None: the link where there is one, else the control line.
+        patience_s: how long a board may be gone.
+        watch: called when something has changed in `report` or `offset`.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        reach: Reach,
+        *,
+        via: str | None = None,
+        patience_s: float = 30.0,
+        server: ImageServer | None = None,
+        stop: threading.Event | None = None,
+        watch: Callable[[Courier], None] | None = None,
+    ) -> None:
+        self.node = node
+        self.report = Report()
+        self.image: Shipment | None = None
+        self.offset = 0
+        self.restarted_at: float | None = None
+        self.served_at: float | None = None
+        self._via = via
+        self._reach = reach
+        self._patience_s = patience_s
+        self._server = server
+        self._stop = stop or threading.Event()
+        self._watch = watch or (lambda _: None)
+        self._board: Board | None = None
+        self._deadline = 0.0
+        self.info: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        return f"{self.node.label} ({self.node.name})"
+
+    def _tell(self, state: str) -> None:
+        self.report.state = state
+        self._watch(self)
+
+    def close(self) -> None:
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()
+
+    def _with_board(self, work: Callable[[Board], T]) -> T:
+        """Do `work`, again if the board vanishes and comes back in time."""
+        self._deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                if self._board is None:
+                    self._board = self._reach.open(self.node.place, self.label)
+                return work(self._board)
+            except DeliveryError:
+                raise
+            except BoardError as error:
+                if error.code not in PASSING:
+                    raise DeliveryError(error.code, str(error)) from error
+                self.close()
+                if time.monotonic() > self._deadline:
+                    raise DeliveryError("gone", str(error)) from error
+                self.report.interruptions += 1
+            if self._stop.wait(_AGAIN_S):
+                raise StoppedError
+
+    # What it runs, and the image.
+
+    def survey(self) -> None:
+        """Ask the board who it is. Raises DeliveryError."""
+        self.info = self._with_board(lambda board: board.ask("info"))
+        self.report.before = {
+            name: self.info.get(name)
+            for name in ("bundle", "stage", "image", "image_version", "firmware")
+        }
+        self._tell("old")
+
+    def runs(self, image: Shipment) -> bool:
+        member, value = image.runs
+        return bool(self.info.get(member) == value)
+
+    def mark_current(self) -> None:
+        self._tell("current")
+
+    def bring(self, image: Shipment) -> None:
+        """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
+        self.image = image
+        stage = self.info.get("stage")
+        if stage not in (None, image.stage) and not image.firmware:
+            raise DeliveryError(
+                "image_stage", f"{self.label} runs stage {stage}, and the image is of {image.stage}"
+            )
+        started = time.monotonic()
+        try:
+            self._with_board(self._bring)
+        finally:
+            self.report.seconds += time.monotonic() - started
+
+    def _wanted(self) -> Shipment:
+        assert self.image is not None
+        return self.image
+
+    def _begin(self, board: Board) -> int:
+        """Where to go on; the image's length: it is there."""
+        image = self._wanted()
+        header = base64.b64encode(image.header).decode()
+
+        def begin() -> int:
+            answer = board.ask("update_begin", VERIFY_TIMEOUT_S, data=header, digest=image.digest)
+            return int(answer["offset"])
+
+        try:
+            return begin()
+        except BoardError as error:
+            if error.code != "slot_busy":
+                raise
+        try:
+            # Armed by an earlier command that came no further.
+            board.ask("update_activate", VERIFY_TIMEOUT_S, digest=image.digest)
+        except BoardError as error:
+            if error.code != "slot_not_ready":
+                raise
+            board.ask("update_abort")  # Another image was.
+            return begin()
+        return len(image.data)
+
+    def _bring(self, board: Board) -> None:
+        image = self._wanted()
+        try:
+            self.offset = self._begin(board)
+        except BoardError as error:
+            if error.code == "duplicate":
+                self._tell("current")
+                return
+            raise
+        if self.offset == len(image.data):
+            self._tell("staged")
+            return
+        self.report.resumed_at = max(self.report.resumed_at, self.offset)
+        self._watch(self)
+        via = self._via or ("link" if isinstance(board, LinkedBoard) else "control")
+        if via == "http":
+            self._have_it_fetched(board)
+        else:
+            self._send(board, blobs=via == "link")
+            board.ask("update_finish", VERIFY_TIMEOUT_S)
+        self._tell("staged")
+
+    def _advance(self, offset: int) -> None:
+        if offset > self.offset:
+            self.report.sent_bytes += offset - self.offset
+            self._deadline = time.monotonic() + self._patience_s
+        self.offset = offset
+        self._watch(self)
+        if self._stop.is_set():
+            raise StoppedError
+
+    def _send(self, board: Board, blobs: bool) -> None:
+        data = self._wanted().data
+        if blobs and not isinstance(board, LinkedBoard):
+            raise DeliveryError("invalid", f"{self.label}: via link needs the address of a link")
+        while self.offset < len(data):
+            if blobs and isinstance(board, LinkedBoard):
+                self._send_blobs(board)
+            else:
+                self._send_command(board)
+
+    def _send_command(self, board: Board) -> None:
+        size = PIECE_BYTES
+        if isinstance(board, LinkedBoard):
+            size = min(size, (board.largest_message - _LINE_SLACK_BYTES) * 3 // 4)
+        piece = base64.b64encode(self._wanted().data[self.offset : self.offset + size]).decode()
+        answer = board.ask("update_data", offset=self.offset, data=piece)
+        self._advance(int(answer["offset"]))
+
+    def _send_blobs(self, board: LinkedBoard) -> None:
+        """A row of BLOBs, and what the board has of them."""
+        data = self._wanted().data
+        begun = at = self.offset
+        while at < min(begun + _CHECK_BYTES, len(data)):
+            piece = data[at : at + board.largest_blob]
+            board.send_blob(at, len(data), piece)
+            at += len(piece)
+            self._advance(at)
+        there = int(board.ask("update_data", offset=0, data="")["offset"])
+        if there < at:
+            self.report.sent_bytes -= at - there
+            self.offset = there
+            self._send_command(board)  # A command has an answer that says what is wrong.
+
+    def _have_it_fetched(self, board: Board) -> None:
+        image = self._wanted()
+        assert self._server is not None
+        url = self._server.url(image, self._own_host())
+        board.ask("update_fetch", url=url, digest=image.digest)
+        moved = time.monotonic()
+        while True:
+            if self._stop.wait(_POLL_S):
+                raise StoppedError
+            try:
+                answer = board.ask("update_data", offset=0, data="")
+            except BoardError as error:
+                if error.code != "slot_order":
+                    raise
+                break  # It is over, one way or the other.
+            state = answer.get("fetch", "busy")
+            if state not in ("busy", "ok"):
+                self._refuse_fetched(state)
+            before = self.offset
+            self._advance(int(answer["offset"]))
+            if self.offset > before:
+                moved = time.monotonic()
+            elif time.monotonic() - moved > NO_PROGRESS_S:
+                raise DeliveryError("no_progress", f"{self.label}: the download does not go on")
+        answer = board.ask(
+            "update_begin",
+            VERIFY_TIMEOUT_S,
+            data=base64.b64encode(image.header).decode(),
+            digest=image.digest,
+        )
+        if int(answer["offset"]) != len(image.data):
+            self._refuse_fetched(answer.get("fetch", "unknown"))
+        self._advance(len(image.data))
+
+    def _refuse_fetched(self, code: str) -> None:
+        raise DeliveryError(
+            code, f"{self.label}: the download ended at {self.offset} bytes: {code}"
+        )
+
+    def _own_host(self) -> str:
+        """This machine's address as the board sees it."""
+        assert self._server is not None
+        if not self._server.everywhere:
+            return self._server.host
+        place = address.parse(str(self.info.get("listen")))
+        if place.transport not in ("udp", "tcp"):
+            raise DeliveryError(
+                "unreachable",
+                f"{self.label} listens on {place}: say by --serve at which address of this machine "
+                "it reaches HTTP",
+            )
+        return facing(place)
+
+    # Two phases.
+
+    def verify(self) -> None:
+        """Have the board say once more that the image is there and verified."""
+        if self._wanted().firmware:
+            return  # Begun again it would start over.
+
+        def look(board: Board) -> None:
+            if self._begin(board) != len(self._wanted().data):
+                raise DeliveryError("slot_not_ready", f"{self.label}: the image is not there")
+
+        self._with_board(look)
+
+    def arm(self) -> None:
+        """The next restart runs the image; until then `drop` takes it back."""
+        digest = self._wanted().digest
+        self._with_board(
+            lambda board: board.ask("update_activate", VERIFY_TIMEOUT_S, digest=digest)
+        )
+        self._tell("armed")
+
+    def drop(self) -> None:
+        """What was staged or armed is so no longer."""
+        self._with_board(lambda board: board.ask("update_abort"))
+        self._tell("old")
+
+    def restart(self) -> None:
+        """Restart the board until it runs the image. Raises DeliveryError."""
+        image = self._wanted()
+        self.restarted_at = time.monotonic()
+        for _ in range(_ATTEMPTS):
+            try:
+                self.info = self._with_board(
+                    lambda board: board.reboot(max(self._patience_s, LEAST_BOOT_S))
+                )
+            except DeliveryError as error:
+                if error.code != "refused":
+                    raise
+                self.info = self._with_board(lambda board: board.ask("info"))
+            if self.runs(image):
+                self._tell("running")
+                return
+            try:
+                self.arm()  # Still so: the restart was lost.
+            except DeliveryError as error:
+                if error.code != "slot_not_ready":
+                    raise
+                break
+        why = self.info.get("problem") or "it did not start it"
+        self._tell("rolled_back")
+        raise DeliveryError("rolled_back", f"{self.label} runs the old image again: {why}")
+
+    def serving(self, timeout_s: float) -> bool:
+        """Wait until the board has its session to the next stage, if it has one."""
+        end = time.monotonic() + timeout_s
+        while self.info.get("next") and not self._with_board(lambda board: board.ask("stats")).get(
+            "next_up"
+        ):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_SERVING_POLL_S)
+        self.served_at = time.monotonic()
+        return True

@@ -1,0 +1,164 @@
+"""What is sent to a board: an image's bytes, and what its header says of itself.
+
+Whether an image is to be believed is the board's to judge (firmware/core/IMAGE.md section 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.boards.selftest import image_selftest
+from host.ota import pack as packing
+from host.ota.keys import PrivateKey
+from host.ota.pack import Packed
+from partitioner import image, kernels
+from partitioner.bundle import Bundle
+from partitioner.image import ImageError
+
+SHORTEST = image.HEADER_BYTES + image.SIGNATURE_BYTES
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """An image on its way. `digest` is its name, hex; `runs` says what a board shows that runs it:
+    the member of `info` and its value."""
+
+    data: bytes
+    digest: str
+    stage: int
+    stage_count: int
+    version: int
+    firmware: bool
+    runs: tuple[str, str]
+
+    @property
+    def header(self) -> bytes:
+        return self.data[: image.HEADER_BYTES]
+
+
+def shipment(data: bytes, where: str = "the image") -> Shipment:
+    """The image in `data`, not judged.
+
+    Raises:
+        ImageError: it is too short to be one.
+    """
+    if len(data) < SHORTEST:
+        raise ImageError(f"{where} has {len(data)} bytes; the shortest image has {SHORTEST}")
+    digest = image.digest_of(data).hex()
+    return Shipment(
+        data,
+        digest,
+        stage=data[26],
+        stage_count=data[27],
+        version=int.from_bytes(data[12:16], "little"),
+        firmware=data[6] == image.FIRMWARE,
+        runs=("image", digest),
+    )
+
+
+def packed_already(folder: Path) -> list[Shipment]:
+    """The images in a folder of `tinysplit pack`, by stage.
+
+    Raises:
+        ImageError: there are none, or not one of each stage of one chain.
+    """
+    try:
+        files = sorted(folder.glob("stage*.tsim"))
+        found = [shipment(file.read_bytes(), str(file)) for file in files]
+    except OSError as error:
+        raise ImageError(f"cannot read {error.filename}: {error.strerror}") from error
+    if not found:
+        raise ImageError(
+            f"{folder} holds neither a bundle (manifest.json) nor images (stage0.tsim ...)"
+        )
+    stages = [one.stage for one in found]
+    if len(set(stages)) != len(stages):
+        raise ImageError(f"{folder} holds two images of one stage")
+    return sorted(found, key=lambda one: one.stage)
+
+
+def of_bundle(
+    bundle: Bundle, key: PrivateKey | None, *, newer_than: int, now: int, kept: Path
+) -> list[Shipment]:
+    """The stages of `bundle` as images newer than `newer_than`.
+
+    Those in a folder `kept`-VERSION, or new ones, which are kept there, so that the same command
+    later means the same images.
+
+    New ones pass their self-test here, on the kernels that boards are held against.
+
+    Raises:
+        ImageError: a stage does not make its expected bytes, or does not go into an image.
+    """
+    before = sorted(kept.parent.glob(f"{kept.name}-*"), key=lambda one: one.stat().st_mtime)
+    own = bytes.fromhex(bundle.manifest.id)
+    verify = None if key is None else key.public.verify
+    for folder in reversed(before):
+        try:
+            found = packed_already(folder)
+            read = [image.decode(one.data, verify) for one in found]
+        except ImageError:
+            continue
+        whole = [one.stage for one in read] == list(range(len(bundle.stages)))
+        fits = all(one.manifest is not None and one.manifest.bundle == own for one in read)
+        if whole and fits and min(one.version for one in read) > newer_than:
+            return found
+    version = max(now, newer_than + 1)
+    packed = packing.pack(bundle, range(len(bundle.stages)), key, version=version)
+    for one in packed:
+        _tried(one)
+    packing.write(packed, kept.with_name(f"{kept.name}-{version}"))
+    return [shipment(one.data) for one in packed]
+
+
+def _tried(packed: Packed) -> None:
+    exact = kernels.exact()
+    outcome, _ = image_selftest(packed.image, image.open_stage(packed.image, exact), exact)
+    if outcome.first_wrong is not None:
+        raise ImageError(f"{packed.file} fails its self-test here: {outcome.first_wrong}")
+
+
+def of_firmware(app: bytes, key: PrivateKey | None, *, version: int) -> Shipment:
+    """ESP-IDF's application as an image.
+
+    Raises:
+        ImageError: it is none, or damaged.
+    """
+    check_firmware(app)
+    packed = packing.pack_firmware(app, key, version=version)
+    made = shipment(packed.data)
+    # esp_app_desc_t (ESP-IDF, esp_app_desc.h) follows the image's header (24 bytes) and that of the
+    # first segment (8): magic, secure version, 8 bytes, then version, 32 characters.
+    text = app[48:80].split(b"\0")[0].decode("ascii", "replace")
+    return Shipment(
+        made.data, made.digest, made.stage, 0, made.version, firmware=True, runs=("firmware", text)
+    )
+
+
+def check_firmware(app: bytes) -> None:
+    """Hold an application to its own checksums, by esptool.
+
+    Raises:
+        ImageError: it is none, or damaged.
+    """
+    try:
+        from esptool.bin_image import LoadFirmwareImage
+    except ModuleNotFoundError as error:
+        raise ImageError(
+            f"firmware is checked by {error.name}: pip install 'tinysplit[boards]'"
+        ) from error
+    chips = {chip: name for name, chip in image.CHIPS.items()}
+    chip = int.from_bytes(app[12:14], "little") if len(app) >= 24 and app[0] == 0xE9 else -1
+    if chip not in chips:
+        raise ImageError("no application of ESP-IDF for a chip known here (magic 0xE9, chip id)")
+    try:
+        found = LoadFirmwareImage(chips[chip], app)
+    except Exception as error:  # Whatever esptool makes of what is none.
+        raise ImageError(f"no whole application of ESP-IDF: {error}") from error
+    if found.checksum != found.calculate_checksum():
+        raise ImageError("the application is damaged: its checksum is wrong")
+    if found.append_digest and found.stored_digest != found.calc_digest:
+        raise ImageError("the application is damaged: its SHA-256 is wrong")
+    if app[32:36] != b"\x32\x54\xcd\xab":
+        raise ImageError("not an application (a bootloader has no application description)")

@@ -1,0 +1,153 @@
+"""Experiments: what a YAML file may say, and how it is told what it may not."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.bench import spec
+from host.bench.spec import Experiment, SpecError
+
+GOOD = """\
+version: 1
+name: test
+models: [{model: mobilenet_v2}]
+cuts: [block_5_add, [block_1_project_BN, block_16_project_BN]]
+transports: [udp, tcp, {transport: espnow, espnow_version: 2}]
+links: [{name: clean}, {name: lossy, loss: 0.1}]
+exclude: [{transport: tcp, link: lossy}]
+use: [virtual, mine]
+boards:
+  mine: {head: "serial:/dev/ttyACM0", tail: host, bridge: "serial:/dev/ttyACM1"}
+method: {runs: 2}
+"""
+
+
+def parse(text: str) -> Experiment:
+    return spec.parse(text, Path(), "x.yaml")
+
+
+def problem(old: str, new: str) -> str:
+    assert old in GOOD
+    with pytest.raises(SpecError) as caught:
+        parse(GOOD.replace(old, new))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("x.yaml: ")
+    return message
+
+
+RADIO = "exclude: [{transport: espnow-version2, boards: mine, link: lossy}, "
+
+
+def test_cells_are_the_product_less_what_is_excluded() -> None:
+    experiment = parse(GOOD.replace("exclude: [", RADIO))
+    assert len(experiment.cells) == 2 * 3 * 2 * 2 - 2 * 2 - 2
+    assert len({cell.name for cell in experiment.cells}) == len(experiment.cells)
+    assert [cell.number for cell in experiment.cells] == list(range(len(experiment.cells)))
+    assert not any(
+        (cell.transport.name, cell.link.name) == ("tcp", "lossy") for cell in experiment.cells
+    )
+
+
+def test_the_order_is_drawn_with_the_seed_and_holds_every_cell_once() -> None:
+    text = GOOD.replace("exclude: [", RADIO)
+    orders = {
+        seed: [c.name for c in parse(f"{text}seed: {seed}\n").ordered()] for seed in (1, 1, 2)
+    }
+    again = [cell.name for cell in parse(f"{text}seed: 1\n").ordered()]
+    assert orders[1] == again != orders[2]
+    assert sorted(orders[1]) == sorted(orders[2])
+
+
+def test_a_cell_spoils_its_link_with_a_seed_of_its_own() -> None:
+    cells = parse(GOOD.replace("exclude: [", RADIO)).cells
+    assert len({cell.impairment.seed for cell in cells}) == len(cells)
+
+
+def test_repetitions_are_cells() -> None:
+    text = GOOD.replace("exclude: [", RADIO)
+    assert len(parse(text + "repetitions: 3\n").cells) == 3 * len(parse(text).cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("transports:", "transport:", "line 5: transport: unknown key 'transport'; the nearest "
+         "known is 'transports'"),
+        ("[udp,", "[upd,", "line 5: transports/0: 'upd' is not known; the nearest is 'udp'"),
+        ("loss: 0.1", "los: 0.1", "line 6: links/1/los: unknown key 'los'; the nearest known is "
+         "'loss'"),
+        ("espnow_version: 2", "espnow_version: 3", "line 5: transports/2/espnow_version: '3'"),
+        ("espnow_version: 2", "espnow_vers: 2", "the nearest known is 'espnow_version'"),
+        ("runs: 2", "runs: 0", "line 11: method/runs: 0 is less than the minimum of 1"),
+        ("link: lossy}", "link: losy}", "line 7: exclude/0/link: 'losy' is not known; the nearest "
+         "is 'lossy'"),
+        ("[virtual, mine]", "[virtual, mien]", "line 8: use: 'mien' is not known; the nearest is "
+         "'mine'"),
+        ("tail: host,", "tail: hots,", "line 10: boards/mine/tail: 'hots' is neither board, host"),
+        ('head: "serial:/dev/ttyACM0"', "head: host", "only the tail can run on the host"),
+        ("name: test", "name: test\nname: again", "line 3: name: is given twice"),
+        ("version: 1", "version: 2", "line 1: version: 1 was expected"),
+        ("loss: 0.1", "loss: .inf", "line 6: links/1/loss: is not finite"),
+        ("loss: 0.1", "loss: 2", "line 6: links/1/loss: 2 is greater than the maximum of 1"),
+        ("{name: lossy,", "{name: clean,", "line 6: links/1: the name 'clean' is taken"),
+        ("exclude: [{transport: tcp, link: lossy}]", "exclude: []", "a TCP stream cannot lose"),
+        ("exclude: [", "exclude: [{link: lossy}, {link: lossy}, ", "line 7: exclude/1: leaves out "
+         "no cell"),
+        ("models: [{model: mobilenet_v2}]", "models: [{bundle: there}]", "line 4: cuts: bundles "
+         "have their cuts already"),
+        ("cuts: [block_5_add, [block_1_project_BN, block_16_project_BN]]\n", "",
+         "`cuts` is missing"),
+        ("espnow_version: 2", "att_mtu: 100", "att_mtu is for ble"),
+        (', bridge: "serial:/dev/ttyACM1"', "", "from real boards needs a `bridge`"),
+        ("method:", "codecs: [zip]\nmethod:", "line 11: codecs/0: 'zip' is not known; the nearest"),
+        ("models: [", "models: ]", "no YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(old: str, new: str, told: str) -> None:
+    assert told in problem(old, new)
+
+
+def test_a_real_air_cannot_be_spoilt_and_the_cells_to_leave_out_are_named() -> None:
+    told = problem("exclude: [", "exclude: [{boards: virtual}, ")
+    assert "a real air is spoilt by hand" in told
+    assert "exclude: [{transport: espnow-version2, link: lossy, boards: mine}]" in told
+
+
+def test_aliases_of_aliases_end_early() -> None:
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    with pytest.raises(SpecError, match="more than 100,000 values"):
+        parse("\n".join(lines))
+
+
+def test_a_file_that_is_not_there_or_no_text_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="No such file"):
+        spec.read(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="is not UTF-8 text"):
+        spec.read(tmp_path / "bytes.yaml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_does_anything_but_parse_or_raise_spec_error(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse(text)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.characters(codec="utf-8"))
+def test_a_changed_character_parses_or_raises_spec_error(at: int, character: str) -> None:
+    with contextlib.suppress(SpecError):
+        parse(GOOD[:at] + character + GOOD[at + 1 :])
+
+
+SHIPPED = Path(__file__).parents[3] / "experiments"
+EXPERIMENTS = sorted(path for path in SHIPPED.glob("*.yaml") if path.stem != "planner")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_the_experiments_that_ship_are_experiments(path: Path) -> None:
+    assert spec.read(path).cells

@@ -1,0 +1,197 @@
+"""Two virtual boards that start from images and infer without a pause while they are updated."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from host.background import Background
+from host.boards.address import RADIOS, Address
+from host.boards.board import BoardError
+from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard, VirtualBridge
+from host.boards.virtual.radio import Air, create_air
+from host.link.impairment import Impairment
+from partitioner.bundle import Bundle
+
+BRIDGE = Address("espnow", "02:00:00:00:00:99")
+
+
+def free_port(kind: int) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Pair:
+    """Head and tail over `transport`, from the images in `folder`; a context manager.
+
+    `names` are those of the head and the tail for `tinysplit ota`, `options` what it needs besides.
+    """
+
+    def __init__(
+        self, transport: str, folder: Path, flashes: Path, public_key: Path, loss: float = 0.0
+    ) -> None:
+        self._transport = transport
+        self._folder = folder
+        self._flashes = flashes
+        self._key = public_key
+        self._impairment = Impairment(loss=loss, seed=3)
+        self._stack = ExitStack()
+        self._air: Air | None = None
+        self.boards: list[VirtualBoard | None] = [None, None]
+        self.options: list[str] = []
+
+    def __enter__(self) -> Pair:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        if self._transport in RADIOS:
+            background = self._stack.enter_context(Background(precise=True))
+            options = {"stages": 2, "espnow_version": 2}
+            self._air = background.enter(create_air(self._transport, self._impairment, options))
+            self.addresses = [self._air.address(stage) for stage in (0, 1)]
+            if self._transport == "espnow":
+                settings = {"air": self._air.place, **self._air.settings()}
+                bridge = VirtualBridge(
+                    BRIDGE, settings=settings, environment=self._air.environment()
+                )
+                self._stack.callback(bridge.close)
+                self.options = ["--bridge", f"serial:{bridge.port}"]
+            else:
+                self.options = ["--air", self._air.place]
+        else:
+            kind = socket.SOCK_DGRAM if self._transport == "udp" else socket.SOCK_STREAM
+            self.addresses = [
+                Address(self._transport, "127.0.0.1", free_port(kind)) for _ in range(2)
+            ]
+        for stage in (1, 0):
+            self.start(stage)
+
+    @property
+    def names(self) -> list[str]:
+        return [str(address) for address in self.addresses]
+
+    @property
+    def arguments(self) -> list[str]:
+        head, tail = self.names
+        return ["--node", f"head={head}", "--node", f"tail={tail}", *self.options]
+
+    def start(self, stage: int) -> dict[str, Any]:
+        """Start a board, or start it again; what it says of itself."""
+        air = self._air
+        settings: dict[str, str | int] = {"public-key": str(self._key)}
+        board = VirtualBoard(
+            f"stage{stage}",
+            self._folder / f"stage{stage}.tsim",
+            stage,
+            self.addresses[stage],
+            self.addresses[1] if stage == 0 else None,
+            flash=self._flashes / f"flash{stage}",
+            settings={**settings, **({} if air is None else {"air": air.place, **air.settings()})},
+            environment={} if air is None else air.environment(),
+        )
+        self.boards[stage] = board
+        return board.wait_ready(BOOT_TIMEOUT_S)
+
+    def kill(self, stage: int) -> None:
+        """kill -9."""
+        board = self.boards[stage]
+        assert board is not None
+        board.kill()
+        board.close()
+        self.boards[stage] = None
+
+    def info(self, stage: int) -> dict[str, Any]:
+        board = self.boards[stage]
+        assert board is not None
+        return board.ask("info")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for board in self.boards:
+            if board is not None:
+                board.close()
+        self._stack.close()
+
+
+class Inferring:
+    """Inferences on the head, one after another, in a thread: `right`, `wrong`, and `errors` by
+    name. Every result is compared with the uncut model's, byte for byte."""
+
+    def __init__(self, pair: Pair, bundle: Bundle) -> None:
+        head = pair.boards[0]
+        assert head is not None
+        self._head = head
+        arrays = bundle.selftest()
+        names = [f"input_{i}" for i in range(len(bundle.manifest.inputs))]
+        self._inputs = [
+            [base64.b64encode(arrays[name][row].tobytes()).decode() for name in names]
+            for row in range(len(arrays[names[0]]))
+        ]
+        self._outputs = [
+            [arrays[f"output_{i}"][row].tobytes() for i in range(len(bundle.manifest.outputs))]
+            for row in range(len(self._inputs))
+        ]
+        self.right = self.wrong = 0
+        self.errors: Counter[str] = Counter()
+        self.longest_gap_s = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        row = 0
+        last = time.monotonic()
+        while not self._over.is_set():
+            row = (row + 1) % len(self._inputs)
+            try:
+                answer = self._head.ask(
+                    "run", 15, input="tensors", tensors=self._inputs[row], timeout_ms=5000
+                )
+            except BoardError as error:
+                self.errors[error.code] += 1
+                time.sleep(0.005)
+                continue
+            if [base64.b64decode(t) for t in answer["tensors"]] == self._outputs[row]:
+                self.right += 1
+            else:
+                self.wrong += 1
+            now = time.monotonic()
+            self.longest_gap_s = max(self.longest_gap_s, now - last)
+            last = now
+
+    def __enter__(self) -> Inferring:
+        self._thread.start()
+        return self
+
+    def wait(self, more: int, timeout_s: float = 30) -> None:
+        """Until so many more were right."""
+        wanted, end = self.right + more, time.monotonic() + timeout_s
+        while self.right < wanted and not self.wrong:
+            assert time.monotonic() < end, (self.right, self.errors)
+            time.sleep(0.01)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
