@@ -1,7 +1,7 @@
 """Runs an emulated board: QEMU with its console on a socket, and whoever controls it behind.
 
-The emulator's serial port is a socket of ours from the start: nothing of a boot is missed. The board
-gets its settings over it as any other attached board; then commands and answers pass.
+The emulator's serial port is a socket of ours from the start: nothing of a boot is missed. The
+board gets its settings over it as any other attached board; then commands and answers pass.
 """
 
 from __future__ import annotations
