@@ -146,6 +146,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
         if layer_names == (AUTOMATIC,):
             layer_names = _automatic(source, request, catalogue, options["ram_bytes"], notes)
         cuts = catalogue.chain(layer_names)
+        reasons: list[str] = []
         if output is None:
             output = Path("build") / _folder_name(source.name, [name for name, _ in cuts])
             refuse_existing(output, force=options["force"])
@@ -154,7 +155,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             cuts,
             model=source.identity,
             calibration=source.calibration.record() if source.calibration else None,
-            realistic=realistic(source, request, _REAL_INPUTS, notes),
+            realistic=realistic(source, request, _REAL_INPUTS, reasons),
             report=steps,
         )
         held_out_source = options["evaluate_on"]
@@ -184,6 +185,7 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
             built = replace(built, manifest=replace(built.manifest, accuracy=scores))
         steps("write")
         built.write(output, force=options["force"])
+    notes += [f"verified on noise only, {reason}" for reason in reasons]
     for note in notes:
         click.echo(note, err=True)
     _report(built, output)

@@ -165,7 +165,7 @@ def _read(path: Path) -> bytes:
 
 
 def realistic(source: Source, request: Request, count: int, notes: list[str]) -> list[list[Array]]:
-    """Up to `count` sets of inputs made from real images; none, with a note, where there are none.
+    """Up to `count` sets of inputs made from real images; a note says why if there are none.
 
     Raises:
         ImageError, InputError: the calibration that was asked for cannot be had.
@@ -186,6 +186,6 @@ def realistic(source: Source, request: Request, count: int, notes: list[str]) ->
         except TinysplitError as error:
             if request.calibration != "digits":
                 raise
-            notes.append(f"verified on noise only, without real images: {error}")
+            notes.append(f"no real images: {error}")
             return []
     return inputs.quantized([array[:count] for array in samples.arrays], specs)

@@ -741,15 +741,7 @@ static void profile(const struct command *c) {
         node_profile(cJSON_IsTrue(on));
     }
     cJSON *o = cJSON_CreateObject();
-    cJSON *operators = cJSON_AddArrayToObject(o, "operators");
-    const char *name;
-    uint32_t us;
-    for (uint32_t i = 0; engine_operator(i, &name, &us); i++) {
-        cJSON *row = cJSON_CreateArray();
-        cJSON_AddItemToArray(row, cJSON_CreateStringReference(name));
-        cJSON_AddItemToArray(row, cJSON_CreateNumber(us));
-        cJSON_AddItemToArray(operators, row);
-    }
+    telemetry_add_operators(o);
     accept(c, o);
 }
 
@@ -820,6 +812,9 @@ static void update(const struct command *c, const char *name) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "offset", offset != 0 ? offset : s.offset);
     cJSON_AddNumberToObject(o, "bytes", s.bytes);
+    if (update_fetch_state() != NULL) {
+        cJSON_AddStringToObject(o, "fetch", update_fetch_state());
+    }
     accept(c, o);
 }
 

@@ -40,6 +40,18 @@ static void before_restart(void) {
     (void)esp_eth_stop(driver);
 }
 
+/* A panic restarts without that. The driver looks for the mode register's reset value before it resets the MAC itself
+ * (esp_eth_mac_openeth.c, "Sanity check"), and would abort again and again. Where the register is, and that value:
+ * ESP-IDF's esp_openeth.h and openeth.h. Weak: tests on a PC have no such register. */
+#define OPENETH_MODER ((volatile uint32_t *)0x600CD000)
+#define OPENETH_MODER_DEFAULT 0xa000u
+
+void eth_silence(void);
+
+__attribute__((weak)) void eth_silence(void) {
+    *OPENETH_MODER = OPENETH_MODER_DEFAULT;
+}
+
 /* The emulated chip's MAC address is zero unless it was given eFuses. Then a locally administered one is made from the
  * board's name, so that boards of different names can share a segment and keep their addresses. */
 static void mac_address(const struct settings *settings, uint8_t mac[6]) {
@@ -69,6 +81,7 @@ esp_err_t interface_start(const struct settings *settings, esp_netif_t **out) {
     eth_phy_config_t phy_config = ETH_PHY_DEFAULT_CONFIG();
     phy_config.reset_gpio_num = -1;
     phy_config.autonego_timeout_ms = 100;
+    eth_silence();
     esp_eth_mac_t *mac = esp_eth_mac_new_openeth(&mac_config);
     esp_eth_phy_t *phy = esp_eth_phy_new_dp83848(&phy_config);
     if (mac == NULL || phy == NULL) {

@@ -21,6 +21,7 @@ static const char TAG[] = "fetch";
 #define PAUSE_MS 1000
 
 static atomic_bool busy;
+static atomic_int last_code = -1; /* of the last download that ended; -1: none did */
 static char url[256];
 static uint8_t wanted[TS_IMAGE_DIGEST];
 static uint8_t piece[PIECE_BYTES];
@@ -135,6 +136,7 @@ static void fetch_task(void *arg) {
     int code = fetch();
     (void)snprintf(fields, sizeof fields, "\"code\":\"%s\",\"offset\":%lu", ts_error_name((unsigned)code),
                    (unsigned long)update_state().offset);
+    atomic_store(&last_code, code);
     control_event("update", fields);
     (void)esp_task_wdt_delete(NULL);
     atomic_store(&busy, false);
@@ -156,4 +158,9 @@ int update_fetch(const char *from, const uint8_t digest[TS_IMAGE_DIGEST]) {
         return TS_E_NO_MEMORY;
     }
     return TS_OK;
+}
+
+const char *update_fetch_state(void) {
+    int code = atomic_load(&last_code);
+    return atomic_load(&busy) ? "busy" : code < 0 ? NULL : ts_error_name((unsigned)code);
 }

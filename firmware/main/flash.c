@@ -212,6 +212,8 @@ static void note_reason(void) {
 }
 
 void flash_boot(void) {
+    problem[0] = '\0';
+    usable = has_stage = false;
     mbedtls_sha256_init(&sha);
     engine_close();
     if (!find_areas()) {

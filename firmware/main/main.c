@@ -57,6 +57,9 @@ void app_main(void) {
     }
     ESP_LOGI(TAG, "%s starts after %s", settings.name, telemetry_reset_reason());
     node_start_engine();
+    if (settings.profile != 0) {
+        node_profile(true);
+    }
     if (!meter_start(&settings, &other)) {
         problem = other;
     }

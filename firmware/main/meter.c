@@ -56,10 +56,8 @@ static void sample_task(void *arg) {
             latest.failures++;
         }
         portEXIT_CRITICAL(&lock);
-        if (read) {
-            before = now;
-            power_before = power_nw;
-        }
+        before = read ? now : 0; /* what a gap used is not known */
+        power_before = power_nw;
         vTaskDelay(pdMS_TO_TICKS(read ? SAMPLE_MS : 200));
     }
 }

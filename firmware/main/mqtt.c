@@ -84,7 +84,9 @@ int mqtt_start(const struct settings *settings) {
     if (settings->mqtt_url[0] == '\0') {
         return ESP_OK;
     }
-    line = heap_caps_calloc_prefer(1, sizeof *line, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+    if (line == NULL) {
+        line = heap_caps_calloc_prefer(1, sizeof *line, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+    }
     if (line == NULL) {
         return ESP_ERR_NO_MEM;
     }

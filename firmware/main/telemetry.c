@@ -85,6 +85,25 @@ void telemetry_add_memory(cJSON *object) {
     }
 }
 
+void telemetry_add_operators(cJSON *object) {
+    cJSON *operators = cJSON_AddArrayToObject(object, "operators");
+    const char *name;
+    uint32_t us;
+    for (uint32_t i = 0; engine_operator(i, &name, &us); i++) {
+        cJSON *row = cJSON_CreateArray();
+        cJSON_AddItemToArray(row, cJSON_CreateStringReference(name));
+        cJSON_AddItemToArray(row, cJSON_CreateNumber(us));
+        cJSON_AddItemToArray(operators, row);
+    }
+}
+
+/* Operators are timed: their times belong into every record. */
+static bool has_times(void) {
+    const char *name;
+    uint32_t us;
+    return engine_operator(0, &name, &us) && us > 0;
+}
+
 cJSON *telemetry(void) {
     static struct node_stats stats;
     cJSON *o = cJSON_CreateObject();
@@ -121,6 +140,9 @@ cJSON *telemetry(void) {
         cJSON_AddNumberToObject(o, "current_ua", power.current_ua);
         cJSON_AddNumberToObject(o, "energy_uj", (double)power.energy_uj);
         cJSON_AddNumberToObject(o, "power_samples", power.samples);
+    }
+    if (has_times()) {
+        telemetry_add_operators(o);
     }
     telemetry_add_memory(o);
     return o;

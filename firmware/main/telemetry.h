@@ -17,6 +17,9 @@ const char *telemetry_reset_reason(void);
 /* Adds a member `memory`: free heap now and at its lowest, by kind, and what each task's stack never used. */
 void telemetry_add_memory(cJSON *object);
 
+/* Adds a member `operators`: of each the kind, and its microseconds in the last run that was timed (0: none). */
+void telemetry_add_operators(cJSON *object);
+
 /* A record as the event `telemetry` has it; the caller deletes it. */
 cJSON *telemetry(void);
 

@@ -44,6 +44,9 @@ void update_judge_firmware(bool works);
  * Events `update` tell how it goes. TS_OK: it has begun. */
 int update_fetch(const char *url, const uint8_t digest[TS_IMAGE_DIGEST]);
 
+/* How the last one went: "busy", "ok" or an error's name; NULL: there was none. */
+const char *update_fetch_state(void);
+
 #ifdef __cplusplus
 }
 #endif

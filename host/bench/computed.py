@@ -207,10 +207,12 @@ def _simulated(work: Work, base: Row, found: Costs) -> Computed:
     chosen = scenario(work, found)
     made: list[Row] = []
     runs: list[dict[str, Any]] = []
+    starved = 0
     for run in range(work.experiment.method.runs):
         report, events = world.run(chosen, work.cell.impairment.seed + run, trace=True)
-        if report.problems:
+        if report.counts["wrong"] or report.counts["mixed"]:
             raise SpecError(f"the simulation broke a property: {', '.join(report.problems)}")
+        starved = max(starved, report.counts["stuck"])
         begun: dict[tuple[int, int], int] = {}
         took: list[int] = []
         failed = iteration = 0
@@ -232,4 +234,7 @@ def _simulated(work: Work, base: Row, found: Costs) -> Computed:
                 made.append(row)
                 iteration += 1
         runs.append(method.run_summary(0, run, chosen["seconds"], took, failed))
-    return Computed(base, made, runs, method.cell_summary(runs, 0, None))
+    summary = method.cell_summary(runs, 0, None)
+    if starved:  # Of an overloaded tail; the simulator's own scenarios count it as a fault.
+        summary["note"] = f"{starved} heads got nothing done in the end"
+    return Computed(base, made, runs, summary)

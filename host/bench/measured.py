@@ -74,6 +74,7 @@ def options(
             stage: kind for stage, kind in enumerate(nodes) if isinstance(kind, OnSerial | Emulated)
         },
         bridge=boards.bridge,
+        codec=cell.codec,
         on_text=on_text,
     )
 
@@ -161,6 +162,7 @@ class OnNodes:
         self._infos = [board.ask("info") for board in testbed.boards]
         self._counted = testbed.stats()
         self._aired = testbed.on_air()
+        testbed.require_codec(self._counted)
         head = self._counted[0]
         compute = sorted({node.provenance for node in testbed.nodes})
         link = {testbed.air_provenance} if testbed.air_provenance else set(compute)

@@ -222,6 +222,8 @@ def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) ->
             state = Text(f"{cell['state']}: {cell['reason']}", style="red")
         elif cell["warm_up"] and cell["steady_after"] is None:
             state = "done, not steady"
+        elif cell.get("note"):
+            state = f"done; {cell['note']}"
         table.add_row(
             Text(names[cell["number"]]), median, spread, f"{cell['inferences']:,}",
             _failures(cell["failed"]), state,

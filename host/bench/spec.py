@@ -28,7 +28,7 @@ MODELLED = "modelled"
 SIMULATED = "simulated"
 BOARDLESS = (MODELLED, SIMULATED)
 AXES = ("model", "cut", "transport", "link", "codec", "boards", "meter", "heads")
-CODECS = ("raw",)
+CODECS = ("raw", "auto", "1")
 METERS = ("none", "modelled")
 OWN_CUT = "own"  # Of a model that is a bundle.
 _RADIO = ("espnow_version", "espnow_rate", "channel", "att_mtu")
@@ -234,14 +234,17 @@ def parse(text: str, folder: Path, name: str = "experiment") -> Experiment:
 
 def _experiment(document: Document, text: str, folder: Path) -> Experiment:
     content = document.content
+    codecs = [str(codec) for codec in content["codecs"]]
+    for place, codec in enumerate(codecs):
+        _require(document, ("codecs", place), codec, CODECS)
+    if len(set(codecs)) != len(codecs):
+        raise document.error(("codecs",), "names a codec twice")
     models = _unique(document, "models", [_model(m, folder) for m in content["models"]])
     transports = _unique(document, "transports", [_transport(t) for t in content["transports"]])
     links = _unique(document, "links", [_link(link, content["seed"]) for link in content["links"]])
     meters = _unique(document, "meters", [_meter(meter) for meter in content["meters"]])
     for place, meter in enumerate(meters):
         _require(document, ("meters", place), meter.meter, METERS)
-    for place, codec in enumerate(content["codecs"]):
-        _require(document, ("codecs", place), codec, CODECS)
     boards = _chosen_boards(document)
     cuts = [(c,) if isinstance(c, str) else tuple(c) for c in content.get("cuts", [])]
     if not cuts and any(model.request for model in models):
@@ -250,7 +253,7 @@ def _experiment(document: Document, text: str, folder: Path) -> Experiment:
         raise document.error(("cuts",), "bundles have their cuts already; leave `cuts` out")
     cells: list[Cell] = []
     product = itertools.product(
-        models, cuts or [()], transports, links, content["codecs"], boards, meters,
+        models, cuts or [()], transports, links, codecs, boards, meters,
         content["heads"], range(content["repetitions"]),
     )  # fmt: skip
     for point in product:
@@ -436,6 +439,10 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
         if rest != clean:
             return f"on {kind}'s modelled air a link has {' and '.join(allowed)} only", both
     nodes = {"boards": boards.name, "transport": transport.name}
+    if boards.boardless and cell.codec != "raw":
+        return "without boards boundaries go raw: plan and sim know of codec 1", {
+            "boards": boards.name, "codec": cell.codec,
+        }  # fmt: skip
     if boards.boardless:
         modelled = replace(impairment, loss=0.0)
         if boards.name == MODELLED and (modelled != clean or impairment.loss >= 1):

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from host.background import Background
@@ -35,7 +36,9 @@ _RESTARTING_TIMEOUT_S = 2.0  # For its answer: the one that restarts may still h
 class LinkedBoard(Board):
     """A board reached by sessions over the transports that `connect` makes, in `background`.
 
-    `alone` is held while one is opened, where opening several at once does not go.
+    `alone` is held while one is opened, where opening several at once does not go;
+    `timeout_s` is how long that may take, and half as long as a message may; None: as the
+    transport has it, and SEND_TIMEOUT_S.
 
     Raises:
         BoardError: by the name of the link's error (`no_peer` ...), or `unreachable`.
@@ -47,23 +50,31 @@ class LinkedBoard(Board):
         background: Background,
         connect: Callable[[], ClientTransport],
         alone: AbstractContextManager[Any] | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         super().__init__(name)
         self._last_id = secrets.randbelow(1 << 30)  # Late answers to another host are not ours.
         self._background = background
         self._connect = connect
+        self._timeout_s = timeout_s
         self._alone = alone or contextlib.nullcontext()
         self._heard: queue.Queue[bytes] = queue.Queue()
         self._client: LinkClient | None = None
-        self._send_timeout_s = SEND_TIMEOUT_S
+        self._longest_send_s = SEND_TIMEOUT_S if timeout_s is None else 2 * timeout_s
+        self._send_timeout_s = self._longest_send_s
         self._blob = secrets.randbelow(1 << 32)
         self._open()
         self.kind = str(self.ask("info").get("kind"))
 
     def _open(self) -> None:
         transport = self._connect()
-        deadline_s = transport.profile.connect_deadline_us / 1e6
-        client = LinkClient(transport, Node.host(), on_control=self._hear, reconnect=False)
+        profile = transport.profile
+        if self._timeout_s is not None:
+            profile = replace(profile, connect_deadline_us=int(self._timeout_s * 1e6))
+        deadline_s = profile.connect_deadline_us / 1e6
+        client = LinkClient(
+            transport, Node.host(), profile=profile, on_control=self._hear, reconnect=False
+        )
         with self._alone:
             self._run(client.__aenter__(), deadline_s)
         self._client = client
@@ -100,8 +111,8 @@ class LinkedBoard(Board):
         Raises:
             BoardError: it did not arrive.
         """
-        sent = self._session().blob(self._blob, offset, total, piece, SEND_TIMEOUT_S)
-        self._run(sent, SEND_TIMEOUT_S)
+        sent = self._session().blob(self._blob, offset, total, piece, self._send_timeout_s)
+        self._run(sent, self._send_timeout_s)
 
     def _send(self, line: bytes) -> None:
         sent = self._session().control(json.loads(line), self._send_timeout_s)
@@ -132,7 +143,7 @@ class LinkedBoard(Board):
             self._send_timeout_s = _RESTARTING_TIMEOUT_S
             return self._meet_again(started, timeout_s)
         finally:
-            self._send_timeout_s = SEND_TIMEOUT_S
+            self._send_timeout_s = self._longest_send_s
 
     def _meet_again(self, started: float, timeout_s: float) -> dict[str, Any]:
         self.close()

@@ -57,11 +57,20 @@ class Reach:
     Args:
         bridge: lends its radio for espnow:// names.
         air: for ble:// names of virtual boards: their air's place. None: this machine's Bluetooth.
+        timeout_s: how long opening a session may take, and half of what a message may, except over
+            BLE, which takes its own time; None: as the transport has it.
     """
 
-    def __init__(self, *, bridge: OnSerial | None = None, air: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bridge: OnSerial | None = None,
+        air: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self._bridge = bridge
         self._air = air
+        self._timeout_s = timeout_s
         self._adapter = threading.Lock()
         self._stack = ExitStack()
 
@@ -104,8 +113,16 @@ class Reach:
                 raise
             return board
         # One adapter scans and connects for one at a time.
-        alone = self._adapter if place.transport == "ble" else None
-        return LinkedBoard(name, self._background, lambda: self._transport(place), alone)
+        if place.transport == "ble":
+            return LinkedBoard(
+                name, self._background, lambda: self._transport(place), self._adapter
+            )
+        return LinkedBoard(
+            name,
+            self._background,
+            lambda: self._transport(place),
+            timeout_s=self._timeout_s,
+        )
 
     def _transport(self, place: Address) -> ClientTransport:
         if place.transport == "udp":

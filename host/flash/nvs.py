@@ -19,9 +19,9 @@ from models.errors import TinysplitError
 
 NAMESPACE = "tinysplit"
 KEY_ENTRY = "public_key"
-SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "mqtt_password")
+SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "ble_passkey", "mqtt_password")
 # Of virtual boards, or said by the image.
-_NOT_KEPT = ("stage", "air", "espnow_peers", "att_mtu")
+_NOT_KEPT = ("stage", "air")
 _PAGE_BYTES = 4096
 _MIN_PAGES = 3
 _MAX_TEXT_BYTES = 64  # An address.
@@ -100,6 +100,13 @@ def _check_together(settings: dict[str, Any]) -> None:
         not url or url.startswith(("mqtt://", "mqtts://")),
         "mqtt_url: mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
     )
+    for peer in settings.get("espnow_peers", []):
+        node = address.parse(peer)
+        mac = node.mac if node.transport == "espnow" else None
+        demand(
+            mac is not None and not mac[0] & 1,
+            f"espnow_peers: espnow:// and the address of a node, not {peer}",
+        )
     for name, value in settings.items():
         if isinstance(value, str):
             printable = all(c in "\r\n" or (c >= " " and c != "\x7f") for c in value)
@@ -110,6 +117,7 @@ _SECRETS_MAY_BE = {
     "wifi_password": "8 to 64 bytes, or nothing for an open network",
     "espnow_pmk": "32 hexadecimal digits",
     "espnow_lmk": "32 hexadecimal digits",
+    "ble_passkey": "six digits",
     "mqtt_password": "at most 128 bytes",
 }
 
@@ -133,6 +141,8 @@ def parse(name: str, text: str) -> Any:
             return int(text)
         except ValueError:
             raise SettingsError(f"{name} is a whole number, not {text!r}") from None
+    if schema.get("type") == "array":
+        return text.split(",") if text else []
     return text
 
 
@@ -145,6 +155,8 @@ def entries(settings: dict[str, Any]) -> dict[str, str | int]:
 def _entry(schema: dict[str, Any], value: Any) -> str | int:
     if value is None:  # `next`, which is no address then.
         return ""
+    if isinstance(value, list):  # `espnow_peers`: settings_add_peer of settings.c.
+        return ",".join(peer.removeprefix("espnow://") for peer in value)
     choices = schema.get("enum", [])
     if choices and isinstance(choices[0], str):
         return int(choices.index(value))

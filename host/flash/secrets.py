@@ -40,6 +40,7 @@ def gather(
         "mqtt_password": bool(settings.get("mqtt_url")),
         "espnow_pmk": espnow,
         "espnow_lmk": espnow,
+        "ble_passkey": str(settings.get("listen", "")).startswith("ble:"),
     }
     found = {
         name: environment[variable(name)]

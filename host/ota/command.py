@@ -341,7 +341,9 @@ def ota(
     stop = threading.Event()
     with ExitStack() as stack:
         show, phase = stack.enter_context(_progress(as_json))
-        way = stack.enter_context(Reach(bridge=lender, air=air))
+        way = stack.enter_context(
+            Reach(bridge=lender, air=air, timeout_s=min(max(patience, 1.0), 5.0))
+        )
         server = None
         if via == "http":
             server = stack.enter_context(_server(serve, certificate, certificate_key))

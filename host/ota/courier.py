@@ -24,7 +24,7 @@ from host.ota.server import ImageServer
 from host.ota.shipment import Shipment
 
 PIECE_BYTES = 3072  # control.schema.json
-BOOT_TIMEOUT_S = 60.0
+LEAST_BOOT_S = 3.0  # What a restart is given whatever the patience.
 VERIFY_TIMEOUT_S = 60.0
 NO_PROGRESS_S = 60.0  # Of a download; a board gives up sooner.
 VIAS = ("control", "link", "http")
@@ -177,6 +177,11 @@ class Courier:
     def bring(self, image: Shipment) -> None:
         """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
         self.image = image
+        stage = self.info.get("stage")
+        if stage not in (None, image.stage) and not image.firmware:
+            raise DeliveryError(
+                "image_stage", f"{self.label} runs stage {stage}, and the image is of {image.stage}"
+            )
         started = time.monotonic()
         try:
             self._with_board(self._bring)
@@ -360,7 +365,9 @@ class Courier:
         self.restarted_at = time.monotonic()
         for _ in range(_ATTEMPTS):
             try:
-                self.info = self._with_board(lambda board: board.reboot(BOOT_TIMEOUT_S))
+                self.info = self._with_board(
+                    lambda board: board.reboot(max(self._patience_s, LEAST_BOOT_S))
+                )
             except DeliveryError as error:
                 if error.code != "refused":
                     raise

@@ -86,9 +86,11 @@ class _Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the request's own thread, so that a slow handshake keeps nobody waiting."""
         request.settimeout(_TIMEOUT_S)
-        if self.context is not None:
-            request = self.context.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
+        if self.context is None:
+            super().finish_request(request, client_address)
+            return
+        with self.context.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A board that left, or does not trust us: it says so itself."""
@@ -129,7 +131,7 @@ class ImageServer:
             why = getattr(error, "strerror", None) or error
             raise ServerError(f"cannot serve images at {where}: {why}") from error
         self._server.context = context
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(

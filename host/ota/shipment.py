@@ -15,7 +15,6 @@ from host.ota.pack import Packed
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
 from partitioner.image import ImageError
-from partitioner.output import whole_folder
 
 SHORTEST = image.HEADER_BYTES + image.SIGNATURE_BYTES
 
@@ -82,32 +81,34 @@ def packed_already(folder: Path) -> list[Shipment]:
 def of_bundle(
     bundle: Bundle, key: PrivateKey | None, *, newer_than: int, now: int, kept: Path
 ) -> list[Shipment]:
-    """The stages of `bundle` as images newer than `newer_than`: those in the folder `kept`, or new
-    ones, which are kept there, so that the same command later means the same images.
+    """The stages of `bundle` as images newer than `newer_than`.
+
+    Those in a folder `kept`-VERSION, or new ones, which are kept there, so that the same command
+    later means the same images.
 
     New ones pass their self-test here, on the kernels that boards are held against.
 
     Raises:
         ImageError: a stage does not make its expected bytes, or does not go into an image.
     """
-    try:
-        found = packed_already(kept)
-    except ImageError:
-        found = []
+    before = sorted(kept.parent.glob(f"{kept.name}-*"), key=lambda one: one.stat().st_mtime)
     own = bytes.fromhex(bundle.manifest.id)
     verify = None if key is None else key.public.verify
-    if [one.stage for one in found] == list(range(len(bundle.stages))):
-        read = [image.decode(one.data, verify) for one in found]
+    for folder in reversed(before):
+        try:
+            found = packed_already(folder)
+            read = [image.decode(one.data, verify) for one in found]
+        except ImageError:
+            continue
+        whole = [one.stage for one in read] == list(range(len(bundle.stages)))
         fits = all(one.manifest is not None and one.manifest.bundle == own for one in read)
-        if fits and min(one.version for one in read) > newer_than:
+        if whole and fits and min(one.version for one in read) > newer_than:
             return found
     version = max(now, newer_than + 1)
     packed = packing.pack(bundle, range(len(bundle.stages)), key, version=version)
     for one in packed:
         _tried(one)
-    with whole_folder(kept, force=True) as temporary:
-        for one in packed:
-            (temporary / one.file).write_bytes(one.data)
+    packing.write(packed, kept.with_name(f"{kept.name}-{version}"))
     return [shipment(one.data) for one in packed]
 
 
@@ -143,7 +144,6 @@ def check_firmware(app: bytes) -> None:
     """
     try:
         from esptool.bin_image import LoadFirmwareImage
-        from esptool.util import FatalError
     except ModuleNotFoundError as error:
         raise ImageError(
             f"firmware is checked by {error.name}: pip install 'tinysplit[boards]'"
@@ -154,7 +154,7 @@ def check_firmware(app: bytes) -> None:
         raise ImageError("no application of ESP-IDF for a chip known here (magic 0xE9, chip id)")
     try:
         found = LoadFirmwareImage(chips[chip], app)
-    except (FatalError, ValueError, IndexError, Exception) as error:
+    except Exception as error:  # Whatever esptool makes of what is none.
         raise ImageError(f"no whole application of ESP-IDF: {error}") from error
     if found.checksum != found.calculate_checksum():
         raise ImageError("the application is damaged: its checksum is wrong")

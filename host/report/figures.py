@@ -7,6 +7,7 @@ hatched bars and dashed lines are not measured, and every cell's own provenance 
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,12 @@ class Drawing:
     alt: str
     provenance: str
     figure: Any  # matplotlib.figure.Figure
+
+    def _repr_png_(self) -> bytes:
+        """As notebooks show it."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=100, facecolor="white")
+        return buffer.getvalue()
 
 
 class Absent(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sle
 @click.option("--ble-interval", default="7.5", show_default=True, metavar="MS")
 @click.option("--loss", default="0", show_default=True, help="Share of frames lost, each way.")
 @click.option(
-    "--codec", default=spec.ANY, show_default=True, metavar="0|1|any",
-    help="Boundaries raw (0), coded (1), or by what is best at each hop.",
+    "--codec", default=spec.ANY, show_default=True, metavar="raw|1|any",
+    help="Boundaries raw, coded (1), or by what is best at each hop.",
 )  # fmt: skip
 @click.option(
     "--objective", "objectives", multiple=True, type=click.Choice(OBJECTIVES),
@@ -137,10 +138,10 @@ def main(**options: Any) -> None:
     request = Request(**{f.name: options[f.name] for f in fields(Request) if f.name in options})
     with Steps() as steps:
         source = open_source(request, steps)
-        coded = _coded(source, request, links, steps)
+        coded, notes = _coded(source, request, links, steps)
+        if notes and not all(any(coded.known(link.codec) for link in one) for one in links):
+            raise PlanError(f"coded sizes cannot be measured: {notes[0]}")
         links = [[link for link in one if coded.known(link.codec)] for one in links]
-        if not all(links):
-            raise PlanError("a coded boundary's size needs inputs to measure on: --calibration")
         steps("plan")
         names = _names(Catalogue(source.graph, source.layers))
         try:
@@ -158,6 +159,8 @@ def main(**options: Any) -> None:
                 solutions = ranked(problem, criteria[0], options["count"])
         except PlanError as error:
             failure = error
+    for note in notes:
+        click.echo(f"boundaries are planned raw, coded sizes cannot be measured: {note}", err=True)
     console = wide_console()
     plans = [report.describe(model, s.plan, names, per_day) for s in solutions]
     if plans:
@@ -303,12 +306,14 @@ def _rules(options: dict[str, Any], nodes: int) -> dict[str, Any]:
 
 def _coded(
     source: Source, request: Request, links: list[list[Link]], steps: Steps
-) -> codecs.CodedSizes:
+) -> tuple[codecs.CodedSizes, list[str]]:
+    """Sizes of coded boundaries if they are needed; notes say why there are none."""
+    notes: list[str] = []
     if not any(link.codec for options in links for link in options):
-        return codecs.CodedSizes()
+        return codecs.CodedSizes(), notes
     steps("coded sizes")
-    samples = realistic(source, request, codecs.SAMPLES, [])
-    return codecs.measure(source.graph, kernels.exact(), samples)
+    samples = realistic(source, request, codecs.SAMPLES, notes)
+    return codecs.measure(source.graph, kernels.exact(), samples), notes
 
 
 def _criterion(model: SplitModel, name: str, per_day: float | None) -> Criterion:
@@ -343,10 +348,16 @@ def _print_sources(console: Any, coded: codecs.CodedSizes) -> None:
         f"within {one.mean:.1%} on average, {one.worst:.1%} at worst"
         for one in compute.leave_one_out(compute.counted())
     ]
+    counts = Counter(shape.path for shape, _ in compute.counted())
+    once = ", ".join(path.value for path, count in counts.items() if count == 1)
     lines += [
-        f"  published: {shape.path.value}, {'x'.join(map(str, shape.input))} to "
-        f"{'x'.join(map(str, shape.output))}: predicted from the other kernels {error:+.0%}"
-        for shape, error in compute.kernel_errors()
+        f"  counted once, so without such an error: {once}; all others are priced by published "
+        "ticks or by analogy, with bands of a factor of 1.5 and 3",
+        *(
+            f"  published: {shape.path.value}, {'x'.join(map(str, shape.input))} to "
+            f"{'x'.join(map(str, shape.output))}: predicted from the other kernels {error:+.0%}"
+            for shape, error in compute.kernel_errors()
+        ),
     ]
     lines += [
         "memory: TensorFlow Lite Micro's arena with ESP-NN's scratch by formula, within 0.1 % of "

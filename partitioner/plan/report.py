@@ -299,13 +299,14 @@ def plot_front(
     with _theme(dark):
         figure = Figure(figsize=(9, 6), layout="constrained")
         axes = figure.subplots()
-        across, up = ([cost[part] for cost in costs] for part in (0, 1))
+        scales = [1000 if one.unit == "us" else 1 for one in criteria]
+        across, up = ([cost[part] / scales[part] for cost in costs] for part in (0, 1))
         axes.plot(across, up, "o-", color=_COLOURS[0], drawstyle="steps-post", markersize=5)
         for plan, x, y in zip(plans, across, up, strict=True):
             text = " / ".join(plan["layers"])[-40:]
             axes.annotate(text, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7)
         for axis, one in ((axes.set_xlabel, criteria[0]), (axes.set_ylabel, criteria[1])):
-            axis(f"{one.name} ({one.unit}), modelled")
+            axis(f"{one.name} ({'ms' if one.unit == 'us' else one.unit}), modelled")
         axes.margins(x=0.2, y=0.1)
         axes.spines[["top", "right"]].set_visible(False)
         with whole_file(path) as temporary:

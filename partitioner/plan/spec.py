@@ -58,6 +58,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _codec(text: str) -> int:
+    """A codec's number, by its number or name."""
+    numbers = {name: number for number, name in CODECS.items()}
+    return numbers[text] if text in numbers else _integer(text)
+
+
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
     names = list(known)
 
@@ -89,7 +95,7 @@ _HOP: dict[str, _Setting] = {
     "phy": ("phy", _integer),
     "interval": ("interval_ms", _number),
     "data": ("data_bytes", _integer),
-    "codec": ("codec", _integer),
+    "codec": ("codec", _codec),
 }
 NODE_KEYS = (*_NODE, *_POWER)
 HOP_KEYS = tuple(_HOP)

@@ -44,8 +44,15 @@ static uint64_t now_us(void) {
     return atomic_load(&stopped) ? atomic_load(&clock_us) : pc_us() + atomic_load(&skipped);
 }
 
+/* As on a chip: since the start. */
+static uint64_t started_us;
+
+__attribute__((constructor)) static void start_clock(void) {
+    started_us = now_us();
+}
+
 int64_t esp_timer_get_time(void) {
-    return (int64_t)now_us();
+    return (int64_t)(now_us() - started_us);
 }
 
 static struct esp_timer *earliest(void) {

@@ -14,16 +14,22 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from host.boards import control
+from host.boards import control, reach
 from host.boards.board import BoardError
 from host.boards.emulated.process import free_port
+from host.boards.reach import Reach
 from host.ota import keys
+from host.ota.courier import Courier, Node
+from host.ota.fleet import Outcome, update
 from host.ota.pack import Packed, pack, pack_firmware
+from host.ota.server import ImageServer
+from host.ota.shipment import shipment
 from partitioner import image
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import APP_BYTES, SLOT_BYTES, PcBoard, encoded, factory_flash, line_of
@@ -140,6 +146,7 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     operators = board.ask("profile", on=True)["operators"]
     assert len(operators) > 1
     assert all(isinstance(kind, str) and us == 0 for kind, us in operators)
+    assert "operators" not in values
     code, _ = refusal(board, "profile", on=1)
     assert code == "bad_command"
 
@@ -244,7 +251,7 @@ VALUES: dict[str, Any] = {
     "espnow_peers": ["espnow://02:00:00:00:00:01", "espnow://02:00:00:00:00:0a"],
     "espnow_pmk": "00112233445566778899aabbccddeeff", "ble_phy": 1, "ble_interval": 24,
     "espnow_lmk": "f0112233445566778899aabbccddeeff", "att_mtu": 185, "ble_passkey": "493017",
-    "mqtt_url": "", "mqtt_user": "anna", "mqtt_password": "sesam-oeffne",
+    "codec": "auto", "mqtt_url": "", "mqtt_user": "anna", "mqtt_password": "sesam-oeffne",
     "mqtt_ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
     "meter": "none", "meter_address": 65, "meter_mohm": 50,
 }  # fmt: skip
@@ -334,11 +341,15 @@ def outputs(bundle: Bundle) -> list[bytes]:
     return [arrays[f"output_{i}"][0].tobytes() for i in range(len(bundle.manifest.outputs))]
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize(("transport", "codec"), [("udp", "raw"), ("tcp", "auto")])
 def test_a_chain_gives_the_golden_result(
-    start: Start, stages: list[bytes], stranger_bundle: Bundle, transport: str
+    start: Start, stages: list[bytes], stranger_bundle: Bundle, transport: str, codec: str
 ) -> None:
-    head, *_ = chain(start, stages, transport)
+    boards = chain(start, stages, transport)
+    for board in boards:
+        board.ask("configure", set={"codec": codec})
+        board.reboot(30)
+    head = boards[0]
     arrays = stranger_bundle.selftest()
     golden = [
         encoded(arrays[f"input_{i}"][0].tobytes())
@@ -352,6 +363,7 @@ def test_a_chain_gives_the_golden_result(
         assert answer["total_us"] > 0
     stats = head.ask("stats")
     assert (stats["next_up"], stats["next_error"]) == (True, "ok")
+    assert stats["codec"] == (codec == "auto")
     first = head.ask("run", 20, input="pattern")["tensors"]
     assert head.ask("run", 20, input="pattern")["tensors"] == first
     code, why = refusal(head, "run", input="tensors", tensors=["AAA="])
@@ -360,6 +372,16 @@ def test_a_chain_gives_the_golden_result(
     assert code == "bad_command"
     code, _ = refusal(head, "run", input="tensors", tensors=[encoded(bytes(100_000))])
     assert code == "bad_command"
+
+
+def test_operators_are_timed_from_boot_on(start: Start, stages: list[bytes]) -> None:
+    head, *_ = chain(start, stages, profile=True)
+    assert head.ask("run", 20, input="selftest")["code"] == "ok"
+    assert all(us > 0 for _, us in head.ask("profile")["operators"])
+    assert head.ask("telemetry")["operators"] == head.ask("profile")["operators"]
+    head.ask("profile", on=False)
+    assert head.ask("run", 20, input="selftest")["code"] == "ok"
+    assert "operators" not in head.ask("telemetry")
 
 
 def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
@@ -724,3 +746,60 @@ def test_a_download_that_cannot_be_ends_by_name(
     assert told["code"].startswith(code)
     assert refusal(board, "update_activate", digest=packed.digest)[0].startswith("slot_")
     assert board.reboot(30)["image_version"] == 1
+
+
+# `tinysplit ota` and this board
+
+
+def brought(
+    board: PcBoard, packed: Packed, via: str, server: ImageServer | None = None
+) -> tuple[Outcome, Courier]:
+    """An update of the board by the address it listens at."""
+    name = board.ask("info")["listen"].replace("0.0.0.0", "127.0.0.1")
+    stop = threading.Event()
+    sent = shipment(packed.data)
+    with Reach(timeout_s=3.0) as way:
+        node = Node(0, "tail", sent.stage, name, reach.parse(name))
+        courier = Courier(node, way, via=via, stop=stop, server=server)
+        try:
+            return update([courier], lambda _: lambda _: sent, stop), courier
+        finally:
+            courier.close()
+
+
+@pytest.mark.parametrize("via", ["link", "control", "http"])
+def test_an_update_by_tinysplit_ota(
+    start: Start, stages: list[bytes], stranger_bundle: Bundle, via: str
+) -> None:
+    board = start({0: stages[2]})
+    (newer,) = pack(stranger_bundle, [2], None, version=2)
+    with ImageServer("127.0.0.1") as server:
+        outcome, courier = brought(board, newer, via, server)
+        assert outcome.done, outcome.problem
+        assert courier.report.state == "running"
+        assert board.wait_ready(30)["image"] == newer.digest
+        again, courier = brought(board, newer, via, server)
+    assert again.done
+    assert courier.report.state == "current"
+
+
+@pytest.mark.parametrize("via", ["link", "control", "http"])
+def test_what_it_refuses_reaches_the_operator(
+    start: Start, stages: list[bytes], stranger_bundle: Bundle, via: str
+) -> None:
+    board = start({0: stages[2]})
+    (newer,) = pack(stranger_bundle, [2], None, version=2)
+    bad = bytearray(newer.data)
+    bad[2000] ^= 1
+    digest_as_before = bytes(bad[:-64]) + newer.data[-64:]
+    with ImageServer("127.0.0.1") as server:
+        for data, code in (
+            (digest_as_before, "image_signature"),
+            (pack(stranger_bundle, [1], None, version=2)[0].data, "image_stage"),
+        ):
+            outcome, courier = brought(board, replace(newer, data=data), via, server)
+            assert not outcome.done
+            assert courier.report.code == code
+            assert courier.report.state == "old"
+    assert board.ask("info")["image_version"] == 1
+    assert board.ask("selftest")["passed"] == 1

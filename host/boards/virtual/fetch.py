@@ -149,7 +149,7 @@ class Fetch:
         with contextlib.closing(self._connect()) as connection:
             response = self._request(connection, self.offset, None, total)
             while self.offset < total and not self._over.is_set():
-                data = response.read(min(PIECE_BYTES, total - self.offset))
+                data = response.read1(min(PIECE_BYTES, total - self.offset))
                 if not data:
                     return
                 at = self.offset

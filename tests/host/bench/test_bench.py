@@ -52,7 +52,7 @@ def swept(place: Path, invoke: Callable[..., Result]) -> Path:
     """The results of the experiment, run to its end."""
     done = invoke(bench, place / "small.yaml", "--output", place / "out", "--csv")
     assert done.exit_code == 0, done.output
-    assert "2 of 2" not in done.stderr
+    assert "2 of 2: " in done.stderr
     assert "rows in" in done.stdout
     return place / "out"
 
@@ -271,6 +271,19 @@ def test_inferences_that_fail_are_rows_and_too_many_in_a_row_fail_the_cell(
     assert all(row["error"] and row["error_code"] and not row["round_trip_us"] for row in found)
 
 
+def test_codec_1_is_spoken_and_its_bytes_are_counted(
+    place: Path, invoke: Callable[..., Result]
+) -> None:
+    text = EXPERIMENT.replace("[udp, {transport: tcp}]", "[udp]") + "codecs: [raw, 1]\n"
+    (place / "small.yaml").write_text(text.replace("runs: 2", "runs: 1"))
+    done = invoke(bench, place / "small.yaml", "--output", place / "out")
+    assert done.exit_code == 0, done.output
+    for row in frame(place / "out"):
+        assert row["exact"]
+        raw = row["boundary_bytes"] == row["payload_bytes"]
+        assert raw is (row["codec"] == "raw")
+
+
 MODELLED = (
     EXPERIMENT.replace("[udp, {transport: tcp}]", "[udp, espnow]").replace("selftest", "digits")
     + "use: [modelled, simulated]\nheads: [1, 3]\nexclude: [{boards: modelled, heads: 3}]\n"
@@ -303,6 +316,7 @@ def test_cells_that_need_no_board_are_computed_and_say_so(
     assert espnow == pytest.approx(modelled, rel=0.3)
 
 
+@pytest.mark.slow
 def test_computed_cells_are_the_same_on_a_cluster(
     place: Path, invoke: Callable[..., Result]
 ) -> None:
@@ -323,6 +337,7 @@ def test_computed_cells_are_the_same_on_a_cluster(
     assert times[0] == times[1]
 
 
+@pytest.mark.slow
 def test_without_a_scheduler_there_the_sweep_says_so(
     place: Path, invoke: Callable[..., Result]
 ) -> None:

@@ -203,6 +203,18 @@ def test_a_full_disk_is_one_line_and_what_is_there_is_whole(
     assert len(content(tmp_path)) == 18
 
 
+def test_the_results_that_ship_are_whole_and_of_this_version() -> None:
+    folder = Path(__file__).parents[3] / "experiments"
+    found = store.read(folder / "results" / "quickstart")
+    assert found.finished
+    assert all(cell["state"] == "done" for cell in found.cells)
+    assert (folder / "quickstart.yaml").read_text("utf-8") == found.experiment.text
+    for row in found.rows.to_pylist():
+        assert row["exact"]
+        modelled = row["transport"] in ("ble", "espnow")
+        assert row["link_provenance"] == ("modelled" if modelled else "measured")
+
+
 def test_a_place_that_cannot_be_written_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((StoreError, OutputError)), Store(tmp_path / "file" / "x", experiment):

@@ -40,6 +40,10 @@ EVERYTHING: dict[str, Any] = {
     "espnow_rate": "54M",
     "espnow_pmk": "0" * 31 + "A",
     "espnow_lmk": "f" * 32,
+    "espnow_peers": [f"espnow://02:00:00:00:00:{i:02x}" for i in range(20)],
+    "ble_passkey": "004711",
+    "att_mtu": 185,
+    "codec": "auto",
     "ble_phy": 1,
     "ble_interval": 3200,
     "mqtt_url": "mqtts://broker:8883",
@@ -134,6 +138,8 @@ def on_board(board: Path, entries: dict[str, Any]) -> tuple[list[str], dict[str,
 
 
 def shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(address.removeprefix("espnow://") for address in value)
     return str(int(value)) if isinstance(value, int) else value or ""
 
 
@@ -183,6 +189,9 @@ REFUSED: list[dict[str, Any]] = [
     {"wifi_ssid": "\u00e9" * 17},
     {"wifi_ssid": "bell\x07"},
     {"espnow_lmk": "0" * 32},
+    {"espnow_peers": ["espnow://ff:ff:ff:ff:ff:ff"]},
+    {"ble_passkey": "12345"},
+    {"att_mtu": 22},
     {"espnow_pmk": "0" * 31},
     {"espnow_pmk": "g" * 32},
     {"light_sleep": True},
@@ -227,6 +236,8 @@ def test_the_smallest_partition_that_will_do() -> None:
         ("pipeline", "false", False),
         ("channel", "6", 6),
         ("ble_phy", "1", 1),
+        ("espnow_peers", "espnow://02:00:00:00:00:01", ["espnow://02:00:00:00:00:01"]),
+        ("espnow_peers", "", []),
         ("meter", "ina219", "ina219"),
         ("next", "udp://1.2.3.4:5", "udp://1.2.3.4:5"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from partitioner import arena
-from partitioner.cost.memory import StageMemory
+from partitioner.cost.memory import StageMemory, internal_free
 from partitioner.cut import split
 from partitioner.source import Request, Source, open_source
 
@@ -14,6 +14,11 @@ EMULATED = {
     96: {"head": 314_572, "tail": 168_892, "head without": 193_932},
     224: {"head": 1_432_780, "tail": 224_556, "head without": 808_332},
 }
+
+
+def test_each_radio_takes_internal_ram_and_no_arena_is_larger_than_the_largest_block() -> None:
+    one, both = internal_free(["wifi"]), internal_free(["wifi", "ble"])
+    assert both < one == internal_free(["ble"]) == internal_free([]) == 260 * 1024
 
 
 @pytest.mark.parametrize("size", [96, 224])

@@ -72,6 +72,47 @@ def test_profiles_that_are_not_the_stages_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"operators": [["CONV_2D", 10]]}', "operators are missing, or it is another stage's"),
+        ('{"operators": []}', "operators are missing"),
+        ("[1, 2", "is no JSON"),
+    ],
+)
+def test_a_bad_profile_ends_in_a_line_and_writes_nothing(
+    invoke: Callable[..., Result], bundle: Path, tmp_path: Path, text: str, says: str
+) -> None:
+    given, fitted = tmp_path / "profile.json", tmp_path / "calibration.json"
+    given.write_text(text)
+    result = invoke(calibrate, given, bundle, "--output", fitted)
+    assert result.exit_code == 1
+    assert says in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not fitted.exists()
+
+
+def test_a_stage_that_the_bundle_lacks_is_wrong_usage(
+    invoke: Callable[..., Result], bundle: Path
+) -> None:
+    result = invoke(calibrate, "profile.json", bundle, "--stage", 9)
+    assert result.exit_code == 2
+    assert "the bundle has stages 0 to" in result.output
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_times_that_are_not_finite_are_refused(
+    stranger_bundle: Bundle, tmp_path: Path, time: str
+) -> None:
+    stage = list(shapes(Graph(stranger_bundle.stages[0])))
+    rows = answer(stage, 1.0)["result"]["operators"]
+    rows[0][1] = "TIME"
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"operators": rows}).replace('"TIME"', time))
+    with pytest.raises(CostError, match="operator 0 has no time"):
+        profile.read_profile(path, stage)
+
+
+@pytest.mark.parametrize(
     "text",
     ["{", "[]", '{"version": 9, "paths": {}}', '{"version": 1, "paths": {"ADD": [1]}}',
      '{"version": 1, "paths": {"FASTER": [1]}}', '{"version": 1, "paths": {"ADD": [1, "x"]}}'],

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
 
+from partitioner import kernels, quantize
+from partitioner.cost.codecs import CodedSizes, measure
 from partitioner.cost.links import Link
-from partitioner.plan import comparators
+from partitioner.plan import comparators, report
 from partitioner.plan.cli import main
 from partitioner.plan.exact import best, pareto, ranked
 from partitioner.plan.model import NodeError, NodeProfile, SplitModel, named, node
-from partitioner.plan.problem import PlanError, cost_of
-from partitioner.source import Source
+from partitioner.plan.problem import Criterion, PlanError, cost_of
+from partitioner.plan.spec import parse_hop, parse_node
+from partitioner.source import Request, Source, realistic
 
 STRANGER = Path(__file__).parents[2] / "data" / "stranger.tflite"
 
@@ -100,6 +104,95 @@ def test_runners_up_are_ever_more_expensive(digits_source: Source) -> None:
     assert len({s.plan for s in found}) == len(found)
 
 
+@pytest.fixture(scope="module")
+def coded(digits_source: Source) -> CodedSizes:
+    (inputs,) = realistic(digits_source, Request(), 1, [])
+    return measure(digits_source.graph, kernels.exact(), [inputs])
+
+
+HOPS = ("espnow:rate=1M/11M:codec=any,ble:codec=any", "udp:codec=any,ble:phy=any")
+
+
+def by_options(source: Source, coded: CodedSizes, *nodes: str) -> SplitModel:
+    hops = [parse_hop(HOPS[number % 2]) for number in range(len(nodes) - 1)]
+    return SplitModel(source.graph, named([parse_node(text) for text in nodes]), hops, coded)
+
+
+@pytest.mark.parametrize("by", ["latency", "period", "energy", "drain"])
+def test_options_and_cuts_together_are_brute_forces(
+    by: str, digits_source: Source, coded: CodedSizes
+) -> None:
+    """Wi-Fi and Bluetooth on one board leave less memory, which decides whether PSRAM is taken."""
+    board = "esp32s3-psram:battery=900"
+    model = by_options(digits_source, coded, board, "esp32s3:psram=1M:battery=500", board)
+    problem = model.problem(max_payload=4000)
+    criterion: Criterion = getattr(model, by)()
+    brute = comparators.brute_force(problem, criterion)
+    assert brute is not None
+    assert best(problem, criterion).costs[0] == pytest.approx(brute.costs[0], rel=1e-12)
+
+
+def test_what_a_plan_is_shown_to_cost_is_what_it_was_chosen_for(
+    digits_source: Source, coded: CodedSizes
+) -> None:
+    model = by_options(digits_source, coded, *["esp32s3-psram:battery=700"] * 3)
+    problem, names = model.problem(), dict.fromkeys(model.positions, "")
+    for criterion, shown in (
+        (model.latency(), "latency_us"),
+        (model.period(), "period_us"),
+        (model.energy(), "energy_mj"),
+    ):
+        for solution in ranked(problem, criterion, 4):
+            described = report.describe(model, solution.plan, names)
+            assert described[shown] == pytest.approx(solution.costs[0])
+    worst = best(problem, model.drain(500.0))
+    described = report.describe(model, worst.plan, names, 500.0)
+    least = min(node["battery_days"] for node in described["nodes"])
+    assert 1e6 / worst.costs[0] == pytest.approx(least)
+
+
+def test_a_codec_is_taken_where_it_pays(digits_source: Source, coded: CodedSizes) -> None:
+    """Coding costs time for each byte of code; slow air costs more than that, fast air less."""
+    nodes = named([node("esp32s3-psram")] * 2)
+    chosen = []
+    for hop in ("espnow:codec=any", "udp:codec=any"):
+        model = SplitModel(digits_source.graph, nodes, [parse_hop(hop)], coded)
+        plan = report.by_cut(model, model.problem(), model.latency())[0]  # Many zeros cross there.
+        (cost,) = model.hops(plan)
+        chosen.append(cost.link.codec)
+        assert (cost.payload_bytes < cost.raw_bytes) == bool(cost.link.codec)
+    assert chosen == [1, 0]
+
+
+def test_sizes_that_nobody_measured_are_refused(digits_source: Source) -> None:
+    with pytest.raises(NodeError, match="codec 1 were not measured"):
+        SplitModel(digits_source.graph, [node("host")] * 2, [Link(codec=1)])
+
+
+def test_both_radios_on_a_board_leave_less_internal_ram(digits_source: Source) -> None:
+    nodes = named([node("esp32s3")] * 3)
+    wifi = SplitModel(digits_source.graph, nodes, [Link(), Link("udp")])
+    both = SplitModel(digits_source.graph, nodes, [Link(), Link("ble")])
+    free = [m.problem().limits[0].most for m in (wifi, both)]
+    assert np.asarray(free[0])[1] == 260 * 1024
+    assert np.asarray(free[1])[1][1, 2] < np.asarray(free[1])[1][1, 1]
+
+
+def test_a_node_that_is_no_help_is_left_out(digits_source: Source) -> None:
+    slow = NodeProfile("slow", psram_bytes=8 << 20, speed=0.01)
+    board, host = node("esp32s3-psram"), node("host")
+    links = [Link("udp")] * 2
+    chained = SplitModel(digits_source.graph, [board, slow, host], links)
+    free = SplitModel(
+        digits_source.graph, [board, slow, host], links, every_node=False,
+        may_begin=[True, False, False], may_end=[False, True, True],
+    )  # fmt: skip
+    plan = best(free.problem(), free.latency()).plan
+    assert plan.nodes == (0, 2)
+    assert [cost.node for cost in free.node_costs(plan)] == ["esp32s3-psram", "host"]
+    assert best(chained.problem(), chained.latency()).plan.nodes == (0, 1, 2)
+
+
 @pytest.mark.parametrize("bad", [{"speed": 0.0}, {"speed": np.nan}, {"battery_mwh": -1.0}])
 def test_nodes_that_cannot_be_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(NodeError):
@@ -120,6 +213,73 @@ def test_the_command_gives_plans_a_picture_and_data(
     assert plans[0]["provenance"] == "modelled"
     assert plans[0]["latency_us"] <= plans[-1]["latency_us"]
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_boundaries_are_planned_raw_where_nothing_can_be_coded_and_that_is_said(
+    invoke: Callable[..., Result], keras: Any, tmp_path: Path
+) -> None:
+    inputs = keras.Input((40,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dense(8, "relu")(inputs)))
+    data = quantize.to_int8(model, [np.zeros((4, 40), np.float32)])
+    (tmp_path / "flat.tflite").write_bytes(data)
+    result = invoke(main, "--model", tmp_path / "flat.tflite")
+    assert result.exit_code == 0, result.output
+    assert "boundaries are planned raw, coded sizes cannot be measured" in result.stderr
+    assert "codec 1" not in result.stdout
+    result = invoke(main, "--model", tmp_path / "flat.tflite", "--codec", 1)
+    assert result.exit_code == 1
+    assert "coded sizes cannot be measured" in result.output
+
+
+def test_hops_differ_and_the_data_say_how(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    data = tmp_path / "plan.json"
+    result = invoke(
+        main, "--model", STRANGER, "--nodes", 3, "--hop", "espnow:rate=24M", "--hop", "ble:phy=1",
+        "--codec", 0, "--json", data,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    hops = json.loads(data.read_text())["plans"][0]["hops"]
+    assert [hop["link"] for hop in hops] == ["espnow v1 24M", "ble 1M 7.5 ms"]
+    assert all(hop["encode_us"] == 0 for hop in hops)
+
+
+def test_several_objectives_give_their_front_and_its_picture(
+    invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    data, picture = tmp_path / "plan.json", tmp_path / "front.svg"
+    result = invoke(
+        main, "--model", STRANGER, "--node", "esp32s3", "--node", "esp32s3:speed=4",
+        "--objective", "latency", "--objective", "energy", "--json", data, "--plot", picture,
+        "--dark",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "the Pareto front of latency and energy, whole" in result.output
+    plans = json.loads(data.read_text())["plans"]
+    points = [(plan["latency_us"], plan["energy_mj"]) for plan in plans]
+    assert points == sorted(points)
+    assert [e for _, e in points] == sorted((e for _, e in points), reverse=True)
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_a_day_and_the_batteries_are_told(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    data, days = tmp_path / "plan.json", []
+    for rest in ("idle", "deep"):
+        result = invoke(
+            main, "--model", STRANGER, "--node", "esp32s3:battery=3700", "--node", "host",
+            "--per-day", 100, "--rest", rest, "--objective", "lifetime", "--json", data,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "battery" in result.output
+        board, host = json.loads(data.read_text())["plans"][0]["nodes"]
+        days.append(board["battery_days"])
+        assert host["battery_days"] is None
+    assert days[1] > 10 * days[0]
+
+
+def test_more_a_day_than_it_can_is_said(invoke: Callable[..., Result]) -> None:
+    result = invoke(main, "--model", STRANGER, "--per-day", 1e9)
+    assert result.exit_code == 0
+    assert "1,000,000,000 a day are more than it can" in result.output
 
 
 def test_a_longer_chain_is_drawn_too(invoke: Callable[..., Result], tmp_path: Path) -> None:

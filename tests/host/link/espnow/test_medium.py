@@ -16,7 +16,7 @@ from host.link.espnow.medium import Happening, Medium, Received, Sent
 from partitioner.cost import wifi
 from partitioner.cost.wifi import DIFS_US, RATES, RateError
 
-REFERENCE = Path(__file__).parents[4] / "experiments/reference/espnow_link.csv"
+REFERENCE = Path(__file__).parents[4] / "experiments/reference/links.csv"
 SLOW = RATES["1M"]
 STATIONS = [bytes([2, 0, 0, 0, 0, n]) for n in range(1, 6)]
 

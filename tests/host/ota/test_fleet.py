@@ -1,0 +1,352 @@
+"""Updates that go wrong: who runs what afterwards, what is said, what the same command mends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from host.boards import reach
+from host.boards.reach import Reach
+from host.cli import main
+from host.ota import fleet, keys
+from host.ota.courier import Courier, Node
+from host.ota.fleet import Outcome
+from host.ota.pack import pack, write
+from host.ota.shipment import packed_already
+
+from .conftest import Cuts
+from .pairs import Inferring, Pair
+
+Invoke = Callable[..., Result]
+LABELS = ("head", "tail")
+
+
+@pytest.fixture
+def pair(cuts: Cuts, tmp_path: Path) -> Iterator[Pair]:
+    with Pair("udp", cuts.folder / "images-a", tmp_path, cuts.public_key) as made:
+        yield made
+
+
+def moved(
+    pair: Pair,
+    images: Path,
+    watch: Callable[[Courier], None] = lambda _: None,
+    patience_s: float = 1.0,
+    phase: Callable[[str], None] = lambda _: None,
+    via: str | None = None,
+) -> tuple[Outcome, list[Courier]]:
+    """The update to the images in a folder, with something to do on the way."""
+    stop = threading.Event()
+    by_stage = packed_already(images)
+    with Reach(timeout_s=1.0) as way:
+        couriers = [
+            Courier(
+                Node(0, LABELS[stage], stage, name, reach.parse(name)),
+                way,
+                patience_s=patience_s,
+                stop=stop,
+                watch=watch,
+                via=via,
+            )
+            for stage, name in enumerate(pair.names)
+        ]
+        try:
+            outcome = fleet.update(
+                couriers, lambda _: lambda courier: by_stage[courier.node.stage], stop, phase
+            )
+        finally:
+            for courier in couriers:
+                courier.close()
+    return outcome, couriers
+
+
+def states(couriers: list[Courier]) -> list[str]:
+    return [courier.report.state for courier in couriers]
+
+
+def bundles(pair: Pair) -> list[str]:
+    return [pair.info(stage)["bundle"] for stage in (0, 1)]
+
+
+def test_boards_that_run_it_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
+    command = ("ota", cuts.folder / "b", "--key", cuts.key_file, *pair.arguments)
+    first = invoke(main, *command)
+    assert first.exit_code == 0, first.output
+    assert "gap in service" in first.output
+    assert "measured" in first.output
+    uptimes = [pair.info(stage)["uptime_ms"] for stage in (0, 1)]
+    again = invoke(main, *command, "--json")
+    assert again.exit_code == 0
+    assert [board["state"] for board in json.loads(again.stdout)["boards"]] == ["current"] * 2
+    assert all(pair.info(s)["uptime_ms"] > before for s, before in enumerate(uptimes))
+    # There and back: what was packed before is older than what runs now, and is packed anew.
+    for folder, bundle in (("a", cuts.a), ("b", cuts.b)):
+        done = invoke(main, "ota", cuts.folder / folder, "--key", cuts.key_file, *pair.arguments)
+        assert done.exit_code == 0, done.output
+        assert bundles(pair) == [bundle.manifest.id] * 2
+
+
+def test_packed_images_that_run_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
+    for expected in ("running", "current"):
+        done = invoke(main, "ota", cuts.folder / "images-b", *pair.arguments, "--json")
+        assert done.exit_code == 0, done.output
+        assert {board["state"] for board in json.loads(done.stdout)["boards"]} == {expected}
+
+
+def test_one_refuses_and_none_is_switched(
+    cuts: Cuts, pair: Pair, tmp_path: Path, invoke: Invoke
+) -> None:
+    mixed = tmp_path / "mixed"
+    write(pack(cuts.b, range(2), cuts.key, version=2), mixed)
+    foreign = pack(cuts.b, [1], keys.new(tmp_path / "foreign"), version=2)
+    (mixed / "stage1.tsim").write_bytes(foreign[0].data)
+    with Inferring(pair, cuts.a) as inferring:
+        done = invoke(main, "ota", mixed, *pair.arguments)
+        inferring.wait(10)
+    assert done.exit_code == 1
+    assert "no board was switched" in done.stderr
+    assert "tail" in done.stderr
+    assert "image_signature" in done.stderr
+    assert "What had been sent was dropped" in done.stderr
+    assert "Traceback" not in done.output
+    assert bundles(pair) == [cuts.a.manifest.id] * 2
+    assert inferring.wrong == 0
+    assert not inferring.errors
+    # Nothing is left in the way of the right one.
+    assert invoke(main, "ota", cuts.folder / "images-b", *pair.arguments).exit_code == 0
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_one_is_not_there_and_nothing_is_sent(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
+    pair.kill(1)
+    done = invoke(main, "ota", cuts.folder / "images-b", *pair.arguments, "--patience", 0, "--json")
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    assert said["problem"].startswith("nothing was sent: tail")
+    assert [board["sent_bytes"] for board in said["boards"]] == [0, 0]
+    assert said["boards"][1]["state"] == "unknown"
+    assert said["boards"][1]["code"] == "gone"
+
+
+def large(cuts: Cuts, folder: Path, version: int = 3) -> Path:
+    """Images of 300 KB and more: the model followed by bytes that belong to nothing."""
+    from dataclasses import replace
+
+    from partitioner import image
+
+    folder.mkdir()
+    for stage in (0, 1):
+        made = image.of_stage(cuts.b, stage, version=version)
+        padded = replace(made, model=made.model + bytes(range(256)) * 1200)
+        (folder / f"stage{stage}.tsim").write_bytes(image.encode(padded, cuts.key.sign))
+    return folder
+
+
+@pytest.mark.parametrize("via", ["link", "control"])
+def test_it_vanishes_while_it_is_sent_to_and_comes_back(
+    cuts: Cuts, pair: Pair, tmp_path: Path, via: str
+) -> None:
+    killed = threading.Event()
+
+    def watch(courier: Courier) -> None:
+        if courier.node.stage == 1 and courier.offset > 100_000 and not killed.is_set():
+            killed.set()
+            pair.kill(1)
+            pair.start(1)
+
+    images = large(cuts, tmp_path / "large")
+    outcome, couriers = moved(pair, images, watch, patience_s=20, via=via)
+    assert outcome.done, outcome.problem
+    assert killed.is_set()
+    report = couriers[1].report
+    assert report.state == "running"
+    assert report.interruptions > 0
+    assert report.resumed_at >= 8192  # It went on, and did not start over.
+    assert report.sent_bytes < 1.9 * len((images / "stage1.tsim").read_bytes())
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_it_vanishes_before_activation_and_none_is_switched(
+    cuts: Cuts, pair: Pair, tmp_path: Path
+) -> None:
+    images = large(cuts, tmp_path / "large")
+    killed = threading.Event()
+
+    def watch(courier: Courier) -> None:
+        if courier.node.stage == 1 and courier.offset > 100_000 and not killed.is_set():
+            killed.set()
+            pair.kill(1)
+
+    outcome, couriers = moved(pair, images, watch, patience_s=0.5)
+    assert not outcome.done
+    assert outcome.problem is not None
+    assert "no board was switched: tail" in outcome.problem
+    assert outcome.advice is not None
+    assert "the same command again goes on" in outcome.advice
+    assert "running" not in states(couriers)
+    assert pair.info(0)["bundle"] == cuts.a.manifest.id
+    assert pair.start(1)["bundle"] == cuts.a.manifest.id
+    again, couriers = moved(pair, images)
+    assert again.done
+    assert couriers[1].report.resumed_at > 0
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_it_vanishes_while_it_is_armed_and_none_is_switched(
+    cuts: Cuts, pair: Pair, stage: int
+) -> None:
+    def phase(name: str) -> None:
+        if name == "arming":
+            pair.kill(stage)
+
+    outcome, _ = moved(pair, cuts.folder / "images-b", patience_s=0.5, phase=phase)
+    assert not outcome.done
+    assert outcome.problem is not None
+    assert f"no board was switched: {LABELS[stage]}" in outcome.problem
+    assert outcome.advice is not None
+    assert "may start it when it is back" in outcome.advice
+    assert pair.info(1 - stage)["bundle"] == cuts.a.manifest.id
+    assert pair.start(stage)["bundle"] == cuts.a.manifest.id  # It had not been told.
+    assert moved(pair, cuts.folder / "images-b")[0].done
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_it_vanishes_during_the_switch_and_the_same_command_finishes(
+    cuts: Cuts, pair: Pair, stage: int
+) -> None:
+    def phase(name: str) -> None:
+        if name == "restarting":
+            pair.kill(stage)
+
+    outcome, couriers = moved(pair, cuts.folder / "images-b", patience_s=0.5, phase=phase)
+    assert not outcome.done
+    assert states(couriers)[1 - stage] == "running"
+    assert outcome.problem is not None
+    assert f"{couriers[1 - stage].label}: runs the new image" in outcome.problem
+    assert f"{couriers[stage].label}: was told to restart" in outcome.problem
+    assert outcome.advice is not None
+    assert "give the same command again" in outcome.advice
+    pair.start(stage)
+    again, couriers = moved(pair, cuts.folder / "images-b")
+    assert again.done
+    assert set(states(couriers)) == {"current"}  # It had been armed: its start was the switch.
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_an_image_that_was_armed_and_never_started_is_finished(cuts: Cuts, pair: Pair) -> None:
+    class EndedError(Exception):
+        pass
+
+    def phase(name: str) -> None:
+        if name == "restarting":
+            raise EndedError  # This machine ends here.
+
+    with pytest.raises(EndedError):
+        moved(pair, cuts.folder / "images-b", phase=phase)
+    assert bundles(pair) == [cuts.a.manifest.id] * 2
+    outcome, couriers = moved(pair, cuts.folder / "images-b")
+    assert outcome.done
+    assert [courier.report.sent_bytes for courier in couriers] == [0, 0]
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_another_image_that_was_armed_gives_way(cuts: Cuts, pair: Pair, tmp_path: Path) -> None:
+    class EndedError(Exception):
+        pass
+
+    def phase(name: str) -> None:
+        if name == "restarting":
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        moved(pair, cuts.folder / "images-b", phase=phase)
+    write(pack(cuts.b, range(2), cuts.key, version=9), tmp_path / "nine")
+    assert moved(pair, tmp_path / "nine")[0].done
+    assert [pair.info(stage)["image_version"] for stage in (0, 1)] == [9, 9]
+
+
+def test_an_image_that_fails_on_the_board_is_rolled_back_and_said(
+    cuts: Cuts, pair: Pair, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from partitioner import image
+
+    made = image.of_stage(cuts.b, 1, version=5)
+    wrong = replace(made, output=bytes([made.output[0] ^ 1]) + made.output[1:])
+    write(pack(cuts.b, range(2), cuts.key, version=5), tmp_path / "images")
+    (tmp_path / "images" / "stage1.tsim").write_bytes(image.encode(wrong, cuts.key.sign))
+    with Inferring(pair, cuts.a) as inferring:
+        outcome, couriers = moved(pair, tmp_path / "images")
+        time.sleep(0.2)
+    assert states(couriers) == ["running", "rolled_back"]
+    assert outcome.problem is not None
+    assert "self_test" in outcome.problem
+    assert "runs the old image, after the new one failed" in outcome.problem
+    assert inferring.wrong == 0
+    # A newer bundle that works brings both together again.
+    write(pack(cuts.b, range(2), cuts.key, version=6), tmp_path / "six")
+    assert moved(pair, tmp_path / "six")[0].done
+
+
+def test_a_fleet_file_moves_several_chains(cuts: Cuts, tmp_path: Path, invoke: Invoke) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    images = cuts.folder / "images-a"
+    with (
+        Pair("udp", images, tmp_path / "one", cuts.public_key) as one,
+        Pair("tcp", images, tmp_path / "two", cuts.public_key) as two,
+    ):
+        file = tmp_path / "fleet.yaml"
+        file.write_text(
+            "".join(f"- head: {p.names[0]}\n  tail: {p.names[1]}\n" for p in (one, two))
+        )
+        done = invoke(main, "ota", cuts.folder / "images-b", "--fleet", file)
+        assert done.exit_code == 0, done.output
+        assert "chain 2: gap in service" in done.output
+        assert bundles(one) == bundles(two) == [cuts.b.manifest.id] * 2
+
+
+HEAD, PAIR = "--node head=/dev/none", "--node head=/dev/none --node tail=/dev/nil"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        ("{b}", 2, "name the boards"),
+        (f"{{b}} {HEAD}", 2, "give --key FILE, or --unsigned"),
+        (f"{{b}} --key {{k}} {HEAD}", 1, "stage 1 is not named"),
+        ("{b} --key {k} --node head=nobody", 1, "names no board"),
+        ("{b} --key {k} --node head=udp://127.0.0.1:0", 1, "can be called at"),
+        ("{b} --key {k} --node front=/dev/none", 1, "is no stage"),
+        ("{b} --key {k} --node 9=/dev/none --partial", 1, "there are 2 stages"),
+        ("{b} --key {k} --node head=/dev/none --node tail=/dev/none", 1, "twice"),
+        ("{b} --key {k} --node head", 2, "STAGE=NAME"),
+        ("{b} --key {k} --fleet none.yaml", 1, "cannot read none.yaml"),
+        (f"{{b}} --key {{k}} {PAIR} --serve 1.2.3.4", 2, "--via http"),
+        (f"nowhere {HEAD}", 1, "holds neither a bundle"),
+        (f"{{i}} --key {{k}} {HEAD}", 2, "packed here"),
+        (f"{{i}} {PAIR} --patience 0", 1, "plugged"),
+        ("{i} --node head=espnow://02:00:00:00:00:01 --partial --patience 0", 1, "--bridge"),
+    ],
+    ids=str,
+)
+def test_what_a_user_can_get_wrong(
+    cuts: Cuts, invoke: Invoke, arguments: str, code: int, why: str
+) -> None:
+    names: dict[str, Any] = {
+        "b": cuts.folder / "b", "i": cuts.folder / "images-b", "k": cuts.key_file
+    }  # fmt: skip
+    done = invoke(main, "ota", *arguments.format(**names).split())
+    assert done.exit_code == code, done.output
+    assert why in done.stderr
+    assert "Traceback" not in done.output

@@ -1,0 +1,17 @@
+"""kill -9 at random moments of updates; `make ota-kills` does 200."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from host.ota import keys
+
+from .conftest import Cuts
+from .kills import run
+
+
+def test_whatever_is_killed_runs_a_verified_bundle(cuts: Cuts, tmp_path: Path) -> None:
+    key = keys.new(tmp_path / "key")
+    tally = run(cuts.a, cuts.b, key, tmp_path, updates=3, seed=2)
+    assert tally.updates == 3
+    assert tally.kills >= 2
