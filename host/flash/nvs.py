@@ -1,7 +1,8 @@
 """A board's settings as the firmware keeps them: an image of its NVS partition.
 
 firmware/main/settings_nvs.c reads one entry for each setting of control.schema.json, in one
-namespace: texts as strings, everything else as u32, choices by their place in the list. The key
+namespace: texts as strings, lists of addresses as their MACs with commas between, everything else
+as u32, choices by their place in the list. The key
 that images are signed with lies beside them as 65 bytes (firmware/main/flash.c).
 """
 
@@ -19,9 +20,9 @@ from models.errors import TinysplitError
 
 NAMESPACE = "tinysplit"
 KEY_ENTRY = "public_key"
-SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "mqtt_password")
+SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "ble_passkey", "mqtt_password")
 # Of virtual boards, or said by the image.
-_NOT_KEPT = ("stage", "air", "espnow_peers", "att_mtu")
+_NOT_KEPT = ("stage", "air")
 _PAGE_BYTES = 4096
 _MIN_PAGES = 3
 _MAX_TEXT_BYTES = 64  # An address.
@@ -95,6 +96,10 @@ def _check_together(settings: dict[str, Any]) -> None:
         not settings.get("light_sleep") or settings.get("period_ms", 0) > 0,
         "light_sleep needs period_ms: it sleeps between inferences",
     )
+    for peer in settings.get("espnow_peers", ()):
+        demand(
+            address.parse(peer).transport == "espnow", f"espnow_peers: {peer} is no ESP-NOW address"
+        )
     url = settings.get("mqtt_url", "")
     demand(
         not url or url.startswith(("mqtt://", "mqtts://")),
@@ -110,6 +115,7 @@ _SECRETS_MAY_BE = {
     "wifi_password": "8 to 64 bytes, or nothing for an open network",
     "espnow_pmk": "32 hexadecimal digits",
     "espnow_lmk": "32 hexadecimal digits",
+    "ble_passkey": "six digits",
     "mqtt_password": "at most 128 bytes",
 }
 
@@ -128,6 +134,8 @@ def parse(name: str, text: str) -> Any:
         if text not in ("true", "false"):
             raise SettingsError(f"{name} is true or false, not {text!r}")
         return text == "true"
+    if schema.get("type") == "array":
+        return text.split(",") if text else []
     if schema.get("type") == "integer" or (choices and isinstance(choices[0], int)):
         try:
             return int(text)
@@ -145,6 +153,8 @@ def entries(settings: dict[str, Any]) -> dict[str, str | int]:
 def _entry(schema: dict[str, Any], value: Any) -> str | int:
     if value is None:  # `next`, which is no address then.
         return ""
+    if isinstance(value, list):
+        return ",".join(address.parse(one).host for one in value)
     choices = schema.get("enum", [])
     if choices and isinstance(choices[0], str):
         return int(choices.index(value))

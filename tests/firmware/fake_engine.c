@@ -124,6 +124,11 @@ uint32_t engine_received(uint32_t bytes[TS_MAX_TENSORS], uint8_t *count) {
     return total;
 }
 
+/* Without neighbours: an encoder may choose so (SPEC.md 14.1). */
+void engine_near(struct ts_near near[TS_MAX_TENSORS]) {
+    memset(near, 0, TS_MAX_TENSORS * sizeof *near);
+}
+
 uint32_t engine_sent_bytes(void) {
     uint32_t total = 0;
     for (uint32_t i = 0; state.open && i < image.sent; i++) {

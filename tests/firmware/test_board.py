@@ -251,7 +251,7 @@ VALUES: dict[str, Any] = {
     "espnow_peers": ["espnow://02:00:00:00:00:01", "espnow://02:00:00:00:00:0a"],
     "espnow_pmk": "00112233445566778899aabbccddeeff", "ble_phy": 1, "ble_interval": 24,
     "espnow_lmk": "f0112233445566778899aabbccddeeff", "att_mtu": 185, "ble_passkey": "493017",
-    "mqtt_url": "", "mqtt_user": "anna", "mqtt_password": "sesam-oeffne",
+    "codec": "auto", "mqtt_url": "", "mqtt_user": "anna", "mqtt_password": "sesam-oeffne",
     "mqtt_ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
     "meter": "none", "meter_address": 65, "meter_mohm": 50,
 }  # fmt: skip
@@ -341,11 +341,15 @@ def outputs(bundle: Bundle) -> list[bytes]:
     return [arrays[f"output_{i}"][0].tobytes() for i in range(len(bundle.manifest.outputs))]
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize(("transport", "codec"), [("udp", "raw"), ("tcp", "auto")])
 def test_a_chain_gives_the_golden_result(
-    start: Start, stages: list[bytes], stranger_bundle: Bundle, transport: str
+    start: Start, stages: list[bytes], stranger_bundle: Bundle, transport: str, codec: str
 ) -> None:
-    head, *_ = chain(start, stages, transport)
+    boards = chain(start, stages, transport)
+    for board in boards:
+        board.ask("configure", set={"codec": codec})
+        board.reboot(30)
+    head = boards[0]
     arrays = stranger_bundle.selftest()
     golden = [
         encoded(arrays[f"input_{i}"][0].tobytes())
@@ -359,6 +363,7 @@ def test_a_chain_gives_the_golden_result(
         assert answer["total_us"] > 0
     stats = head.ask("stats")
     assert (stats["next_up"], stats["next_error"]) == (True, "ok")
+    assert stats["codec"] == (codec == "auto")
     first = head.ask("run", 20, input="pattern")["tensors"]
     assert head.ask("run", 20, input="pattern")["tensors"] == first
     code, why = refusal(head, "run", input="tensors", tensors=["AAA="])

@@ -34,6 +34,7 @@ static void change_all(struct settings *s) {
                                            {"listen", "tcp://[::]:4100"},
                                            {"next", "tcp://10.0.0.2:4101"},
                                            {"role", "stage"},
+                                           {"codec", "auto"},
                                            {"input", "pattern"},
                                            {"wifi_mode", "soft_ap"},
                                            {"wifi_ssid", "net"},

@@ -338,7 +338,7 @@ def test_settings_that_cannot_work_are_refused(
     board, written_lines = _board_in_process(pair, tmp_path)
     try:
         with pytest.raises(ControlError):
-            board._execute(control.Command(1, "configure", {"set": settings}))
+            board._execute(control.Command(1, "configure", {"set": settings}), written_lines.append)
         board.handle(control.command(1, "configure", {"set": settings}))
         assert control.parse_answer(written_lines[-1])["ok"] is False
         assert board.info()["problem"] is None
@@ -482,7 +482,7 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         "invoke (tail)",
         "return",
         "round trip",
-        "retransmissions",
+        "retransmitted",
         "bytes of frames sent",
         "  stage 0: a virtual board",
         "measured",

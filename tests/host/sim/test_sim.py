@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -198,6 +199,8 @@ def test_the_command_prints_a_table_and_writes_a_timeline(
     replayed = invoke(main, path, "--replay", 4, "--trace", trace)
     assert replayed.exit_code == 0, replayed.output
     assert "digest" in replayed.output
+    assert re.search(r"^inferences begun +[\d,]+$", replayed.output, re.MULTILINE)
+    assert not [name for name in world._COUNTS if re.search(rf"^{name} ", replayed.output)]
     assert json.loads(trace.read_text())["traceEvents"]
 
 
