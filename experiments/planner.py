@@ -3,8 +3,8 @@
     .venv/bin/python experiments/planner.py [planner.yaml] [--output planner.md]
 
 Costs are modelled, planning times measured: the median of repeated runs in this process, on
-whatever machine this is. It fails if any method finds a plan cheaper than the exact one, or if
-exact planning takes longer than the file allows.
+whatever machine this is. It fails if any method finds a plan cheaper than the exact one, and, the
+tables written, if exact planning took longer than the file allows.
 """
 
 from __future__ import annotations
@@ -109,12 +109,13 @@ def _posed(model: SplitModel, objective: str) -> tuple[Problem, Criterion]:
 
 def compare(
     content: dict[str, Any], case: dict[str, Any], source: Source, coded: codecs.CodedSizes
-) -> list[str]:
-    """One case's table, as lines of Markdown.
+) -> tuple[list[str], list[str]]:
+    """One case's table, as lines of Markdown, and where exact planning was slower than allowed.
 
     Raises:
-        ComparisonError: see the module.
+        ComparisonError: exact planning was beaten.
     """
+    slow = []
     links = spec.parse_hop(case["hop"])
     wanted = methods(content)
     lines = [
@@ -150,13 +151,13 @@ def compare(
                 raise ComparisonError(f"brute force misses the plan: {case}, {count} devices")
             bound = content["bounds_ms"].get(str(count))
             if name == "exact" and bound is not None and ms > bound:
-                raise ComparisonError(
+                slow.append(
                     f"exact planning for {count} devices took {ms:.1f} ms, allowed are {bound:g}: "
-                    f"{case}"
+                    f"{case['network']}, {case['objective']}, {case['hop']}"
                 )
         shown = f"{plans:,}" if plans < 1e12 else f"{plans:.0e}"
         lines.append(f"| {count} | {shown} | {costs_ms:,.1f} | " + " | ".join(cells) + " |")
-    return lines
+    return lines, slow
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,6 +184,7 @@ def main(file: Path, output: Path, verbose: bool) -> None:
         f"{content['brute_force_plans']:,.0f}. The paper's beam search takes {_PAPER_MS} ms for 5 "
         "devices (measured by its authors, on their machine).",
     ]
+    slow: list[str] = []
     sources: dict[str, tuple[Source, codecs.CodedSizes]] = {}
     with Steps() as steps:
         for case in content["cases"]:
@@ -194,10 +196,13 @@ def main(file: Path, output: Path, verbose: bool) -> None:
                 samples = realistic(source, request, codecs.SAMPLES, [])
                 sources[name] = source, codecs.measure(source.graph, kernels.exact(), samples)
             steps(f"{name}, {case['objective']}")
-            lines += compare(content, case, *sources[name])
+            rows, missed = compare(content, case, *sources[name])
+            lines, slow = lines + rows, slow + missed
     with whole_file(output) as temporary:
         temporary.write_text("\n".join(lines) + "\n", "utf-8")
     click.echo(f"wrote {output}")
+    if slow:
+        raise ComparisonError("; ".join(slow))
 
 
 if __name__ == "__main__":

@@ -215,8 +215,8 @@ class Testbed:
                 node = StageNode("a virtual board", "measured", "virtual")
             self.nodes.insert(0, node)
             following = self._impaired(place, stage) if stage else None
-        if self._air is not None:
-            self._wait_for_sessions()
+        if self._air is not None or options.codec != "raw":
+            self._wait_for_sessions()  # What is sent before travels raw.
 
     def _wait_for_sessions(self) -> None:
         """Until every board has the next stage, so that no inference counts the time for it.

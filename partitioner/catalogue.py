@@ -95,6 +95,16 @@ class Catalogue:
             rows.append(self._row(name, op.kind, tensor.shape, op.index))
         return tuple(rows)
 
+    def short_name(self, cut: Cut) -> str:
+        """A name that `resolve` takes for the cut: its layer's, without what a converter of a
+        .tflite joined to it, or `#N`."""
+        for row in self.rows:
+            if row.cut is not None and row.cut.position == cut.position:
+                name = row.name.partition(";")[0]
+                if sum(name in other.name.split(";") for other in self.rows) == 1:
+                    return name
+        return f"#{cut.position - 1}"
+
     def resolve(self, name: str) -> tuple[str, Cut]:
         """The row's name and the cut after the layer `name` (or operator `#N`).
 
@@ -108,6 +118,10 @@ class Catalogue:
             named = [r for r in self.rows if r.operator == operator]
             compute = [r for r in named if r.kind not in PASS_THROUGH] or named
             row = compute[0] if compute else None
+        if row is None:
+            # One of the names that a converter joined to one.
+            parts = [r for r in self.rows if name in r.name.split(";")]
+            row = parts[0] if len(parts) == 1 else None
         if row is None:
             # A layer of a nested model by its own name, or the nested model by its last layer.
             inner = [r for r in self.rows if r.name.endswith(f"/{name}")]

@@ -9,9 +9,10 @@
     lock                held while a sweep writes here
 
 Theory of operation. The journal is append-only: lines of a CRC-32, a space and JSON. A kill leaves
-at most a torn last line, which the next start drops. When a cell is over, its rows become a Parquet
-file, then cells.json names it, then the journal is emptied; each step leaves what a start needs to
-take it again. Records of the journal, by their only key:
+at most a torn last line, which the next start drops; it is flushed to the disk after every run.
+When a cell is over, its rows become a Parquet file, then cells.json names it, then the journal is
+emptied; each step leaves what a start needs to take it again. Records of the journal, by
+their only key:
 
     cell  number, name and boot: a chain is being started
     base  what its rows have in common
@@ -256,6 +257,10 @@ class Store:
     def end_run(self, summary: Mapping[str, Any]) -> None:
         """A run is over; `summary` has `boot` and `run`."""
         self._append({"run": dict(summary)})
+        try:
+            os.fsync(self._journal)  # A power cut costs the run under way.
+        except OSError as error:
+            raise self._cannot(error) from error
 
     def end_cell(self, summary: Mapping[str, Any]) -> None:
         """The cell is over, done or failed."""

@@ -1,7 +1,8 @@
 """A board's settings as the firmware keeps them: an image of its NVS partition.
 
 firmware/main/settings_nvs.c reads one entry for each setting of control.schema.json, in one
-namespace: texts as strings, everything else as u32, choices by their place in the list. The key
+namespace: texts as strings, lists of addresses as their MACs with commas between, everything else
+as u32, choices by their place in the list. The key
 that images are signed with lies beside them as 65 bytes (firmware/main/flash.c).
 """
 
@@ -95,18 +96,15 @@ def _check_together(settings: dict[str, Any]) -> None:
         not settings.get("light_sleep") or settings.get("period_ms", 0) > 0,
         "light_sleep needs period_ms: it sleeps between inferences",
     )
+    for peer in settings.get("espnow_peers", ()):
+        demand(
+            address.parse(peer).transport == "espnow", f"espnow_peers: {peer} is no ESP-NOW address"
+        )
     url = settings.get("mqtt_url", "")
     demand(
         not url or url.startswith(("mqtt://", "mqtts://")),
         "mqtt_url: mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
     )
-    for peer in settings.get("espnow_peers", []):
-        node = address.parse(peer)
-        mac = node.mac if node.transport == "espnow" else None
-        demand(
-            mac is not None and not mac[0] & 1,
-            f"espnow_peers: espnow:// and the address of a node, not {peer}",
-        )
     for name, value in settings.items():
         if isinstance(value, str):
             printable = all(c in "\r\n" or (c >= " " and c != "\x7f") for c in value)
@@ -136,13 +134,13 @@ def parse(name: str, text: str) -> Any:
         if text not in ("true", "false"):
             raise SettingsError(f"{name} is true or false, not {text!r}")
         return text == "true"
+    if schema.get("type") == "array":
+        return text.split(",") if text else []
     if schema.get("type") == "integer" or (choices and isinstance(choices[0], int)):
         try:
             return int(text)
         except ValueError:
             raise SettingsError(f"{name} is a whole number, not {text!r}") from None
-    if schema.get("type") == "array":
-        return text.split(",") if text else []
     return text
 
 
@@ -155,8 +153,8 @@ def entries(settings: dict[str, Any]) -> dict[str, str | int]:
 def _entry(schema: dict[str, Any], value: Any) -> str | int:
     if value is None:  # `next`, which is no address then.
         return ""
-    if isinstance(value, list):  # `espnow_peers`: settings_add_peer of settings.c.
-        return ",".join(peer.removeprefix("espnow://") for peer in value)
+    if isinstance(value, list):
+        return ",".join(address.parse(one).host for one in value)
     choices = schema.get("enum", [])
     if choices and isinstance(choices[0], str):
         return int(choices.index(value))

@@ -34,13 +34,13 @@ def gather(
     Raises:
         SettingsError: the file cannot be used, or the password of a Wi-Fi network is missing.
     """
-    espnow = str(settings.get("listen", "")).startswith("espnow:")
+    radio = str(settings.get("listen", "")).partition(":")[0]
     used = {
         "wifi_password": bool(settings.get("wifi_ssid")),
         "mqtt_password": bool(settings.get("mqtt_url")),
-        "espnow_pmk": espnow,
-        "espnow_lmk": espnow,
-        "ble_passkey": str(settings.get("listen", "")).startswith("ble:"),
+        "espnow_pmk": radio == "espnow",
+        "espnow_lmk": radio == "espnow",
+        "ble_passkey": radio == "ble",
     }
     found = {
         name: environment[variable(name)]

@@ -178,7 +178,7 @@ class Courier:
         """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
         self.image = image
         stage = self.info.get("stage")
-        if stage not in (None, image.stage) and not image.firmware:
+        if image.stage_count and stage not in (None, image.stage):
             raise DeliveryError(
                 "image_stage", f"{self.label} runs stage {stage}, and the image is of {image.stage}"
             )

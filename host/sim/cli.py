@@ -199,13 +199,39 @@ def _add_row(table: Table, scenario: Scenario, summed: Total, took_s: float, upd
     )
 
 
+_MEANING = {
+    "begun": "inferences begun",
+    "exact": "  exact",
+    "failed": "  failed by name",
+    "wrong": "  not exact, or answered twice",
+    "mixed": "  answered across two bundles",
+    "lost_heads": "  down with the head",
+    "under_way": "  under way at the end",
+    "stuck": "nodes stuck",
+    "unverified": "boots of an image that was not verified",
+    "outdated": "nodes never updated",
+    "refused": "inferences not begun (no job free)",
+    "frames": "frames",
+    "bytes": "bytes of frames",
+    "lost": "frames lost",
+    "collisions": "frames collided",
+    "reboots": "reboots",
+    "cuts": "power cuts",
+    "updates": "updates",
+    "air_us": "microseconds on the air",
+    "latency_sum_us": "microseconds of latency, together",
+    "latency_max_us": "microseconds of latency, at most",
+    "events": "simulated events",
+}
+
+
 def _replay(scenario: Scenario, seed: int, path: Path | None, console: Console) -> None:
     report, events = world.run(scenario, seed, trace=path is not None)
     for name, value in report.counts.items():
-        console.print(f"{name:15} {value:,}")
+        console.print(f"{_MEANING[name]:40} {value:,}")
     for name, value in report.failures.items():
-        console.print(f"failed, {name}: {value:,}")
-    console.print(f"digest          {report.digest}")
+        console.print(f"{'failed, ' + name:40} {value:,}")
+    console.print(f"{'digest':40} {report.digest}")
     if path is not None:
         with whole_file(path) as temporary:
             temporary.write_text(timeline.encode(timeline.chrome_trace(scenario, events)), "utf-8")

@@ -325,13 +325,7 @@ def _criterion(model: SplitModel, name: str, per_day: float | None) -> Criterion
 
 def _names(catalogue: Catalogue) -> dict[int, str]:
     """Position of a cut to the name a person would cut at."""
-    found: dict[int, str] = {}
-    for row in catalogue.rows:
-        if row.cut is not None and ";" not in row.name:  # A .tflite's names can be long lists.
-            found.setdefault(row.cut.position, row.name)
-    for cut in catalogue.graph.cuts:
-        found.setdefault(cut.position, f"#{cut.position - 1}")
-    return found
+    return {cut.position: catalogue.short_name(cut) for cut in catalogue.graph.cuts}
 
 
 def _print_sources(console: Any, coded: codecs.CodedSizes) -> None:

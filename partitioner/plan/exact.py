@@ -85,7 +85,9 @@ class _Hops:
 
 def _hops(problem: Problem, criteria: Sequence[Criterion]) -> dict[tuple[int, int], _Hops]:
     """By sender and receiver; without those between which no hop is allowed."""
-    found = {}
+    found: dict[tuple[int, int], _Hops] = {}
+    known: dict[tuple[bytes, ...], _Hops] = {}  # Chains of equal boards repeat themselves.
+    classed = _classed(problem, criteria)
     for receiver in range(1, problem.nodes):
         for sender in range(receiver - 1 if problem.every_node else 0, receiver):
             allowed = problem.hop_allowed(sender, receiver)
@@ -97,15 +99,19 @@ def _hops(problem: Problem, criteria: Sequence[Criterion]) -> dict[tuple[int, in
             classes = np.array(
                 [problem.option_class(sender, k) for k in range(problem.options)], np.int64
             )
+            content = tuple(part.tobytes() for part in (sends, costs, receives, classes))
+            if content in known:
+                found[sender, receiver] = known[content]
+                continue
             keys: list[Costs] = []
             for number, criterion in enumerate(criteria):
                 own = sends[number], costs[number], receives[number]
                 keys += [sum(own)] if criterion.combine == "sum" else own
-            kept = _survivors(np.stack(keys), classes if _classed(problem, criteria) else None)
+            kept = _survivors(np.stack(keys), classes if classed else None)
             order = np.argsort(~kept, axis=1, kind="stable")[:, : max(kept.sum(axis=1))]
             at = np.arange(problem.positions)[:, None]
             costs = np.where(kept[at, order], costs[:, at, order], np.inf)
-            found[sender, receiver] = _Hops(
+            found[sender, receiver] = known[content] = _Hops(
                 order, classes[order], sends[:, at, order], costs, receives[:, at, order]
             )
     return found
@@ -255,8 +261,10 @@ class _Completions:
         if stages.shape[0] == 1:
             matrix = stages[0, 0][starts][:, None, :, None]
         else:
-            to = np.arange(self.problem.positions)[:, None]
-            matrix = stages[classes[:, :, None, None], leaving, starts[:, None, None, None], to]
+            count, size = stages.shape[0], self.problem.positions
+            rows = classes[:, :, None, None] * count * size + starts[:, None, None, None]
+            columns = leaving * (size * size) + np.arange(size)[:, None]
+            matrix = stages.reshape(-1).take(rows * size + columns)
         total: Costs = receives[:, :, None, None] + matrix + sends
         return total
 

@@ -99,7 +99,7 @@ def test_the_command_prints_what_was_granted(
     [
         (("--transport", "udp", "--att-mtu", 23), 2, "--att-mtu needs --transport ble"),
         (("--transport", "ble", "--att-mtu", 22), 2, "22 is not in the range"),
-        (("--transport", "ble", "--delay", 5), 1, "only --loss and --seed"),
+        (("--transport", "ble", "--delay", 5), 2, "only --loss and --seed"),
         (("--transport", "ble", "--ipv6"), 2, "--ipv6"),
     ],
 )

@@ -32,7 +32,7 @@ from host.link.driver import LinkServer
 from host.link.impairment import Impairment
 from host.link.session import Node
 from host.link.udp import UdpServer
-from host.testbed import Options, Testbed
+from host.testbed import Options, StageNode, Testbed, TestbedError
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph
@@ -72,6 +72,35 @@ def test_a_terrible_network_costs_time_but_no_byte(
     tally = testbed.tallies()[0]["forward"]
     assert tally["lost"] > 0
     assert tally["corrupted"] > 0
+
+
+@pytest.mark.parametrize("tail", ["board", "host"])
+def test_boundaries_in_codec_1_are_exact(stranger_bundle: Bundle, folder: Path, tail: str) -> None:
+    bad = Impairment(loss=0.1, corrupt=0.02, seed=4)
+    options = Options(tail=tail, codec="1", impairment=bad, mtu=250)
+    with Testbed(stranger_bundle, folder, options) as testbed:
+        exact.assert_exact(testbed, stranger_bundle, 5)
+        stats = testbed.stats()
+        testbed.require_codec(stats)
+    for boundary, found in zip(stranger_bundle.manifest.boundaries, stats, strict=False):
+        assert found["codec"] == 1
+        assert found["raw_bytes"] == 5 * boundary.payload_bytes
+        most = found["raw_bytes"] + 5 * len(boundary.tensors)  # A byte a tensor where none shrinks.
+        assert 0 < found["coded_bytes"] <= most
+
+
+def test_a_board_that_does_not_speak_the_codec_is_named(pair: Bundle, tmp_path: Path) -> None:
+    folder, flash = tmp_path / "pair", tmp_path / "flash"
+    with two_boards(pair, folder, flash=flash) as (head, _):
+        head.ask("configure", set={"codec": "auto"})
+        head.reboot()
+        assert head.ask("run", 30, input="pattern")["code"] == "ok"
+        stats = head.ask("stats")
+        assert (stats["codec"], stats["coded_bytes"]) == (0, 0)
+    testbed = Testbed(pair, folder, Options(codec="1"))
+    testbed.nodes = [StageNode("a virtual board", "measured", "virtual")] * 2
+    with pytest.raises(TestbedError, match="stage 0 to stage 1 does not speak codec 1"):
+        testbed.require_codec([stats, {}])
 
 
 def test_tcp_with_flipped_bits(stranger_bundle: Bundle, folder: Path) -> None:
@@ -309,7 +338,7 @@ def test_settings_that_cannot_work_are_refused(
     board, written_lines = _board_in_process(pair, tmp_path)
     try:
         with pytest.raises(ControlError):
-            board._execute(control.Command(1, "configure", {"set": settings}))
+            board._execute(control.Command(1, "configure", {"set": settings}), written_lines.append)
         board.handle(control.command(1, "configure", {"set": settings}))
         assert control.parse_answer(written_lines[-1])["ok"] is False
         assert board.info()["problem"] is None
@@ -433,6 +462,15 @@ def test_boards_end_with_the_process_that_started_them(folder: Path) -> None:
     pytest.fail("the board outlived its owner by ten seconds")
 
 
+def test_the_command_prints_coded_sizes(invoke: Invoke, folder: Path) -> None:
+    result = invoke(main, "run", folder, "--count", 2, "--transport", "udp", "--codec", "auto")
+    assert result.exit_code == 0, result.output
+    for wanted in ("encode (head)", "decode (tail)", "wait at stage 2", "boundary 1: "):
+        assert wanted in result.output, wanted
+    assert result.output.count("coded on average") == 2
+    assert "all 2 results equal the uncut model's" in result.output
+
+
 def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -> None:
     arguments = ("--count", 3, "--transport", "udp", "--loss", 0.1, "--seed", 1)
     result = invoke(main, "run", folder, *arguments)
@@ -444,7 +482,7 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         "invoke (tail)",
         "return",
         "round trip",
-        "retransmissions",
+        "retransmitted",
         "bytes of frames sent",
         "  stage 0: a virtual board",
         "measured",
@@ -466,6 +504,7 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         (("--transport", "udp", "--relay", "board", "--relay", "board"), 2, "2 times for 1 stages"),
         (("--tail", "host"), 2, "need --transport"),
         (("--transport", "pigeon"), 2, "pigeon"),
+        (("--codec", "auto"), 2, "--codec needs --transport"),
         (("--transport", "udp", "--loss", "1", "--timeout", "1"), 1, "inference failed at stage"),
     ],
 )

@@ -185,3 +185,13 @@ def test_cuts_come_in_execution_order_whatever_the_order_given(digits_source: So
     catalogue = Catalogue(digits_source.graph, digits_source.layers)
     names = [name for name, _ in catalogue.chain(("block_13_project_BN", "block_5_add"))]
     assert names == ["block_5_add", "block_13_project_BN"]
+
+
+def test_a_cut_of_a_tflite_has_a_short_name_that_is_taken(stranger: Graph) -> None:
+    """Converters join the names of what they fuse; any one of them will do, if it is the only."""
+    catalogue = Catalogue(stranger, None)
+    names = {cut.position: catalogue.short_name(cut) for cut in stranger.cuts}
+    assert names[1] == "functional_1/conv2d_1/Relu"
+    for cut in stranger.cuts:
+        assert ";" not in names[cut.position]
+        assert catalogue.resolve(names[cut.position])[1] == cut

@@ -1,6 +1,6 @@
 """Runs an emulated board: QEMU with its console on a socket, and whoever controls it behind.
 
-The emulator's serial port connects to a socket of ours, so that nothing of a boot is missed. The
+The emulator's serial port is a socket of ours from the start: nothing of a boot is missed. The
 board gets its settings over it as any other attached board; then commands and answers pass.
 """
 
@@ -69,10 +69,11 @@ def find_emulator(given: Path | None) -> str:
 
 
 def command(
-    qemu: str, build: Build, flash_file: Path, efuse_file: Path, console: Path, port: int
+    qemu: str, build: Build, flash_file: Path, efuse_file: Path, console: int, port: int
 ) -> list[str]:
     """QEMU's command line (espressif/esp-toolchain-docs, qemu/esp32s3/README.md).
 
+    `console` is the file descriptor that it inherits as its serial port.
     The names of two drivers depend on the release; the one it does not use it only warns of.
     """
 
@@ -93,7 +94,7 @@ def command(
         arguments += ["-global", f"driver={driver},property=wdt_disable,value=true"]
     forward = ",".join(f"hostfwd={kind}:127.0.0.1:{port}-:{PORT}" for kind in ("udp", "tcp"))
     arguments += ["-nic", f"user,model=open_eth,{forward}"]
-    arguments += ["-chardev", f"socket,id=console,path={quoted(console)}"]
+    arguments += ["-chardev", f"socket,id=console,fd={console}"]
     return [*arguments, "-serial", "chardev:console", "-display", "none", "-monitor", "none"]
 
 
@@ -158,38 +159,46 @@ class Emulator:
             self.process.wait(_END_TIMEOUT_S)
         lines = self.errors.read_text("utf-8", "replace").strip().splitlines()
         said = [line for line in lines if "warning:" not in line]
-        why = said[-1] if said else child.how_ended(self.process.returncode)
+        crashed = self.process.returncode is not None and self.process.returncode < 0
+        why = child.how_ended(self.process.returncode) if crashed or not said else said[-1]
         return EmulatorError(f"the emulator ended: {why}")
 
 
-@contextlib.contextmanager
-def running(arguments: list[str], console: Path, folder: Path) -> Iterator[ConsoleBoard]:
-    """Start QEMU and wait until its console is connected; ends it in the end.
+def wire() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection within this machine.
 
-    Raises:
-        EmulatorError: it ends, or does not connect.
+    QEMU writes its serial port byte by byte, and some releases drop what a full socket does not
+    take. A Unix socket is full after some 280 such writes; TCP joins them.
     """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), _CONNECT_TIMEOUT_S)
+        while True:
+            theirs, caller = listener.accept()
+            if caller == ours.getsockname():
+                break
+            theirs.close()  # Somebody else was faster.
+    for end in (ours, theirs):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
+
+
+@contextlib.contextmanager
+def running(
+    arguments: list[str], ours: socket.socket, theirs: socket.socket, folder: Path
+) -> Iterator[ConsoleBoard]:
+    """Start QEMU, whose console is `theirs`, and control it by `ours`; ends it in the end."""
     errors = folder / "errors"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(console))
-        listener.listen(1)
-        with errors.open("wb") as log:
+    with ours:
+        with theirs, errors.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
             )
-        emulator = Emulator(process, errors)
         try:
-            listener.settimeout(0.1)
-            for _ in range(round(_CONNECT_TIMEOUT_S / 0.1)):
-                with contextlib.suppress(TimeoutError):
-                    connection, _ = listener.accept()
-                    break
-                if process.poll() is not None:
-                    raise emulator.ended()
-            else:
-                raise EmulatorError("the emulator does not open its serial port")
-            with connection:
-                yield ConsoleBoard("the emulated board", connection, emulator)
+            yield ConsoleBoard("the emulated board", ours, Emulator(process, errors))
         finally:
             process.terminate()
             try:
@@ -232,11 +241,11 @@ def serve(
         place = Path(temporary)
         flash.write_flash(build, packed, place / "flash.bin")
         (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
-        console = place / "console"
+        ours, theirs = wire()
         arguments = command(
-            emulator, build, place / "flash.bin", place / "efuse.bin", console, listen.port
+            emulator, build, place / "flash.bin", place / "efuse.bin", theirs.fileno(), listen.port
         )
-        with running(arguments, console, place) as board:
+        with running(arguments, ours, theirs, place) as board:
             attached = AttachedBoard(board, stage, bundle.manifest.id, BOOT_TIMEOUT_S)
             attached.configure(
                 listen.transport,

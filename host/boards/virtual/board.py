@@ -295,8 +295,9 @@ class Board:
             if answer is not None:
                 reply(control.reply(command.id, answer))
 
-    def _execute(self, command: Command, reply: Answer) -> dict[str, Any] | None:
+    def _execute(self, command: Command, reply: Answer | None = None) -> dict[str, Any] | None:
         assert self._core is not None
+        reply = reply or self._write
         if command.name == "info":
             return self.info()
         if command.name == "stats":

@@ -72,7 +72,7 @@ for source in "$core"/src/*.c; do
     s3 $common $warnings "$source" "s3_$module.o"
     $lx106 $common $warnings -c "$source" -o "lx106_$module.o"
 done
-for source in "$root/tests/core/vectors.c" "$here/bare.c"; do
+for source in "$root/tests/core/vectors.c" "$here/bare.c" "$here/libc.c"; do
     name=$(basename "$source" .c)
     s3 $common -fno-builtin "$source" "s3_test_$name.o"
     $lx106 $common -fno-builtin -c "$source" -o "lx106_test_$name.o"

@@ -88,8 +88,7 @@ def main() -> None:
     assert board.stdin is not None
     assert board.stdout is not None
     signal.signal(signal.SIGTERM, lambda *_: (board.kill(), sys.exit(0)))
-    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    console.connect(pairs(given["-chardev"][0])["path"])
+    console = socket.socket(fileno=int(pairs(given["-chardev"][0])["fd"]))
     console.sendall(b"ESP-ROM:esp32s3-20210327\r\nI (120) boot: ESP-IDF v5.5 2nd stage\r\n")
     if os.environ.get("FAKE_QEMU_HANGS"):
         board.kill()

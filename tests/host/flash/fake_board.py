@@ -7,6 +7,7 @@ timing, no eFuse that esptool does not read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import struct
@@ -62,6 +63,8 @@ class FakeBoard:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # Unplugged already.
+            self._server.shutdown(socket.SHUT_RDWR)  # Wakes whoever waits for a caller.
         self._server.close()
 
     def _serve(self) -> None:

@@ -545,6 +545,7 @@ def test_a_bad_secret_is_not_repeated(
         ("wifi_ssid=x", "WIFI_PASSWORD", "hunter2"),
         ("wifi_ssid=x", "WIFI_PASSWORD", "hunter2" * 20),
         ("listen=espnow://00:00:00:00:00:00", "ESPNOW_PMK", "hunter2"),
+        ("listen=ble://x", "BLE_PASSKEY", "hunter2"),
         ("mqtt_url=mqtt://x", "MQTT_PASSWORD", "hunter2" * 30),
     ):
         with monkeypatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,11 +41,11 @@ EVERYTHING: dict[str, Any] = {
     "espnow_rate": "54M",
     "espnow_pmk": "0" * 31 + "A",
     "espnow_lmk": "f" * 32,
-    "espnow_peers": [f"espnow://02:00:00:00:00:{i:02x}" for i in range(20)],
-    "ble_passkey": "004711",
-    "att_mtu": 185,
     "codec": "auto",
+    "att_mtu": 23,
+    "espnow_peers": [f"espnow://02:00:00:00:00:{n:02x}" for n in range(20)],
     "ble_phy": 1,
+    "ble_passkey": "012345",
     "ble_interval": 3200,
     "mqtt_url": "mqtts://broker:8883",
     "mqtt_user": "me",
@@ -139,7 +140,7 @@ def on_board(board: Path, entries: dict[str, Any]) -> tuple[list[str], dict[str,
 
 def shown(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(address.removeprefix("espnow://") for address in value)
+        return ",".join(one.removeprefix("espnow://") for one in value)
     return str(int(value)) if isinstance(value, int) else value or ""
 
 
@@ -168,6 +169,11 @@ def test_namespace_and_key_are_the_firmwares() -> None:
     assert f'nvs_open("{nvs.NAMESPACE}", NVS_READONLY' in sources
 
 
+def test_secrets_are_those_of_the_firmware() -> None:
+    table = (MAIN / "settings.c").read_text()
+    assert set(re.findall(r"OF_TEXT\(SETTING_SECRET, (\w+),", table)) == set(nvs.SECRETS)
+
+
 def test_nothing_given_leaves_the_defaults(board: Path) -> None:
     made = nvs.image({}, None, 0x6000)
     assert len(made) == 0x6000
@@ -189,11 +195,12 @@ REFUSED: list[dict[str, Any]] = [
     {"wifi_ssid": "\u00e9" * 17},
     {"wifi_ssid": "bell\x07"},
     {"espnow_lmk": "0" * 32},
-    {"espnow_peers": ["espnow://ff:ff:ff:ff:ff:ff"]},
-    {"ble_passkey": "12345"},
-    {"att_mtu": 22},
     {"espnow_pmk": "0" * 31},
     {"espnow_pmk": "g" * 32},
+    {"espnow_peers": ["udp://127.0.0.1:1"]},
+    {"att_mtu": 22},
+    {"ble_passkey": "12345"},
+    {"ble_passkey": "abcdef"},
     {"light_sleep": True},
     {"mqtt_url": "http://broker"},
     {"mqtt_password": "x" * 129},
@@ -236,9 +243,8 @@ def test_the_smallest_partition_that_will_do() -> None:
         ("pipeline", "false", False),
         ("channel", "6", 6),
         ("ble_phy", "1", 1),
-        ("espnow_peers", "espnow://02:00:00:00:00:01", ["espnow://02:00:00:00:00:01"]),
-        ("espnow_peers", "", []),
         ("meter", "ina219", "ina219"),
+        ("espnow_peers", "espnow://02:00:00:00:00:01", ["espnow://02:00:00:00:00:01"]),
         ("next", "udp://1.2.3.4:5", "udp://1.2.3.4:5"),
     ],
 )

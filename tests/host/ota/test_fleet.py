@@ -93,6 +93,7 @@ def test_boards_that_run_it_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invok
         assert bundles(pair) == [bundle.manifest.id] * 2
 
 
+@pytest.mark.slow
 def test_packed_images_that_run_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
     for expected in ("running", "current"):
         done = invoke(main, "ota", cuts.folder / "images-b", *pair.arguments, "--json")
@@ -149,7 +150,7 @@ def large(cuts: Cuts, folder: Path, version: int = 3) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("via", ["link", "control"])
+@pytest.mark.parametrize("via", ["link", pytest.param("control", marks=pytest.mark.slow)])
 def test_it_vanishes_while_it_is_sent_to_and_comes_back(
     cuts: Cuts, pair: Pair, tmp_path: Path, via: str
 ) -> None:
@@ -173,6 +174,7 @@ def test_it_vanishes_while_it_is_sent_to_and_comes_back(
     assert bundles(pair) == [cuts.b.manifest.id] * 2
 
 
+@pytest.mark.slow
 def test_it_vanishes_before_activation_and_none_is_switched(
     cuts: Cuts, pair: Pair, tmp_path: Path
 ) -> None:
@@ -199,7 +201,7 @@ def test_it_vanishes_before_activation_and_none_is_switched(
     assert bundles(pair) == [cuts.b.manifest.id] * 2
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_it_vanishes_while_it_is_armed_and_none_is_switched(
     cuts: Cuts, pair: Pair, stage: int
 ) -> None:
@@ -219,7 +221,7 @@ def test_it_vanishes_while_it_is_armed_and_none_is_switched(
     assert bundles(pair) == [cuts.b.manifest.id] * 2
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_vanishes_during_the_switch_and_the_same_command_finishes(
     cuts: Cuts, pair: Pair, stage: int
 ) -> None:
@@ -259,6 +261,7 @@ def test_an_image_that_was_armed_and_never_started_is_finished(cuts: Cuts, pair:
     assert bundles(pair) == [cuts.b.manifest.id] * 2
 
 
+@pytest.mark.slow
 def test_another_image_that_was_armed_gives_way(cuts: Cuts, pair: Pair, tmp_path: Path) -> None:
     class EndedError(Exception):
         pass

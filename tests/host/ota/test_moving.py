@@ -29,7 +29,7 @@ NAMED |= {"deadline", "refused"}
         ("ble", "link"),
         ("espnow", "link"),
         ("udp", "http"),
-        ("udp", "control"),
+        pytest.param("udp", "control", marks=pytest.mark.slow),
     ],
 )
 def test_not_one_result_is_wrong(

@@ -15,7 +15,7 @@ from host.sim import build_sim
 
 ROOT = Path(__file__).parents[3]
 CORE = ROOT / "firmware" / "core"
-SEEDS = 6
+SEEDS = 4
 
 # What it is; where, what is replaced, by what; the scenario that finds it, and as what.
 MUTANTS = [
@@ -121,7 +121,7 @@ def path_of(scenario: str) -> Path:
     return ROOT / "experiments" / "sim" / f"{scenario}.yaml"
 
 
-@pytest.mark.parametrize("scenario", sorted({mutant[2] for mutant in MUTANTS}))
+@pytest.mark.parametrize("scenario", ["retrained", "hostile_update"])
 def test_the_library_as_it_is_has_no_problems(builder: Builder, scenario: str) -> None:
     assert builder.problems(f"original_{scenario}", {}, path_of(scenario)) == ""
 

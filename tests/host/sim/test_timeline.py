@@ -83,3 +83,11 @@ def test_every_row_and_node_has_a_name(trace: dict[str, Any]) -> None:
     rows = {(e["pid"], e["tid"]) for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
     assert {e["pid"] for e in events} == named
     assert {(e["pid"], e["tid"]) for e in events if e["ph"] != "M"} <= rows
+
+
+def test_nothing_runs_while_a_node_is_down(trace: dict[str, Any]) -> None:
+    slices = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] in (0, 1, 4)]
+    for dark in (e for e in slices if e["name"] in ("down", "power cut")):
+        end = dark["ts"] + dark["dur"]
+        own = [e for e in slices if e["pid"] == dark["pid"] and e is not dark]
+        assert all(e["ts"] + e["dur"] <= dark["ts"] or e["ts"] >= end for e in own)

@@ -30,7 +30,7 @@ from host.link.ble.transport import (
 )
 from host.link.driver import LinkClient
 from host.link.errors import MalformedError
-from host.link.impairment import Impairment
+from host.link.impairment import Impairment, ImpairmentError
 from host.link.session import Node
 from host.link.transport import (
     ConnectionLostError,
@@ -136,5 +136,5 @@ def test_what_to_install_is_said(make: str, monkeypatch: pytest.MonkeyPatch) -> 
     "impairment", [Impairment(delay_ms=1), Impairment(corrupt=0.1), Impairment(rate_bps=9)]
 )
 def test_what_a_link_layer_does_not_do_is_refused(impairment: Impairment) -> None:
-    with pytest.raises(TransportError, match="only --loss and --seed"):
+    with pytest.raises(ImpairmentError, match="only --loss and --seed"):
         create_air("ble", impairment, {})
