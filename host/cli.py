@@ -625,7 +625,7 @@ def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None
     from host.boards.virtual.slots import SlotFlash
 
     if not path.is_file():
-        if public_key is not None:
+        if public_key is not None and path.exists():
             raise click.UsageError("--public-key goes with an image")
         return holding.BundleHolding(path)
     if flash is None:

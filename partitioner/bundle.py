@@ -104,10 +104,12 @@ def read(folder: Path) -> Bundle:
     """
     try:
         text = (folder / "manifest.json").read_text("utf-8")
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder} is not a bundle (no manifest.json in it)") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = "no manifest.json in it" if folder.exists() else "it does not exist"
+        raise BundleError(f"{folder} is not a bundle ({why})") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{folder / 'manifest.json'} cannot be read: {error}") from error
+        why = str(error.strerror if isinstance(error, OSError) else error)
+        raise BundleError(f"{folder / 'manifest.json'} cannot be read: {why}") from error
     parsed = manifest.parse(text)
     files = {}
     for name, digest in parsed.files.items():

@@ -36,7 +36,7 @@ NO_STAGE = 255
 
 _HEADER = struct.Struct("<4sHBBIIIIHBBIIIII12x")
 _MAGIC = b"tsIM"
-_SIGNED = 1
+SIGNED = 1
 _ALIGN = 16
 _MAX_TENSORS = 8
 _MAX_OPERATORS = 1024
@@ -233,7 +233,7 @@ def encode(image: Image, sign: Sign | None) -> bytes:
         _MAGIC,
         FORMAT,
         image.kind,
-        0 if sign is None else _SIGNED,
+        0 if sign is None else SIGNED,
         total,
         image.version,
         image.downgrade_from,
@@ -279,15 +279,15 @@ def decode(data: bytes, verify: Verify | None) -> Image:
         data[_HEADER.size : HEADER_BYTES], "little"
     ):
         raise ImageError("the image's header is damaged")
-    if any(data[_HEADER.size - 12 : _HEADER.size]) or flags & ~_SIGNED:
+    if any(data[_HEADER.size - 12 : _HEADER.size]) or flags & ~SIGNED:
         raise ImageError("the image's header has bits set that mean nothing")
     if total != HEADER_BYTES + sum(map(_padded, lengths)) + SIGNATURE_BYTES:
         raise ImageError("the lengths in the image's header contradict each other")
     if len(data) != total:
         raise ImageError(f"the image is {total:,} bytes long, and {len(data):,} are here")
-    if flags & _SIGNED and verify is None:
+    if flags & SIGNED and verify is None:
         raise ImageError("the image is signed, and there is no key to check it", "image_no_key")
-    if not flags & _SIGNED and verify is not None:
+    if not flags & SIGNED and verify is not None:
         raise ImageError("the image is not signed", "image_unsigned")
     digest, signature = digest_of(data), data[-SIGNATURE_BYTES:]
     right = signature == digest + bytes(32) if verify is None else verify(digest, signature)

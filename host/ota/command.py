@@ -73,7 +73,7 @@ def read_fleet(path: Path) -> list[Node]:
     except yaml.YAMLError as error:
         raise FleetError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, list) or not all(isinstance(one, dict) and one for one in content):
-        raise FleetError(f"{path} is a list of chains such as `- head: NAME` and `  tail: NAME`")
+        raise FleetError(f"{path} is no list of chains such as `- {{head: NAME, tail: NAME}}`")
     nodes: list[Node] = []
     for number, chain in enumerate(content):
         own = _chain([(str(label), str(name)) for label, name in chain.items()], number)
@@ -215,13 +215,20 @@ class _Images:
         ]
         if not newest:
             self._packed = []
+        elif self._version is not None and self._version <= max(newest):
+            raise FleetError(
+                f"--version {self._version} is not newer than what the boards run, version "
+                f"{max(newest)}: give a higher one or none, or make images that may go back with "
+                "`tinysplit pack --downgrade-from` and name their folder"
+            )
         else:
             signer = "unsigned" if self._pair is None else self._pair.public.fingerprint
             images = shipment.of_bundle(
                 self._bundle,
                 self._pair,
                 newer_than=max(newest),
-                now=self._version or int(time.time()),
+                version=self._version,
+                now=int(time.time()),
                 kept=Path("build") / "ota" / f"{own[:16]}-{signer}",
             )
             self._packed = images
@@ -353,7 +360,11 @@ def ota(
         ]
         for courier in couriers:
             stack.callback(courier.close)
-        outcome = fleet.update(couriers, images.choose, stop, phase)
+        try:
+            outcome = fleet.update(couriers, images.choose, stop, phase)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command again goes on from here", err=True)
+            raise
     if as_json:
         click.echo(json.dumps(_as_json(couriers, outcome), indent=1))
     else:

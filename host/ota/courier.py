@@ -42,6 +42,19 @@ PASSING = frozenset(
     )
 )
 
+# What a board's refusal means for who sends; IMAGE.md section 9 has the names.
+_REFUSALS = {
+    "image_chip": "it is for another chip",
+    "image_firmware": "it needs a newer firmware; --firmware brings one",
+    "image_arena": "it needs more arena than this board has",
+    "image_too_large": "it is longer than this board's slot",
+    "image_unsigned": "it is not signed, and this board takes signed ones only: give --key",
+    "image_no_key": "it is signed, and this board holds no public key to check it with",
+    "image_signature": "it is not signed with the key of this board, or was changed since",
+    "image_version": "it is not newer than what this board has had; to go back on purpose, pack it "
+    "with --downgrade-from",
+}
+
 T = TypeVar("T")
 
 
@@ -136,6 +149,10 @@ class Courier:
         if board is not None:
             board.close()
 
+    def leave(self) -> None:
+        """End what another thread does here as soon as may be, by StoppedError."""
+        self._stop.set()
+
     def _with_board(self, work: Callable[[Board], T]) -> T:
         """Do `work`, again if the board vanishes and comes back in time."""
         self._deadline = time.monotonic() + self._patience_s
@@ -148,7 +165,9 @@ class Courier:
                 raise
             except BoardError as error:
                 if error.code not in PASSING:
-                    raise DeliveryError(error.code, str(error)) from error
+                    why = _REFUSALS.get(error.code)
+                    text = str(error) if why is None else f"{self.label} refuses the image: {why}"
+                    raise DeliveryError(error.code, text) from error
                 self.close()
                 if time.monotonic() > self._deadline:
                     raise DeliveryError("gone", str(error)) from error
@@ -393,6 +412,7 @@ class Courier:
         ):
             if time.monotonic() > end:
                 return False
-            time.sleep(_SERVING_POLL_S)
+            if self._stop.wait(_SERVING_POLL_S):
+                raise StoppedError
         self.served_at = time.monotonic()
         return True

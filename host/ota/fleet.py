@@ -60,7 +60,12 @@ def _all(couriers: Sequence[Courier], work: Callable[[Courier], Any]) -> list[Co
 
     if couriers:
         with ThreadPoolExecutor(min(len(couriers), _MOST_AT_ONCE)) as pool:
-            list(pool.map(one, couriers))
+            try:
+                list(pool.map(one, couriers))
+            except KeyboardInterrupt:
+                for courier in couriers:
+                    courier.leave()  # Or the pool waits for what they wait for.
+                raise
     return sorted(failed, key=couriers.index)
 
 

@@ -126,6 +126,8 @@ def load(path: Path) -> PrivateKey:
         KeyFileError: not there, readable by others, or no unencrypted P-256 key in PEM.
     """
     data = _read(path)
+    if b"-----BEGIN PUBLIC KEY-----" in data:
+        raise KeyFileError(f"{path} holds the public key; name the private one beside it")
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise KeyFileError(f"{path} can be read by others; make it yours alone: chmod 600 {path}")
     try:

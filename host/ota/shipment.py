@@ -58,14 +58,18 @@ def shipment(data: bytes, where: str = "the image") -> Shipment:
 
 
 def packed_already(folder: Path) -> list[Shipment]:
-    """The images in a folder of `tinysplit pack`, by stage.
+    """The images in a folder of `tinysplit pack`, by stage; signatures are not checked.
 
     Raises:
-        ImageError: there are none, or not one of each stage of one chain.
+        ImageError: there are none, one is damaged, or they are not stages of one bundle: boards
+            would take each of them, and the chain would give no results.
     """
+    found, bundles = [], set()
     try:
-        files = sorted(folder.glob("stage*.tsim"))
-        found = [shipment(file.read_bytes(), str(file)) for file in files]
+        for file in sorted(folder.glob("stage*.tsim")):
+            data = file.read_bytes()
+            found.append(shipment(data, str(file)))
+            bundles.add(_bundle_of(data, file))
     except OSError as error:
         raise ImageError(f"cannot read {error.filename}: {error.strerror}") from error
     if not found:
@@ -73,15 +77,35 @@ def packed_already(folder: Path) -> list[Shipment]:
             f"{folder} holds neither a bundle (manifest.json) nor images (stage0.tsim ...)"
         )
     stages = [one.stage for one in found]
+    if len(bundles) > 1:
+        raise ImageError(f"{folder} holds images of {len(bundles)} bundles; a chain runs one")
     if len(set(stages)) != len(stages):
         raise ImageError(f"{folder} holds two images of one stage")
     return sorted(found, key=lambda one: one.stage)
 
 
+def _bundle_of(data: bytes, file: Path) -> bytes:
+    """The id of the bundle that an image is of. Raises ImageError: it is damaged, or no stage."""
+    try:
+        # Whose signature it is, is the board's to judge; an unsigned one ends in its digest.
+        read = image.decode(data, (lambda *_: True) if data[7] & image.SIGNED else None)
+    except ImageError as error:
+        raise ImageError(f"{file}: {error}", error.code) from error
+    if read.manifest is None:
+        raise ImageError(f"{file} is a firmware, not a stage")
+    return read.manifest.bundle
+
+
 def of_bundle(
-    bundle: Bundle, key: PrivateKey | None, *, newer_than: int, now: int, kept: Path
+    bundle: Bundle,
+    key: PrivateKey | None,
+    *,
+    newer_than: int,
+    version: int | None,
+    now: int,
+    kept: Path,
 ) -> list[Shipment]:
-    """The stages of `bundle` as images newer than `newer_than`.
+    """The stages of `bundle` as images of `version`; None: of one newer than `newer_than`.
 
     Those in a folder `kept`-VERSION, or new ones, which are kept there, so that the same command
     later means the same images.
@@ -102,9 +126,11 @@ def of_bundle(
             continue
         whole = [one.stage for one in read] == list(range(len(bundle.stages)))
         fits = all(one.manifest is not None and one.manifest.bundle == own for one in read)
-        if whole and fits and min(one.version for one in read) > newer_than:
+        versions = {one.version for one in read}
+        wanted = min(versions) > newer_than if version is None else versions == {version}
+        if whole and fits and wanted:
             return found
-    version = max(now, newer_than + 1)
+    version = version or max(now, newer_than + 1)
     packed = packing.pack(bundle, range(len(bundle.stages)), key, version=version)
     for one in packed:
         _tried(one)

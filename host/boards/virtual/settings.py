@@ -58,6 +58,8 @@ class Flash:
                 except OSError:  # A full disk takes the name and not the bytes.
                     path.unlink(missing_ok=True)
                     raise
+            if not path.is_file() and not path.is_dir():
+                raise FlashError(f"{path} is no regular file; flash is kept in one")
             refuse_foreign(path)
             self._memory[:] = _read(path).ljust(2 * SECTOR_BYTES, b"\xff")
         except OSError as error:

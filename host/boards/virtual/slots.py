@@ -58,6 +58,8 @@ class SlotFlash:
         try:
             if path.is_file():
                 refuse_foreign(path)
+            elif path.exists() and not path.is_dir():
+                raise FlashError(f"{path} is no regular file; flash is kept in one")
             if not path.exists() or path.stat().st_size <= STATE_OFFSET:
                 _make(path, slot_bytes or SLOT_BYTES)
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

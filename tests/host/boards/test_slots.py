@@ -220,6 +220,10 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         SlotFlash(path)
     with pytest.raises(FlashError, match="Is a directory"):
         SlotFlash(tmp_path)
+    with pytest.raises(FlashError, match="no regular file"):
+        SlotFlash(Path("/dev/zero"))
+    with pytest.raises(FlashError, match="no regular file"):
+        Flash(Path("/dev/zero"))
 
 
 def test_a_flash_that_cannot_be_written(

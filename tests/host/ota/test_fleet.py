@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +29,20 @@ from .pairs import Inferring, Pair
 
 Invoke = Callable[..., Result]
 LABELS = ("head", "tail")
+# Says when boards are asked; SIGINT arrives although a parent may have it ignored.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from host.cli import main
+from host.ota.courier import Courier
+survey = Courier.survey
+def told(self):
+    if self.node.stage == 0:
+        print("asking", file=sys.stderr, flush=True)
+    survey(self)
+Courier.survey = told
+main()
+"""
 
 
 @pytest.fixture
@@ -93,6 +110,64 @@ def test_boards_that_run_it_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invok
         assert bundles(pair) == [bundle.manifest.id] * 2
 
 
+def test_a_version_is_kept_to_or_refused(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
+    command = ("ota", cuts.folder / "b", "--key", cuts.key_file, *pair.arguments)
+    refused = invoke(main, *command, "--version", "1")
+    assert refused.exit_code == 1
+    assert "--version 1 is not newer" in refused.stderr
+    assert bundles(pair) == [cuts.a.manifest.id] * 2
+    done = invoke(main, *command, "--version", "7")
+    assert done.exit_code == 0, done.output
+    assert [pair.info(stage)["image_version"] for stage in (0, 1)] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda data, other: other, "2 bundles"),
+        (lambda data, other: data[:-1], "bytes long"),
+        (lambda data, other: data[:20] + b"\1" + data[21:], "header is damaged"),
+        (lambda data, other: bytes(2000), "not an image"),
+        (lambda data, other: data[:40], "shortest image"),
+    ],
+    ids=["mixed", "truncated", "damaged", "garbage", "short"],
+)
+def test_a_folder_that_is_no_chain_is_sent_to_nobody(
+    cuts: Cuts,
+    tmp_path: Path,
+    invoke: Invoke,
+    spoil: Callable[[bytes, bytes], bytes],
+    why: str,
+) -> None:
+    folder = tmp_path / "images"
+    write(pack(cuts.b, range(2), cuts.key, version=3), folder)
+    tail = folder / "stage1.tsim"
+    other = pack(cuts.a, [1], cuts.key, version=3)[0].data
+    tail.write_bytes(spoil(tail.read_bytes(), other))
+    nobody = ("--node", "head=udp://127.0.0.1:9", "--node", "tail=udp://127.0.0.1:10")
+    done = invoke(main, "ota", folder, *nobody, "--patience", "0")
+    assert done.exit_code == 1
+    assert why in done.stderr
+    assert "nothing was sent" not in done.stderr  # No board was asked.
+
+
+def test_ctrl_c_does_not_wait_for_boards_that_are_gone(cuts: Cuts, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTIBLE, "ota", cuts.folder / "b", "--unsigned"]
+    command += ["--node", "head=udp://127.0.0.1:9", "--node", "tail=udp://127.0.0.1:10"]
+    command += ["--patience", "600", "--verbose"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().strip() == "asking"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert said.strip() == "interrupted; the same command again goes on from here"
+
+
 @pytest.mark.slow
 def test_packed_images_that_run_are_left_alone(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
     for expected in ("running", "current"):
@@ -115,6 +190,7 @@ def test_one_refuses_and_none_is_switched(
     assert "no board was switched" in done.stderr
     assert "tail" in done.stderr
     assert "image_signature" in done.stderr
+    assert "not signed with the key of this board" in done.stderr
     assert "What had been sent was dropped" in done.stderr
     assert "Traceback" not in done.output
     assert bundles(pair) == [cuts.a.manifest.id] * 2

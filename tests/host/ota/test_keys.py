@@ -87,6 +87,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     keys.new(tmp_path / "k")
     with pytest.raises(KeyFileError, match="no public key"):
         keys.load_public(tmp_path / "k")
+    with pytest.raises(KeyFileError, match="holds the public key"):
+        keys.load(tmp_path / "k.pub")
 
 
 def test_the_command(invoke: object, tmp_path: Path) -> None:
