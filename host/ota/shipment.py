@@ -15,6 +15,7 @@ from host.ota.pack import Packed
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
 from partitioner.image import ImageError
+from partitioner.output import OutputError
 
 SHORTEST = image.HEADER_BYTES + image.SIGNATURE_BYTES
 
@@ -134,8 +135,18 @@ def of_bundle(
     packed = packing.pack(bundle, range(len(bundle.stages)), key, version=version)
     for one in packed:
         _tried(one)
-    packing.write(packed, kept.with_name(f"{kept.name}-{version}"))
+    folder = kept.with_name(f"{kept.name}-{version}")
+    try:
+        packing.write(packed, folder)
+    except OutputError:
+        # Another command may have made them meanwhile; signing has no randomness in it.
+        if not all(_holds(folder / one.file, one.data) for one in packed):
+            raise
     return [shipment(one.data) for one in packed]
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    return file.is_file() and file.read_bytes() == data
 
 
 def _tried(packed: Packed) -> None:

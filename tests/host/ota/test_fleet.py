@@ -18,11 +18,12 @@ from click.testing import Result
 from host.boards import reach
 from host.boards.reach import Reach
 from host.cli import main
-from host.ota import fleet, keys
+from host.ota import fleet, keys, shipment
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome
-from host.ota.pack import pack, write
+from host.ota.pack import Packed, pack, write
 from host.ota.shipment import packed_already
+from partitioner.output import OutputError
 
 from .conftest import Cuts
 from .pairs import Inferring, Pair
@@ -119,6 +120,30 @@ def test_a_version_is_kept_to_or_refused(cuts: Cuts, pair: Pair, invoke: Invoke)
     done = invoke(main, *command, "--version", "7")
     assert done.exit_code == 0, done.output
     assert [pair.info(stage)["image_version"] for stage in (0, 1)] == [7, 7]
+
+
+def test_two_commands_make_the_same_images(
+    cuts: Cuts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> list[str]:
+        made = shipment.of_bundle(
+            cuts.b, cuts.key, newer_than=1, version=None, now=9, kept=tmp_path / "kept"
+        )
+        return [one.digest for one in made]
+
+    first: list[str] = []
+    tried = shipment._tried
+
+    def other_is_first(packed: Packed) -> None:
+        monkeypatch.setattr(shipment, "_tried", tried)
+        first.extend(make())
+
+    monkeypatch.setattr(shipment, "_tried", other_is_first)
+    assert make() == first
+    assert [folder.name for folder in tmp_path.iterdir()] == ["kept-9"]
+    (tmp_path / "kept-9" / "stage1.tsim").write_bytes(b"damaged")
+    with pytest.raises(OutputError, match="exists already"):
+        make()
 
 
 @pytest.mark.parametrize(
