@@ -68,7 +68,10 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*place, i), loader) for i, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            value = loader.construct_object(node)
+            try:
+                value = loader.construct_object(node)
+            except (AttributeError, LookupError) as error:  # PyYAML's own, of `!!int ""` and such.
+                raise self.error(place, f"is no {node.tag.rpartition(':')[2]}") from error
             if isinstance(value, float) and not math.isfinite(value):
                 raise self.error(place, "is not finite")
             return value
