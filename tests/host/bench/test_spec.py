@@ -107,6 +107,8 @@ def test_repetitions_are_cells() -> None:
         ("models: [", "models: ]", "no YAML"),
         ("name: test", "name: ..", "line 2: name: '..' does not match"),
         ("name: test", 'name: "test\\n"', "line 2: name: 'test\\n' does not match"),
+        ("method:", 'room: {place: "\\ud800"}\nmethod:', "line 11: room/place: has half of a"),
+        ("method:", 'room: {"\\ud800": x}\nmethod:', "line 11: room: has a key that is no name"),
         ("name: test", 'name: !!int ""', "line 2: name: is no int"),
         ("name: test", "name: !!bool x", "line 2: name: is no bool"),
         ("name: test", "name: !!timestamp x", "line 2: name: is no timestamp"),
