@@ -62,10 +62,9 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     "--ram",
     "ram_bytes",
     type=Bytes(),
-    default=DEFAULT_RAM_BYTES,
     metavar="BYTES",
     help="With --list: what the head's arena should fit in; with --layer auto: each board's.  "
-    "[default: 300k]",
+    "[default: 300k; auto: as tinysplit plan]",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="With --list: as JSON.")
 @click.option(
@@ -93,7 +92,12 @@ def main(list_layers: bool, layer_names: tuple[str, ...], verbose: bool, **optio
     checked = () if layer_names == (AUTOMATIC,) else layer_names
     request = Request(**chosen, layer_names=checked)
     if list_layers:
-        _list(request, options["ram_bytes"], options["json_path"], options["plot_path"])
+        _list(
+            request,
+            options["ram_bytes"] or DEFAULT_RAM_BYTES,
+            options["json_path"],
+            options["plot_path"],
+        )
     else:
         _cut(request, layer_names, options)
 
@@ -192,10 +196,11 @@ def _cut(request: Request, layer_names: tuple[str, ...], options: dict[str, Any]
 
 
 def _automatic(
-    source: Source, request: Request, catalogue: Catalogue, ram_bytes: int, notes: list[str]
+    source: Source, request: Request, catalogue: Catalogue, ram_bytes: int | None, notes: list[str]
 ) -> tuple[str, ...]:
     """The cut with the least latency on two ESP32-S3 boards over ESP-NOW, by the cost model."""
-    boards = [replace(model.KNOWN_NODES["esp32s3"], internal_bytes=ram_bytes)] * 2
+    board = model.KNOWN_NODES["esp32s3"]
+    boards = [replace(board, internal_bytes=ram_bytes or board.internal_bytes)] * 2
     coded = codecs.measure(
         source.graph, kernels.exact(), realistic(source, request, codecs.SAMPLES, [])
     )

@@ -132,7 +132,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+)\s*(?:([km])(?:i?b)?)?", str(value).strip().lower())
+        match = re.fullmatch(r"(\d{1,12})\s*(?:([km])(?:i?b)?)?", str(value).strip().lower())
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} is no number of bytes (such as 307200, 300k or 8M)", param, ctx)
         return int(match[1]) << {None: 0, "k": 10, "m": 20}[match[2]]

@@ -68,14 +68,19 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*place, i), loader) for i, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            value = loader.construct_object(node)
+            try:
+                value = loader.construct_object(node)
+            except (AttributeError, LookupError) as error:  # PyYAML's own, of `!!int ""` and such.
+                raise self.error(place, f"is no {node.tag.rpartition(':')[2]}") from error
             if isinstance(value, float) and not math.isfinite(value):
                 raise self.error(place, "is not finite")
+            if isinstance(value, str) and any("\ud800" <= one <= "\udfff" for one in value):
+                raise self.error(place, "has half of a surrogate pair, which is no character")
             return value
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str):
+            if not isinstance(key, str) or any("\ud800" <= one <= "\udfff" for one in key):
                 raise self.error(place, "has a key that is no name")
             below = (*place, key)
             self._lines[below] = key_node.start_mark.line + 1

@@ -34,6 +34,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jsonschema
+
 from host.bench import rows, spec
 from host.bench.rows import Row, Table
 from host.bench.spec import Cell, Experiment
@@ -43,6 +45,33 @@ from partitioner.output import whole_file
 VERSION = 1
 EXPERIMENT, ENVIRONMENT, CELLS = "experiment.yaml", "environment.json", "cells.json"
 JOURNAL, PARTS, ROWS, CSV, LOCK = "journal", "cells", "rows.parquet", "rows.csv", "lock"
+
+
+# What reading cells.json relies on: `method.cell_summary` and what became of the cell.
+_COUNT = {"type": "integer", "minimum": 0}
+_US = {"type": ["number", "null"], "minimum": 0}
+_CELL = {
+    "number": _COUNT,
+    "name": {"type": "string"},
+    "state": {"enum": ["done", "failed"]},
+    "reason": {"type": ["string", "null"]},
+    "median_us": _US,
+    "least_us": _US,
+    "largest_us": _US,
+    "inferences": _COUNT,
+    "failed": _COUNT,
+    "warm_up": _COUNT,
+    "steady_after": {"type": ["integer", "null"]},
+}
+_CELLS_SCHEMA = {
+    "required": ["cells"],
+    "properties": {
+        "cells": {
+            "type": "array",
+            "items": {"type": "object", "required": list(_CELL), "properties": _CELL},
+        }
+    },
+}
 
 
 class StoreError(TinysplitError):
@@ -179,7 +208,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock()
         self._same_experiment()
-        self.cells = {cell["number"]: cell for cell in _read_cells(self.folder)}
+        self.cells = {cell["number"]: cell for cell in _read_cells(self.folder, self._experiment)}
         self._journal = os.open(self.folder / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._stack.callback(os.close, self._journal)
         self._recover()
@@ -356,7 +385,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_cells(folder: Path) -> list[dict[str, Any]]:
+def _read_cells(folder: Path, experiment: Experiment) -> list[dict[str, Any]]:
     path = folder / CELLS
     content = read_json(path)
     if not content:
@@ -364,7 +393,20 @@ def _read_cells(folder: Path) -> list[dict[str, Any]]:
     if content.get("version") != VERSION:
         version = content.get("version")
         raise StoreError(f"{path} is of version {version}, and this tinysplit reads {VERSION}")
+    for error in jsonschema.Draft202012Validator(_CELLS_SCHEMA).iter_errors(content):
+        where = "/".join(str(part) for part in error.absolute_path)
+        raise StoreError(
+            f"{path} is damaged{f' at {where}' if where else ''}; restore it, or give another "
+            "--output to `tinysplit bench`"
+        )
     found: list[dict[str, Any]] = content["cells"]
+    names = [cell.name for cell in experiment.cells]
+    for cell in found:
+        if cell["number"] >= len(names) or cell["name"] != names[cell["number"]]:
+            raise StoreError(
+                f"{path} names cell {cell['number']}, {cell['name']!r}, which the {EXPERIMENT} "
+                "beside it does not have; restore the two"
+            )
     return found
 
 
@@ -400,10 +442,10 @@ def read_state(folder: Path) -> State:
     if not (folder / EXPERIMENT).is_file():
         raise StoreError(f"{folder} holds no results (no {EXPERIMENT} in it)")
     under_way = read_progress(folder)
-    cells = _read_cells(folder)
+    experiment = spec.read(folder / EXPERIMENT)
+    cells = _read_cells(folder, experiment)
     if under_way.number in {cell["number"] for cell in cells}:
         under_way = Progress()  # It has just been settled.
-    experiment = spec.read(folder / EXPERIMENT)
     return State(experiment, cells, under_way)
 
 

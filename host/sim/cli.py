@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from host.bench.spec import Experiment, SpecError
 from host.sim import experiment as experiments
@@ -120,7 +121,7 @@ def _print_cells(experiment: Experiment, seed: int) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, provenance in zip(experiments.HEADER, experiments.PROVENANCE, strict=True):
         justify = "right" if provenance == "modelled" else "left"
-        table.add_column(f"{name}\n[dim]{provenance}[/]", justify=justify)  # type: ignore[arg-type]
+        table.add_column(Text.assemble(f"{name}\n", (provenance, "dim")), justify=justify)  # type: ignore[arg-type]
     for row in experiments.table(experiment, experiments.simulate(experiment, seed)):
         table.add_row(*row)
     console = wide_console(table)

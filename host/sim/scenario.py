@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
+from host.bench.document import Document, DocumentError
 from models.errors import TinysplitError
 
 MAX_NODES = 32
@@ -68,11 +68,13 @@ def read(path: Path) -> Scenario:
 def content(path: Path) -> Any:
     """What a YAML file holds. Raises ScenarioError."""
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return Document(path.read_text("utf-8"), {}).content
     except OSError as error:
         raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ScenarioError(f"{path} is no YAML: {' '.join(str(error).split())[:160]}") from error
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path} is not UTF-8 text") from error
+    except DocumentError as error:
+        raise ScenarioError(f"{path}: {error}") from error
 
 
 def of_file(path: Path, content: Any) -> Scenario:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from partitioner import bundle, cli
 from partitioner.cli import main
+from partitioner.plan.cli import main as plan
 from partitioner.source import Source
 from tests.conftest import DATA
 
@@ -39,6 +40,18 @@ def assert_refused(result: Result, message: str, code: int = 1) -> None:
 def shipped(monkeypatch: pytest.MonkeyPatch, digits_source: Source) -> None:
     """The default network without converting it again for each test."""
     monkeypatch.setattr(cli, "open_source", lambda *_: digits_source)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_layer_auto_cuts_where_plan_would(invoke: Invoke) -> None:
+    """Without --ram: for the memory of the board that `tinysplit plan` takes, where it fits."""
+    cut = invoke(main, "--layer", "auto", "--output", "b")
+    assert cut.exit_code == 0, cut.output
+    planned = invoke(plan, "--model", "b/full.tflite", "--json", "plan.json")
+    assert planned.exit_code == 0, planned.output
+    best = json.loads(Path("plan.json").read_text())["plans"][0]
+    head = best["stages"][0]["operators"]
+    assert len(bundle.read(Path("b")).manifest.stages[0].operators) == head[1] - head[0]
 
 
 @pytest.mark.usefixtures("shipped")

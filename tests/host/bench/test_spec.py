@@ -105,6 +105,14 @@ def test_repetitions_are_cells() -> None:
         (', bridge: "serial:/dev/ttyACM1"', "", "from real boards needs a `bridge`"),
         ("method:", "codecs: [zip]\nmethod:", "line 11: codecs/0: 'zip' is not known; the nearest"),
         ("models: [", "models: ]", "no YAML"),
+        ("name: test", "name: ..", "line 2: name: '..' does not match"),
+        ("name: test", 'name: "test\\n"', "line 2: name: 'test\\n' does not match"),
+        ("method:", 'room: {place: "\\ud800"}\nmethod:', "line 11: room/place: has half of a"),
+        ("method:", 'room: {"\\ud800": x}\nmethod:', "line 11: room: has a key that is no name"),
+        ("name: test", 'name: !!int ""', "line 2: name: is no int"),
+        ("name: test", "name: !!bool x", "line 2: name: is no bool"),
+        ("name: test", "name: !!timestamp x", "line 2: name: is no timestamp"),
+        ("method:", "heads: [1, 1]\nmethod:", "line 11: heads: [1, 1] has non-unique elements"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(old: str, new: str, told: str) -> None:

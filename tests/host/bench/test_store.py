@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host.bench import rows, spec, store
+from host.bench import method, rows, spec, store
 from host.bench.spec import Experiment
 from host.bench.store import Store, StoreError
 from partitioner.output import OutputError
@@ -49,7 +49,7 @@ def fill(held: Store, *, stop: Callable[[int], bool] = lambda _: False) -> int:
                     return step
                 held.add({**base, "boot": boot, "run": run, "iteration": iteration})
             held.end_run({"boot": boot, "run": run})
-        held.end_cell({"state": "done"})
+        held.end_cell({"state": "done", "reason": None, **method.cell_summary([], 0, None)})
     held.finish()
     return step
 
@@ -173,6 +173,30 @@ def test_empty_and_foreign_results_are_told_apart(experiment: Experiment, tmp_pa
     (tmp_path / store.CELLS).write_text(json.dumps({"version": 9, "cells": []}))
     with pytest.raises(StoreError, match="is of version 9"):
         store.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("number", 3), ("number", "0"), ("name", "x"), ("state", "so so"), ("median_us", "1"),
+     ("least_us", [1]), ("failed", None), ("warm_up", {})],
+)  # fmt: skip
+def test_damage_to_cells_is_one_line(
+    experiment: Experiment, tmp_path: Path, key: str, value: object
+) -> None:
+    with Store(tmp_path, experiment) as held:
+        fill(held)
+    path = tmp_path / store.CELLS
+    whole = json.loads(path.read_text())
+    whole["cells"][0][key] = value
+    path.write_text(json.dumps(whole))
+    with pytest.raises(StoreError, match=r"cells.json (is damaged|names cell)"):
+        store.read_state(tmp_path)
+    with pytest.raises(StoreError, match="cells"), Store(tmp_path, experiment):
+        pass
+    del whole["cells"][0][key]
+    path.write_text(json.dumps(whole))
+    with pytest.raises(StoreError, match="is damaged at cells/0"):
+        store.read_state(tmp_path)
 
 
 FULL_DISK = """

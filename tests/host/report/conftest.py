@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from host.bench import rows, spec, store
+from host.bench import method, rows, spec, store
 from host.bench.store import Store
 
 TEXT = """\
@@ -81,7 +81,7 @@ def write(
             state: dict[str, Any] = {"state": "done", "reason": None}
             if failed and failed in cell.name:
                 state = {"state": "failed", "reason": "the tail went away"}
-            held.end_cell(state)
+            held.end_cell({**state, **method.cell_summary([], 0, None)})
         if cells is None:
             held.finish()
     (folder / store.ENVIRONMENT).write_text(json.dumps({"machine": "a test's"}))

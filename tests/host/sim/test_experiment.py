@@ -88,6 +88,8 @@ def test_the_command_prints_an_experiment(invoke: Callable[..., Result], path: P
     short.write_text("\n".join(kept))
     result = invoke(main, short, "--seed", 1)
     assert result.exit_code == 0, result.output
+    assert "modelled  " in result.output
+    assert "[dim]" not in result.output
     assert result.output.count("ANSI C") == 2  # Clean and lossy.
     assert "modelled" in result.output
 

@@ -188,6 +188,25 @@ def test_scenarios_that_make_no_sense_are_named(changes: dict[str, Any], says: s
         scenarios.parse(pair(**changes))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\nname: b", "line 2: name: is given twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ("name: !!int ''", "line 1: name: is no int"),
+        ("link: {medium: espnow, loss: .nan}", "line 1: link/loss: is not finite"),
+        ("a0: &a0 [1, 1]\n" + "\n".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, 9)),
+         "more than 100,000 values"),
+    ],
+    ids=["twice", "deep", "tag", "nan", "aliases"],
+)  # fmt: skip
+def test_files_that_are_no_scenario_are_told_at_once(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError, match=says):
+        scenarios.read(path)
+
+
 def test_the_command_prints_a_table_and_writes_a_timeline(
     invoke: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_hops_that_make_no_sense_are_named(text: str, says: str) -> None:
         ("esp32", "did you mean 'esp32s3'"),
         ("esp32s3:memory=1", "no setting 'memory'"),
         ("esp32s3:ram=1.5", "no number of bytes"),
+        ("esp32s3:ram=99999999999999999999", "no number of bytes"),
         ("esp32s3:speed=nan", "no number from 0 on"),
         ("esp32s3:speed=0", "above 0"),
         ("esp32s3:kernels=fast", "none of esp-nn, ansi"),
