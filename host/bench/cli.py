@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from host import cluster
 from host.bench import bundles, live, rows, runner, spec
-from host.bench.cluster import on_cluster
 from host.bench.computed import Computed, Work, compute
 from host.bench.environment import Environment
 from host.bench.progress import JsonLines, Lines, Observer, Screen, cell_names, cells_table
@@ -146,7 +146,7 @@ def _computed(
         return {}
     works = {cell.number: Work(experiment, cell, opened[bundles.key(cell)]) for cell in cells}
     if scheduler is not None:
-        executor: Executor = stack.enter_context(on_cluster(scheduler))
+        executor: Executor = stack.enter_context(cluster.connected(scheduler)).get_executor()
     elif jobs > 1:
         executor = stack.enter_context(ProcessPoolExecutor(jobs))
     else:

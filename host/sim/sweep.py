@@ -10,19 +10,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from host import cluster
 from host.sim import world
 from host.sim.scenario import Scenario
 from host.sim.world import Report
 from models.errors import TinysplitError
 
 _CHUNK = 8
-CONNECT_TIMEOUT = "10s"
 Chunk = tuple[Scenario, list[int]]
 Map = Callable[[list[Chunk]], Iterator[list[Report]]]
 
 
 class SweepError(TinysplitError):
-    """The cluster is not to be had."""
+    """Processes or workers that died, or a scheduler that went away, in mid-sweep."""
 
 
 def _run(work: Chunk) -> list[Report]:
@@ -40,7 +40,8 @@ def sweep(
         scheduler: address of a dask scheduler to run on instead; its workers need tinysplit.
 
     Raises:
-        SweepError: dask is not installed, nobody answers at that address, or workers die.
+        ClusterError: dask is not installed, or nobody answers at that address.
+        SweepError: workers or processes die.
     """
     listed = list(seeds)
     chunks = [(scenario, listed[i : i + _CHUNK]) for i in range(0, len(listed), _CHUNK)]
@@ -68,26 +69,19 @@ def _locally(pool: ProcessPoolExecutor, chunks: list[Chunk]) -> Iterator[list[Re
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Map]:
-    try:
+    with cluster.connected(address) as client:
         distributed = importlib.import_module("distributed")
-    except ModuleNotFoundError as error:
-        raise SweepError("--scheduler needs dask: pip install 'tinysplit[cluster]'") from error
-    try:
-        client = distributed.Client(address, timeout=CONNECT_TIMEOUT)
-    except (OSError, ValueError, TypeError) as error:
-        raise SweepError(f"no dask scheduler answers at {address}") from error
 
-    def remotely(chunks: list[Chunk]) -> Iterator[list[Report]]:
-        futures = client.map(_run, chunks, pure=False)
-        try:
-            for _, reports in distributed.as_completed(futures, with_results=True):
-                yield reports
-        except distributed.scheduler.KilledWorker as error:
-            raise SweepError(f"workers of {address} keep dying over the same seeds") from error
-        except (distributed.CancelledError, OSError) as error:
-            raise SweepError(f"the dask scheduler at {address} went away") from error
+        def remotely(chunks: list[Chunk]) -> Iterator[list[Report]]:
+            futures = client.map(_run, chunks, pure=False)
+            try:
+                for _, reports in distributed.as_completed(futures, with_results=True):
+                    yield reports
+            except distributed.scheduler.KilledWorker as error:
+                raise SweepError(f"workers of {address} keep dying over the same seeds") from error
+            except (distributed.CancelledError, OSError) as error:
+                raise SweepError(f"the dask scheduler at {address} went away") from error
 
-    with client:
         yield remotely
 
 

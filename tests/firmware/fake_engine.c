@@ -137,10 +137,6 @@ uint32_t engine_sent_bytes(void) {
     return total;
 }
 
-void engine_near(struct ts_near near[TS_MAX_TENSORS]) {
-    memset(near, 0, TS_MAX_TENSORS * sizeof *near); /* its tensors have no rows */
-}
-
 void engine_profile(bool on) {
     profiled = on;
 }

@@ -59,6 +59,7 @@ ports() {
     else
         tail -n 40 "$log" >&2
         report ports FAILED "see $log"
+        return 1
     fi
 }
 
@@ -102,8 +103,9 @@ compile() {
 
 if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ] &&
     [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/include/mbedtls/ecp.h ]; then
-    ports
-    if "$python" -c 'import pytest, host' 2>/dev/null; then
+    if ! ports; then
+        : # an older program would tell nothing
+    elif "$python" -c 'import pytest, host' 2>/dev/null; then
         board
     elif [ "${TINYSPLIT_REQUIRE_ALL:-}" = 1 ]; then
         report board FAILED "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"

@@ -346,7 +346,7 @@ def test_without_a_scheduler_there_the_sweep_says_so(
     words = ("--scheduler", "tcp://127.0.0.1:9")
     done = invoke(bench, place / "small.yaml", "--output", place / "out", *words)
     assert done.exit_code == 1
-    assert "no dask scheduler at tcp://127.0.0.1:9" in done.stderr
+    assert "no dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_the_command_runs_on_a_cluster(
 def test_nobody_at_that_address_is_one_line(
     invoke: Callable[..., Result], tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "CONNECT_TIMEOUT", "1s")
+    monkeypatch.setattr("host.cluster.CONNECT_TIMEOUT", "1s")
     path = tmp_path / "scenario.yaml"
     path.write_text(json.dumps(SCENARIO))
     result = invoke(main, path, "--seeds", 1, "--scheduler", address)

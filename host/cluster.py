@@ -1,13 +1,15 @@
-"""A dask cluster as an executor, for cells that need no board."""
+"""A dask cluster, for work that needs no board; its workers need tinysplit."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
+from typing import Any
 
 from models.errors import TinysplitError
+
+CONNECT_TIMEOUT = "10s"
 
 
 class ClusterError(TinysplitError):
@@ -15,8 +17,8 @@ class ClusterError(TinysplitError):
 
 
 @contextmanager
-def on_cluster(scheduler: str) -> Iterator[Executor]:
-    """The workers of the scheduler at this address (`tcp://host:8786`); they need tinysplit.
+def connected(scheduler: str) -> Iterator[Any]:
+    """A distributed.Client of the scheduler at this address (`tcp://host:8786`).
 
     Raises:
         ClusterError: dask is not installed, or nobody answers there.
@@ -26,9 +28,8 @@ def on_cluster(scheduler: str) -> Iterator[Executor]:
     except ModuleNotFoundError as error:
         raise ClusterError("--scheduler needs dask: pip install 'tinysplit[cluster]'") from error
     try:
-        client = distributed.Client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"no dask scheduler at {scheduler}: {error}") from error
+        client = distributed.Client(scheduler, timeout=CONNECT_TIMEOUT)
+    except (OSError, ValueError, TypeError) as error:
+        raise ClusterError(f"no dask scheduler answers at {scheduler}") from error
     with client:
-        executor: Executor = client.get_executor()
-        yield executor
+        yield client
