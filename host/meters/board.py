@@ -18,9 +18,9 @@ from host.meters.meter import MEASURED, NONE, Meter, MeterError, Phases, Reading
 
 IDLE_S = 1.0
 _SHUNT = 0.01  # The usual resistor's tolerance.
-# Gain error of the current, and offset of the shunt's voltage: INA219A, SBOS448G 7.5 (0.5 % at
-# 25 degC, 100 uV); INA226, SBOS547B 7.5 (0.1 %, 10 uV).
-_ACCURACY = {"ina219": (0.005, 100e-6), "ina226": (0.001, 10e-6)}
+# Largest gain error of the current, and offset of the shunt's voltage, at 25 degC: electrical
+# characteristics in SBOS448G (INA219A, its widest range) and SBOS547B (INA226).
+_ACCURACY = {"ina219": (0.005, 200e-6), "ina226": (0.001, 10e-6)}
 _STEP_S = 2e-3 + 1e-3  # Between two samples of the meter, and of the clock that goes with them.
 # What lasts while a stage is at work, by its own clock (SPEC.md 6.2).
 _BUSY = (Phase.DECODE, Phase.QUEUE, Phase.INVOKE, Phase.ENCODE, Phase.SEND, Phase.DOWNSTREAM)

@@ -134,10 +134,10 @@ def test_a_lost_sample_spoils_its_inference_and_no_other(plug_in: PlugIn) -> Non
 
 
 def test_losses_that_the_counter_cannot_show_are_seen_by_the_clock(plug_in: PlugIn) -> None:
-    gone = (150_000, 64 * 400)  # 0.256 s.
+    gone = (100_000, 64 * 400)  # 0.256 s.
     port, _ = plug_in(Behaviour(PROFILE, lose=(gone,)))
     with meter(port) as device:
-        time.sleep(5)
+        time.sleep(4)
         assert device.losses >= 1
 
 

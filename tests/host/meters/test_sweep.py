@@ -69,18 +69,16 @@ def test_a_meter_that_is_pulled_out_fails_its_cell_and_not_the_sweep(
     ppk2 = {"meter": "ppk2", "port": port, "voltage_mv": 3300, "baseline_s": 0.4}
     capture(tmp_path / "c.csv")
     replay = {"meter": "replay", "file": "c.csv", "voltage_mv": 5000, "phases": "timestamps"}
-    done, rows, cells = sweep(json.dumps([ppk2, "none", replay]))
+    done, rows, cells = sweep(json.dumps([ppk2, replay]))
     assert done.exit_code == 1
     assert "Traceback" not in done.output
     by_meter = {cell["coordinates"]["meter"]: cell for cell in cells}
     assert by_meter["ppk2"]["state"] == "failed"
     assert f"the PPK2 on {port} was unplugged" in by_meter["ppk2"]["reason"]
-    assert by_meter["none"]["state"] == by_meter["replay"]["state"] == "done"
+    assert by_meter["replay"]["state"] == "done"
     for row in rows:
         if row["meter"] == "ppk2":
             assert row["error_code"] == "unplugged"
-        elif row["meter"] == "none":
-            assert (row["energy_mj"], row["energy_source"]) == (None, "none")
         else:
             assert row["energy_provenance"] == "replayed"
             assert row["energy_source"] == "replay of c.csv"
