@@ -3,7 +3,8 @@
 Phases come from marks: the firmware raises one pin for each (firmware/README.md, Power analyser),
 and the pins are on the instrument's logic inputs. Where no mark is seen they come from the phase
 records instead, counted back from the result; their ends are then as uncertain as this machine's
-clock is about the instrument's.
+clock is about the instrument's, and as the time that the result's way here may have taken: the
+board's phases are shorter than what passed here, and all of the rest may have come last.
 """
 
 from __future__ import annotations
@@ -95,9 +96,16 @@ class Sampled(Meter):
         margin_s = 2 * self.clock_s
         samples = self.capture(self._began_s - margin_s, ended_s + margin_s)
         try:
-            return reading(samples, phases, self._sampling, ended_s, self.clock_s, self._baseline_w)
+            moment_s = self.clock_s + unaccounted_s(phases, ended_s - self._began_s)
+            return reading(samples, phases, self._sampling, ended_s, moment_s, self._baseline_w)
         except EnergyError as error:
             raise MeterError("no_samples", str(error)) from error
+
+
+def unaccounted_s(phases: Phases, passed_s: float) -> float:
+    """What of the time between asking for an inference and having it the head does not report."""
+    reported_us = sum(us for (stage, _), us in phases.items() if stage == 0)
+    return max(passed_s - reported_us / 1e6, 0.0)
 
 
 def reading(
@@ -105,12 +113,13 @@ def reading(
     phases: Phases,
     sampling: Sampling,
     ended_s: float,
-    clock_s: float,
+    moment_s: float,
     baseline_w: float | None,
 ) -> Reading:
     """Energy of one inference that was over at `ended_s`, by the samples' clock.
 
-    The inference is from the first to the end of the last phase that is told apart.
+    The inference is from the first to the end of the last phase that is told apart. By `moment_s`
+    at most the result was there before `ended_s`.
 
     Raises:
         EnergyError: there are no samples for a phase, or no phase.
@@ -134,7 +143,7 @@ def reading(
         named = {phase_name(phase): [window] for phase, window in lasted.items()}
     if not named:
         raise EnergyError("neither marks nor phases tell when the inference was")
-    edge_s = energy.spacing_s(samples) / 2 if method == GPIO else clock_s
+    edge_s = energy.spacing_s(samples) / 2 if method == GPIO else moment_s
     meterage = Meterage(samples, sampling.rule, edge_s, baseline_w or 0.0)
     windows = [window for phase in named.values() for window in phase]
     whole = Window(min(w.start_s for w in windows), max(w.stop_s for w in windows))

@@ -70,3 +70,16 @@ def test_what_is_no_capture_is_refused(tmp_path: Path, text: str | None, what: s
         replay.read(path, None)
     assert caught.value.code == "bad_file"
     assert "\n" not in str(caught.value)
+
+
+def test_without_marks_the_time_that_nobody_accounts_for_is_uncertain(tmp_path: Path) -> None:
+    """50 ms of phases in 200 ms: the result may have been there 150 ms before it was here."""
+    path = tmp_path / "c.csv"
+    path.write_text("time_s,current_a,voltage_v\n0,0.1,5\n0.001,0.1,5\n")
+    with Replay(path, None, Sampling()) as meter:
+        meter.begin()
+        time.sleep(0.2)
+        found = meter.end({(0, 1): 50_000, (1, 1): 900_000})
+    assert found.energy_mj == pytest.approx(25)
+    assert found.uncertainty_mj is not None
+    assert 2 * 0.15 * 500 <= found.uncertainty_mj < 2 * 0.25 * 500
