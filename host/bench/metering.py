@@ -7,7 +7,7 @@ from typing import Any
 
 from host.bench.rows import Row
 from host.bench.spec import Cell, MeterSpec
-from host.meters.meter import Meter, Reading, Source
+from host.meters.meter import Meter, MeterError, Reading, Source
 from host.meters.sampled import AUTO, CHANNELS, Sampling
 from partitioner.bundle import Bundle
 
@@ -47,8 +47,17 @@ def sampling(spec: MeterSpec) -> Sampling:
 
 
 def open_meter(cell: Cell, bundle: Bundle, folder: Path) -> Meter | None:
-    """The meter that a cell asks for, not yet entered; None: none. Paths are from `folder`."""
+    """The meter that a cell asks for, not yet entered; None: none. Paths are from `folder`.
+
+    Raises MeterError: there is no such stage to meter.
+    """
     spec, given = cell.meter, cell.meter.options
+    last = len(bundle.stages) - 1
+    if given.get("stage", 0) > last:
+        raise MeterError(
+            "no_stage",
+            f"the meter {spec.name} is at stage {given['stage']}, and the last stage is {last}",
+        )
     if spec.meter == "none":
         return None
     if spec.meter == "ppk2":

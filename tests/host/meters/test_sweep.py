@@ -99,8 +99,13 @@ def test_a_lost_sample_costs_its_inference_and_not_the_cell(plug_in: PlugIn, swe
     assert all(row["energy_mj"] > 0 for row in whole)
 
 
-def test_virtual_boards_have_no_meter_on_them(sweep: Sweep) -> None:
-    done, rows, cells = sweep("[board]")
+def test_meters_that_are_not_there_fail_their_cells_by_name(sweep: Sweep) -> None:
+    replay = {"meter": "replay", "file": "nothing.csv"}
+    none = [{**replay, "name": "far", "stage": 3}, replay, "board"]
+    none.append({"meter": "ppk2", "port": "/dev/nothing", "voltage_mv": 3300})
+    done, rows, cells = sweep(json.dumps(none))
     assert done.exit_code == 1
-    assert cells[0]["state"] == "failed"
-    assert rows[-1]["error_code"] == "no_meter"
+    assert {cell["state"] for cell in cells} == {"failed"}
+    assert {row["meter"]: row["error_code"] for row in rows} == {
+        "far": "no_stage", "replay": "bad_file", "board": "no_meter", "ppk2": "no_port",
+    }  # fmt: skip
