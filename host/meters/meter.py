@@ -24,7 +24,8 @@ class MeterError(TinysplitError):
 
     `code`: `no_port`, `not_allowed`, `busy`, `not_a_port` (as host.serial_port), `no_answer`,
     `not_installed`, `no_meter`, `no_stage`, `no_marks`, `bad_file`, `unplugged`, `stopped`; after
-    any of these it is not to be used again. `samples_lost` and `no_samples` are about one inference's energy only.
+    any of these it is not to be used again. `samples_lost` and `no_samples` are about one
+    inference's energy only.
     """
 
     def __init__(self, code: str, message: str) -> None:
