@@ -32,7 +32,8 @@ from host.serial_port import why_unusable
 PERIOD_S = 10e-6
 RANGES = 5
 SOURCE_MODE, AMPERE_MODE = "source", "ampere"
-# Nordic's PPK2 User Guide, typical: of the reading, and the resolution in amperes, by range.
+# Typical, by range: share of the reading, and resolution in amperes. Nordic's PPK2 User Guide, as
+# ppk2lab 0.5 quotes it.
 ACCURACY = np.array([0.10, 0.10, 0.10, 0.10, 0.15])
 RESOLUTION_A = np.array([0.2e-6, 0.5e-6, 5e-6, 50e-6, 1e-3])
 # Nominal values, and volts per count, as in Nordic's application.
