@@ -14,9 +14,12 @@ from typing import Any
 
 from host.bench import method, rows
 from host.bench.measured import base_row, now_utc
+from host.bench.metering import columns, source_columns
 from host.bench.rows import Row
 from host.bench.spec import MODELLED, Cell, Experiment, SpecError
 from host.boards.virtual.core import error_name
+from host.meters import meter
+from host.meters.meter import Reading, Source
 from host.sim import scenario as scenarios
 from host.sim import world
 from host.sim.experiment import medium
@@ -73,10 +76,13 @@ def costs(cell: Cell, bundle: Bundle) -> Costs:
     return Costs(model, model.stages(plan), model.hops(plan))
 
 
-def energy(cell: Cell, bundle: Bundle) -> Row:
-    """Columns of energy above idle, of ESP32-S3 boards by their datasheet's currents."""
+ENERGY_SOURCE = "cost model: ESP32-S3, datasheet currents, above idle"
+
+
+def energy(cell: Cell, bundle: Bundle) -> Reading:
+    """Energy above idle, of ESP32-S3 boards by their datasheet's currents."""
     found = costs(cell, bundle)
-    shares: list[dict[str, Any]] = []
+    shares: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(found.stages):
         power = found.model.nodes[number].power
         parts = {"invoke": stage.compute_mj, "send": 0.0, "receive": 0.0}
@@ -88,21 +94,12 @@ def energy(cell: Cell, bundle: Bundle) -> Row:
             hop = found.hops[number]
             parts["send"] += power.send_mj(hop.crossing)
             parts["receive"] += power.receive_mj(hop.result)
-        shares += [{"stage": number, "phase": p, "energy_mj": mj} for p, mj in parts.items()]
-    last = len(found.stages) - 1
-
-    def of(stage: int) -> float:
-        return float(sum(share["energy_mj"] for share in shares if share["stage"] == stage))
-
-    return {
-        "energy_mj": float(sum(share["energy_mj"] for share in shares)),
-        "energy_head_mj": of(0),
-        "energy_tail_mj": of(last),
-        "energy_phases": shares,
-        "energy_source": "cost model: ESP32-S3, datasheet currents, above idle",
-        "energy_method": "model",
-        "energy_provenance": "modelled",
+        shares |= {(number, phase): float(mj) for phase, mj in parts.items()}
+    stages = {
+        number: sum(mj for (stage, _), mj in shares.items() if stage == number)
+        for number in range(len(found.stages))
     }
+    return Reading(stages, meter.MODEL, phases=shares)
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,8 @@ def compute(work: Work) -> Computed:
         "tail_invoke_us": round(found.stages[-1].us),
     }
     if work.cell.meter.meter == MODELLED:
-        base |= energy(work.cell, work.bundle)
+        base |= source_columns(Source(ENERGY_SOURCE, meter.MODELLED))
+        base |= columns(energy(work.cell, work.bundle), len(found.stages))
     if work.cell.boards.name == MODELLED:
         return _modelled(base, found)
     return _simulated(work, base, found)

@@ -19,6 +19,7 @@ from host.boards.board import BoardError
 from host.boards.kinds import Emulated, Host, OnSerial
 from host.link.messages import Phase
 from host.link_run import Example
+from host.meters.meter import Meter, MeterError, Phases, phase_name
 from host.testbed import Options, Round, Testbed
 from partitioner import evaluate
 from partitioner.bundle import Bundle
@@ -133,6 +134,7 @@ class OnNodes:
         chosen = options(cell, len(bundle.stages), timeout_ms, on_text)
         self.testbed = Testbed(bundle, folder, chosen)
         self._examples = examples
+        self._meter = metering.open_meter(cell, bundle, experiment.folder)
         self._stack = ExitStack()
         self._sent = 0
         self.base = base_row(experiment, cell, bundle)
@@ -140,9 +142,13 @@ class OnNodes:
     def __enter__(self) -> OnNodes:
         try:
             self._chosen = self._examples.of(key(self._cell), self._bundle)
-            self._meter = self._stack.enter_context(metering.open_meter(self._cell, self._bundle))
+            if self._meter is not None:
+                self._stack.enter_context(self._meter)
             self._stack.enter_context(self.testbed)
             self._describe()
+            if self._meter is not None:
+                self.base |= metering.source_columns(self._meter.source())
+                self._meter.attach(self.testbed.boards)
         except BaseException:
             self._stack.close()
             raise
@@ -174,7 +180,6 @@ class OnNodes:
             "compute_provenance": " and ".join(compute),
             "link_provenance": " and ".join(sorted(link)),
             "provenance": " and ".join(sorted({*compute, *link})),
-            **self._meter.source(),
         }
 
     @property
@@ -189,6 +194,7 @@ class OnNodes:
         """One inference as a row; one that failed has `error` and `error_code`.
 
         Raises:
+            MeterError: the meter is not there any more.
             BoardError: the chain is not there any more (`ENDS_CHAIN`); `row` of the exception's
                 `__notes__` is not set: the caller records it.
         """
@@ -200,17 +206,27 @@ class OnNodes:
             "input": example.name,
             "truth": example.truth,
         }
-        self._meter.begin()
+        meter = self._meter
+        if meter is not None:
+            meter.begin()
         try:
             done = link_run.infer(self.testbed, self._bundle, example)
         except BoardError as error:
             if error.code in ENDS_CHAIN:
                 raise
-            self._meter.give_up()
+            if meter is not None:
+                meter.give_up()
             row |= {"error": " ".join(str(error).split()), "error_code": error.code}
             return {**row, **self._on_link()}
         found = done.round
         phases = {**found.phases, (0, int(Phase.PREPROCESS)): done.preprocess_us}
+        try:
+            energy = {} if meter is None else self._energy(meter, phases)
+        except MeterError as error:
+            if not error.passes:
+                raise
+            row |= {"error": str(error), "error_code": error.code}
+            return {**row, **self._on_link()}
         row |= {
             "predicted": done.predicted,
             "output_crc32": crc32(found),
@@ -218,9 +234,12 @@ class OnNodes:
             "data_frames": found.fragments_sent,
             "retransmissions": found.fragments_resent,
             **durations(phases, found.round_trip_us, len(self._bundle.stages)),
-            **self._meter.end(phases),
+            **energy,
         }
         return {**row, **self._on_link()}
+
+    def _energy(self, meter: Meter, phases: Phases) -> Row:
+        return metering.columns(meter.end(phases), len(self._bundle.stages))
 
     def _on_link(self) -> Row:
         """What the boards and the air have counted since the last inference."""
@@ -297,7 +316,7 @@ def durations(phases: Mapping[tuple[int, int], int], round_trip_us: int, stages:
     row["return_us"] = max(round_trip_us - known, 0)
     row["round_trip_us"] = round_trip_us
     row["phases"] = [
-        {"stage": stage, "phase": _phase_name(phase), "duration_us": us}
+        {"stage": stage, "phase": phase_name(phase), "duration_us": us}
         for (stage, phase), us in sorted(phases.items())
     ]
     least, most = phases.get((1, Phase.RECEIVE)), phases.get((0, Phase.SEND))
@@ -306,13 +325,6 @@ def durations(phases: Mapping[tuple[int, int], int], round_trip_us: int, stages:
         row["one_way_uncertainty_us"] = (most - least + 1) // 2
         row["one_way_method"] = "bounds"
     return row
-
-
-def _phase_name(phase: int) -> str:
-    try:
-        return Phase(phase).name.lower()
-    except ValueError:
-        return f"phase {phase}"
 
 
 def _negotiated(cell: Cell, radio: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,89 +1,80 @@
-"""Energy of an inference: no meter, or the cost model's figure; instruments are host.meters'."""
+"""Energy of a cell's inferences: which meter, and what it says as columns of a row."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from types import TracebackType
+from pathlib import Path
+from typing import Any
 
 from host.bench.rows import Row
-from host.bench.spec import Cell
-from models.errors import TinysplitError
+from host.bench.spec import Cell, MeterSpec
+from host.meters.meter import Meter, MeterError, Reading, Source
+from host.meters.sampled import AUTO, CHANNELS, Sampling
 from partitioner.bundle import Bundle
 
 
-class MeterError(TinysplitError):
-    """A meter that is not to be had, or stopped."""
+def source_columns(source: Source) -> Row:
+    """What every row of the cell has."""
+    return {"energy_source": source.name, "energy_provenance": source.provenance}
 
 
-class CellMeter(ABC):
-    """Energy of the inferences of one cell; a context manager.
+def columns(reading: Reading, stages: int) -> Row:
+    """What an inference's row has; null where a node is not metered."""
+    shares: list[dict[str, Any]] = [
+        {"stage": stage, "phase": phase, "energy_mj": mj}
+        for (stage, phase), mj in sorted(reading.phases.items())
+    ]
+    return {
+        "energy_mj": reading.energy_mj,
+        "energy_head_mj": reading.stages.get(0),
+        "energy_tail_mj": reading.stages.get(stages - 1),
+        "energy_uncertainty_mj": reading.uncertainty_mj,
+        "energy_phases": shares,
+        "energy_method": reading.method,
+        "energy_baseline_mw": reading.baseline_mw,
+    }
 
-    For each inference `begin`, then `end` or `give_up`. What they return are columns of a row.
-    Raises MeterError (entering, begin, end): no such instrument, unplugged, samples lost.
+
+def sampling(spec: MeterSpec) -> Sampling:
+    """What the experiment says of a meter that samples."""
+    given = spec.options
+    return Sampling(
+        stage=given.get("stage", 0),
+        phases=given.get("phases", AUTO),
+        channels=given.get("channels", CHANNELS),
+        rule=given.get("rule", "trapezoid"),
+        baseline_s=float(given.get("baseline_s", 0.0)),
+    )
+
+
+def open_meter(cell: Cell, bundle: Bundle, folder: Path) -> Meter | None:
+    """The meter that a cell asks for, not yet entered; None: none. Paths are from `folder`.
+
+    Raises MeterError: there is no such stage to meter.
     """
+    spec, given = cell.meter, cell.meter.options
+    last = len(bundle.stages) - 1
+    if given.get("stage", 0) > last:
+        raise MeterError(
+            "no_stage",
+            f"the meter {spec.name} is at stage {given['stage']}, and the last stage is {last}",
+        )
+    if spec.meter == "none":
+        return None
+    if spec.meter == "ppk2":
+        from host.meters.ppk2 import AMPERE_MODE, Ppk2
 
-    def __enter__(self) -> CellMeter:
-        return self
+        mode = given.get("mode", AMPERE_MODE)
+        return Ppk2(given["port"], mode, given["voltage_mv"], sampling(spec))
+    if spec.meter == "replay":
+        from host.meters.replay import Replay
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go of the instrument."""
-        self.close()
+        return Replay(folder / given["file"], given.get("voltage_mv"), sampling(spec))
+    if spec.meter == "board":
+        from host.meters.board import IDLE_S, OnBoard
 
-    def close(self) -> None:
-        """Let go of the instrument. Safe to call twice."""
-        return
-
-    @abstractmethod
-    def source(self) -> Row:
-        """`energy_source`, `energy_method` and `energy_provenance`."""
-
-    def begin(self) -> None:
-        """An inference begins now."""
-        return
-
-    @abstractmethod
-    def end(self, phases: Mapping[tuple[int, int], int]) -> Row:
-        """It is over, and took these microseconds by stage and phase; its energy columns."""
-
-    def give_up(self) -> None:
-        """It failed."""
-        return
-
-
-class NoMeter(CellMeter):
-    """Energy is not known."""
-
-    def source(self) -> Row:
-        return {}
-
-    def end(self, phases: Mapping[tuple[int, int], int]) -> Row:
-        return {}
-
-
-class ModelledMeter(CellMeter):
-    """What the cost model says of ESP32-S3 boards over this transport: the same every time."""
-
-    def __init__(self, columns: Row) -> None:
-        self._columns = columns
-
-    def source(self) -> Row:
-        names = ("energy_source", "energy_method", "energy_provenance")
-        return {name: self._columns[name] for name in names}
-
-    def end(self, phases: Mapping[tuple[int, int], int]) -> Row:
-        return self._columns
-
-
-def open_meter(cell: Cell, bundle: Bundle) -> CellMeter:
-    """The meter that a cell asks for, not yet entered."""
-    if cell.meter.meter == "none":
-        return NoMeter()
+        seconds = float(given.get("baseline_s", 0.0))
+        return OnBoard(subtract=seconds > 0, idle_s=seconds or IDLE_S)
     from host.bench import computed
+    from host.meters.modelled import Modelled
 
-    return ModelledMeter(computed.energy(cell, bundle))
+    return Modelled(computed.ENERGY_SOURCE, computed.energy(cell, bundle))

@@ -16,6 +16,7 @@ from host.bench.rows import Row
 from host.bench.spec import Cell, Experiment
 from host.bench.store import Store, StoreError
 from host.boards.board import BoardError
+from host.meters.meter import MeterError
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
 
@@ -104,7 +105,9 @@ def _failed(
         store.begin(cell)
     progress = store.progress
     row = base_row(experiment, cell, bundle) if not progress.base["cell"] else progress.base
-    code = error.code if isinstance(error, BoardError) else type(error).__name__
+    code = type(error).__name__
+    if isinstance(error, BoardError | MeterError):
+        code = error.code
     store.add(
         {
             **row,

@@ -29,7 +29,20 @@ SIMULATED = "simulated"
 BOARDLESS = (MODELLED, SIMULATED)
 AXES = ("model", "cut", "transport", "link", "codec", "boards", "meter", "heads")
 CODECS = ("raw", "auto", "1")
-METERS = ("none", "modelled")
+# What each meter must be told.
+METERS: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "modelled": (),
+    "ppk2": ("port", "voltage_mv"),
+    "board": (),
+    "replay": ("file",),
+}
+_SAMPLED = ("stage", "phases", "channels", "rule", "baseline_s")
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "ppk2": ("port", "mode", "voltage_mv", *_SAMPLED),
+    "board": ("baseline_s",),
+    "replay": ("file", "voltage_mv", *_SAMPLED),
+}
 OWN_CUT = "own"  # Of a model that is a bundle.
 _RADIO = ("espnow_version", "espnow_rate", "channel", "att_mtu")
 
@@ -244,7 +257,15 @@ def _experiment(document: Document, text: str, folder: Path) -> Experiment:
     links = _unique(document, "links", [_link(link, content["seed"]) for link in content["links"]])
     meters = _unique(document, "meters", [_meter(meter) for meter in content["meters"]])
     for place, meter in enumerate(meters):
-        _require(document, ("meters", place), meter.meter, METERS)
+        _require(document, ("meters", place), meter.meter, list(METERS))
+        for option in METERS[meter.meter]:
+            if option not in meter.options:
+                raise document.error(("meters", place), f"{meter.meter} needs `{option}`")
+        for option in meter.options:
+            if option not in _TAKES.get(meter.meter, ()):
+                raise document.error(
+                    ("meters", place, option), f"{meter.meter} does not take `{option}`"
+                )
     boards = _chosen_boards(document)
     cuts = [(c,) if isinstance(c, str) else tuple(c) for c in content.get("cuts", [])]
     if not cuts and any(model.request for model in models):
@@ -439,6 +460,10 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
         if rest != clean:
             return f"on {kind}'s modelled air a link has {' and '.join(allowed)} only", both
     nodes = {"boards": boards.name, "transport": transport.name}
+    if boards.boardless and cell.meter.meter not in ("none", MODELLED):
+        return "without boards there is nothing to meter", {
+            "boards": boards.name, "meter": cell.meter.name,
+        }  # fmt: skip
     if boards.boardless and cell.codec != "raw":
         return "without boards boundaries go raw: plan and sim know of codec 1", {
             "boards": boards.name, "codec": cell.codec,

@@ -159,3 +159,32 @@ EXPERIMENTS = sorted(path for path in SHIPPED.glob("*.yaml") if path.stem != "pl
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_the_experiments_that_ship_are_experiments(path: Path) -> None:
     assert spec.read(path).cells
+
+
+@pytest.mark.parametrize(
+    ("meters", "what"),
+    [
+        ("[ppk3]", "'ppk3' is not known; the nearest is 'ppk2'"),
+        ("[ppk2]", "ppk2 needs `port`"),
+        ("[{meter: ppk2, port: /dev/ttyACM2}]", "ppk2 needs `voltage_mv`"),
+        ("[{meter: replay}]", "replay needs `file`"),
+        ("[{meter: board, port: COM3}]", "board does not take `port`"),
+        ("[{meter: ppk2, prt: COM3}]", "unknown key 'prt'; the nearest known is 'port'"),
+        ("[{meter: ppk2, port: COM3, voltage_mv: 12000}]", "12000"),
+        ("[{meter: ppk2, port: COM3, voltage_mv: 3300, channels: {invoke: 8}}]", "8 is greater"),
+        ("[modelled, board]\nuse: modelled", "without boards there is nothing to meter"),
+    ],
+)
+def test_meters_are_told_what_they_need_and_nothing_else(meters: str, what: str) -> None:
+    text = GOOD.replace("use: [virtual, mine]\n", "")
+    with pytest.raises(SpecError) as caught:
+        parse(f"{text}meters: {meters}\n")
+    assert what in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_meter_knows_what_it_was_told() -> None:
+    given = "{name: head, meter: ppk2, port: COM3, voltage_mv: 3300, channels: {invoke: 2}}"
+    cell = parse(f"{GOOD.replace('exclude: [', RADIO)}meters: [{given}]\n").cells[0]
+    assert (cell.meter.name, cell.meter.meter) == ("head", "ppk2")
+    assert cell.meter.options["channels"] == {"invoke": 2}
