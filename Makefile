@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-radio power-cuts ota-kills lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts ota-kills meter-hold lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -38,6 +38,10 @@ power-cuts:
 	@build/core-power-cuts/tests/power_cuts full
 
 # 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
+# Ten minutes of a software PPK2 at 100 kS/s: no sample lost.
+meter-hold: setup-dev
+	@TINYSPLIT_LONG=1 $(BIN)/python -m pytest -q tests/host/meters/test_ppk2.py -k ten_minutes
+
 ota-kills: setup-dev
 	@$(BIN)/python -m tests.host.ota.kills 200
 

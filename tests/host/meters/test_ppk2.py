@@ -1,5 +1,6 @@
 """The PPK2's protocol, real time, losses and plug, against an instrument on a pseudo-terminal."""
 
+import os
 import time
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_seconds_of_real_time_lose_nothing_and_have_every_phases_energy(plug_in:
         assert device.source().name == "PPK2, source mode at 3300 mV"
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("TINYSPLIT_LONG" not in os.environ, reason="ten minutes: make meter-hold")
 @pytest.mark.timeout(900)
 def test_ten_minutes_lose_nothing(plug_in: PlugIn) -> None:
     port, _ = plug_in(Behaviour(PROFILE))
