@@ -37,11 +37,11 @@ power-cuts:
 	    { cat build/core-power-cuts.log; exit 1; }
 	@build/core-power-cuts/tests/power_cuts full
 
-# 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 # Ten minutes of a software PPK2 at 100 kS/s: no sample lost.
 meter-hold: setup-dev
 	@TINYSPLIT_LONG=1 $(BIN)/python -m pytest -q tests/host/meters/test_ppk2.py -k ten_minutes
 
+# 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 ota-kills: setup-dev
 	@$(BIN)/python -m tests.host.ota.kills 200
 
