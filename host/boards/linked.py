@@ -64,7 +64,11 @@ class LinkedBoard(Board):
         self._send_timeout_s = self._longest_send_s
         self._blob = secrets.randbelow(1 << 32)
         self._open()
-        self.kind = str(self.ask("info").get("kind"))
+        try:
+            self.kind = str(self.ask("info").get("kind"))
+        except BaseException:
+            self.close()  # Nobody else has it yet.
+            raise
 
     def _open(self) -> None:
         transport = self._connect()

@@ -76,9 +76,13 @@ class _Udp(Transport):
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
             sock = self._socket(found[0][0], found[0][4], listen)
-            self._transport, _ = await loop.create_datagram_endpoint(
-                lambda: _Protocol(self, user, peer), sock=sock
-            )
+            try:
+                self._transport, _ = await loop.create_datagram_endpoint(
+                    lambda: _Protocol(self, user, peer), sock=sock
+                )
+            except BaseException:
+                sock.close()
+                raise
         except OSError as failed:
             raise transport_error(failed, self.place) from failed
         self._sock = sock
