@@ -519,7 +519,8 @@ class BoardCommand(Command):
 @click.option(
     "--flash",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File that stands for the flash; keeps what `configure` sets, and an image's slots.",
+    help="File that stands for the flash; keeps what `configure` sets, and an image's slots. With "
+    "--qemu all of the flash: made new from the build and BUNDLE, else started as it is.",
 )
 @click.option(
     "--public-key",
@@ -629,8 +630,10 @@ def board(
     from host.boards.emulated import console
     from host.boards.emulated.process import LOOPBACK, free_port
 
-    if flash is not None or settings["air"] is not None or settings["window"] or announce:
-        raise click.UsageError("--flash, --air, --window and --announce go with virtual boards")
+    if public_key is not None or settings["air"] is not None or settings["window"] or announce:
+        raise click.UsageError(
+            "--public-key, --air, --window and --announce go with virtual boards"
+        )
     if place.transport in RADIOS or place.host != LOOPBACK:
         raise click.UsageError(f"an emulated board listens on udp or tcp at {LOOPBACK}")
     if place.port == 0:
@@ -648,6 +651,7 @@ def board(
         mtu=settings["mtu"],
         timeout_ms=settings["timeout_ms"],
         codec=settings["codec"],
+        flash_file=flash,
         read_fd=read_fd,
         write_fd=write_fd,
     )
