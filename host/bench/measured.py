@@ -134,7 +134,7 @@ class OnNodes:
         chosen = options(cell, len(bundle.stages), timeout_ms, on_text)
         self.testbed = Testbed(bundle, folder, chosen)
         self._examples = examples
-        self._meter = metering.open_meter(cell, bundle, experiment.folder)
+        self._meter = metering.open_meter(experiment, cell, bundle)
         self._stack = ExitStack()
         self._sent = 0
         self.base = base_row(experiment, cell, bundle)

@@ -464,10 +464,6 @@ def _impossible(cell: Cell) -> tuple[str, dict[str, str]] | None:
         return "without boards there is nothing to meter", {
             "boards": boards.name, "meter": cell.meter.name,
         }  # fmt: skip
-    if boards.boardless and cell.codec != "raw":
-        return "without boards boundaries go raw: plan and sim know of codec 1", {
-            "boards": boards.name, "codec": cell.codec,
-        }  # fmt: skip
     if boards.boardless:
         modelled = replace(impairment, loss=0.0)
         if boards.name == MODELLED and (modelled != clean or impairment.loss >= 1):

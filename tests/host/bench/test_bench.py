@@ -316,6 +316,34 @@ def test_cells_that_need_no_board_are_computed_and_say_so(
     assert espnow == pytest.approx(modelled, rel=0.3)
 
 
+def test_cells_without_boards_know_what_codec_1_costs_and_saves(
+    place: Path, invoke: Callable[..., Result]
+) -> None:
+    text = EXPERIMENT.replace("[udp, {transport: tcp}]", "[udp]")
+    text += "use: [modelled, simulated]\ncodecs: [raw, 1, auto]\nmeters: [modelled]\n"
+    (place / "small.yaml").write_text(text)
+    done = invoke(bench, place / "small.yaml", "--output", place / "out")
+    assert done.exit_code == 0, done.output
+    found = {
+        (row["boards"], row["codec"]): row
+        for row in frame(place / "out")
+        if row["run"] == 0 and row["iteration"] == 0
+    }
+    for boards in ("modelled", "simulated"):
+        raw, coded, auto = (found[boards, codec] for codec in ("raw", "1", "auto"))
+        assert raw["boundary_bytes"] == raw["payload_bytes"] == coded["payload_bytes"]
+        assert 0 < coded["boundary_bytes"] == auto["boundary_bytes"] < raw["boundary_bytes"] * 1.1
+        assert (raw["head_encode_us"], raw["tail_decode_us"]) == (0, 0)
+        assert min(coded["head_encode_us"], coded["tail_decode_us"]) > 0
+        assert coded["energy_mj"] != raw["energy_mj"]
+        phases = {(share["stage"], share["phase"]) for share in coded["energy_phases"]}
+        assert {(0, "encode"), (1, "decode"), (1, "encode"), (2, "decode")} <= phases
+    coded = found["modelled", "1"]
+    parts = ("head_invoke_us", "head_encode_us", "link_us", "between_us", "tail_decode_us")
+    parts += ("tail_invoke_us", "return_us")
+    assert sum(coded[part] for part in parts) == pytest.approx(coded["round_trip_us"], abs=4)
+
+
 @pytest.mark.slow
 def test_computed_cells_are_the_same_on_a_cluster(
     place: Path, invoke: Callable[..., Result]

@@ -86,9 +86,8 @@ def test_a_meter_that_is_pulled_out_fails_its_cell_and_not_the_sweep(
 
 
 def test_a_lost_sample_costs_its_inference_and_not_the_cell(plug_in: PlugIn, sweep: Sweep) -> None:
-    # One every 5 ms, for three seconds.
-    lose = tuple((k, 1) for k in range(20_000, 300_000, 500))
-    port, _ = plug_in(Behaviour([(1000, 0.1, 0)], lose=lose))
+    # For 40 ms one every 5 ms, for 40 ms none: a run is longer, an inference shorter.
+    port, _ = plug_in(Behaviour([(1000, 0.1, 0)], lose_by_turns=(8000, 4000, 500)))
     done, rows, _ = sweep(json.dumps([{"meter": "ppk2", "port": port, "voltage_mv": 3300}]))
     assert done.exit_code == 0, done.output
     spoilt = [row for row in rows if row["error_code"] == "samples_lost"]
