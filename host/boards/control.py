@@ -24,7 +24,7 @@ COMMANDS = (
     *("info", "configure", "run", "stats", "abort", "reboot", "selftest"),
     *("profile", "telemetry", "public_key"),
     *("update_begin", "update_data", "update_finish", "update_activate", "update_abort"),
-    "update_fetch",
+    *("update_fetch", "update_release"),
 )
 
 _ENVELOPE = ("id", "cmd", "boot", "after")
