@@ -18,15 +18,20 @@ _WATCH_S = 0.1
 _TEXT_LINES = 20
 
 
+CommandId = int | str
 AnyBoard = TypeVar("AnyBoard", bound="Board")
 
 
 class BoardError(TinysplitError):
-    """A board that does not answer, is gone, or refuses; `code` is the error's name."""
+    """A board that does not answer, is gone, or refuses; `code` is the error's name.
 
-    def __init__(self, code: str, message: str) -> None:
+    `answered`: the board itself says so.
+    """
+
+    def __init__(self, code: str, message: str, *, answered: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.answered = answered
 
 
 class Board(ABC):
@@ -70,7 +75,7 @@ class Board(ABC):
     ) -> None:
         self.close()
 
-    def begin(self, name: str, **fields: Any) -> int:
+    def begin(self, name: str, **fields: Any) -> CommandId:
         """Send a command; returns its id, for `finish`."""
         self._last_id += 1
         self._send(control.command(self._last_id, name, fields))
@@ -78,7 +83,7 @@ class Board(ABC):
 
     def finish(
         self,
-        command_id: int,
+        command_id: CommandId,
         timeout_s: float = ANSWER_TIMEOUT_S,
         watch: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Board(ABC):
             result: dict[str, Any] = answer.get("result", {})
             return result
         error = answer["error"]
-        raise BoardError(error["code"], f"{self.name}: {error['message']}")
+        raise BoardError(error["code"], f"{self.name}: {error['message']}", answered=True)
 
     def ask(self, name: str, timeout_s: float = ANSWER_TIMEOUT_S, **fields: Any) -> dict[str, Any]:
         """Send a command and wait for its result. Raises as `finish`."""

@@ -26,6 +26,10 @@ from partitioner.kernels import Kernels
 UPDATE_PIECE_BYTES = 3072  # As control.schema.json says.
 
 
+class NoStageError(StageError):
+    """A stage that is not here."""
+
+
 @dataclass(frozen=True)
 class Held:
     """A loaded stage and what goes with it.
@@ -60,7 +64,7 @@ class Holding(ABC):
         """How many stages the chain has.
 
         Raises:
-            StageError: stage `number` is not here.
+            NoStageError: stage `number` is not here.
         """
 
     @abstractmethod
@@ -114,7 +118,7 @@ class BundleHolding(Holding):
     def stages(self, number: int) -> int:
         count = len(self._bundle.stages)
         if number >= count:
-            raise StageError(f"the bundle has no stage {number}, only 0 to {count - 1}")
+            raise NoStageError(f"the bundle has no stage {number}, only 0 to {count - 1}")
         return count
 
     def load(self, number: int, kernels: Kernels) -> Held:
@@ -216,7 +220,7 @@ class SlotHolding(Holding):
 
     def stages(self, number: int) -> int:
         if number != self._running.stage:
-            raise StageError(
+            raise NoStageError(
                 f"the flash holds an image of stage {self._running.stage}, not of stage {number}"
             )
         return self._running.stage_count
