@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -53,6 +54,7 @@ def swept(place: Path, invoke: Callable[..., Result]) -> Path:
     done = invoke(bench, place / "small.yaml", "--output", place / "out", "--csv")
     assert done.exit_code == 0, done.output
     assert "2 of 2: " in done.stderr
+    assert " ms (median, measured) in " in done.stderr
     assert "rows in" in done.stdout
     return place / "out"
 
@@ -115,6 +117,7 @@ def test_a_sweep_ends_with_a_row_per_inference_and_all_that_is_known_of_it(
     assert (swept / store.ROWS).stat().st_mtime_ns == before
     told = invoke(follow, swept)
     assert "small: 2 of 2 cells are over" in told.stdout
+    assert told.stdout.count(" measured ") == 2
 
 
 def start(place: Path, *more: str) -> subprocess.Popen[str]:
@@ -153,7 +156,7 @@ def test_kill_9_loses_the_running_inference_at_most_and_the_sweep_goes_on(
     assert f"another sweep (process {running.pid}) writes to" in refused.stderr
     followed = invoke(follow, place / "out", "--once")
     assert "small: 0 of 2 cells are over" in followed.stdout
-    assert "now: " in followed.stdout
+    assert re.search(r"now: .*, median [0-9.]+ ms \(measured\), 0 failed", followed.stdout)
     before = len(progress_rows(place / "out"))
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
