@@ -133,6 +133,7 @@ class Commands(click.Group):
         "cmd": "host.mqtt.cli:cmd",
         "calibrate": "partitioner.plan.cli:calibrate",
         "flash": "host.flash.cli:flash",
+        "gateway": "host.gateway.cli:gateway",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
