@@ -129,6 +129,7 @@ class Commands(click.Group):
         "bench": "host.bench.cli:bench",
         "calibrate": "partitioner.plan.cli:calibrate",
         "flash": "host.flash.cli:flash",
+        "gateway": "host.gateway.cli:gateway",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
