@@ -19,6 +19,7 @@ from partitioner import kernels
 from partitioner.bundle import Bundle
 from partitioner.graph import Graph
 
+DEVICE_KERNELS = "tflite-micro"  # As `partitioner.kernels` names them.
 TENSOR_HEAD_BYTES = 8 + 4 * 8  # SPEC 6.1, with as many tensors as there may be.
 
 
@@ -66,6 +67,12 @@ class Served:
     def label(self) -> str:
         """Short, for people and metrics."""
         return self.id[:12]
+
+    @property
+    def exact(self) -> bool:
+        """Whether it runs on the device's own kernels, and they gave its own bytes here."""
+        trial = self.trial
+        return trial is not None and trial.exact and trial.kernels.startswith(DEVICE_KERNELS)
 
     @property
     def stage(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import signal
 import sys
 import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,22 @@ class ListenAt(click.ParamType):  # type: ignore[type-arg]  # Generic from click
             return places.parse(str(value))
         except Exception as error:
             self.fail(str(error), param, ctx)
+
+
+class HttpAt(click.ParamType):  # type: ignore[type-arg]
+    """HOST:PORT of this machine."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", str(value))
+        if match is None or int(match[3]) > 65535:
+            self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464", param, ctx)
+        return match[1] or match[2], int(match[3])
 
 
 class Cores(click.ParamType):  # type: ignore[type-arg]
@@ -126,6 +145,20 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
     metavar="S",
     help="How long heads of a bundle that was replaced are served on.",
 )
+@click.option(
+    "--http",
+    "http_at",
+    type=HttpAt(),
+    metavar="HOST:PORT",
+    help="/healthz, /readyz, /metrics (Prometheus) and /heads there.",
+)
+@click.option(
+    "--results",
+    "results_to",
+    multiple=True,
+    metavar="SINK",
+    help="A row for every request: parquet:DIR or webhook:URL. Repeat it.",
+)
 @click.option("--reuse-port", is_flag=True, help="Share the addresses with other gateways (Linux).")
 @click.option("--air", help="BLE: the air of virtual boards, instead of this machine's Bluetooth.")
 @click.option(
@@ -151,6 +184,8 @@ def gateway(
     queue: int,
     grace: float,
     reload_grace: float,
+    http_at: tuple[str, int] | None,
+    results_to: tuple[str, ...],
     reuse_port: bool,
     air: str | None,
     every: float,
@@ -177,9 +212,40 @@ def gateway(
     chosen = listen_at or (places.parse("udp://127.0.0.1:4000"),)
     transports = [(place.text, place.transport(reuse_port=reuse_port, air=air)) for place in chosen]
     voice = _Voice(as_json=as_json, quiet=quiet)
-    unanswered = asyncio.run(_serve(list(bundles), transports, options, voice, every))
+    beside = _Beside(http_at, results_to)
+    unanswered = asyncio.run(_serve(list(bundles), transports, options, voice, every, beside))
     if unanswered:
         raise GatewayError(f"stopped with {unanswered} requests unanswered")
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What there is beside heads: HTTP, and where results go."""
+
+    http: tuple[str, int] | None
+    results: tuple[str, ...]
+
+    async def enter(self, stack: AsyncExitStack, served: Gateway, voice: _Voice) -> str | None:
+        """Where HTTP answers. Results are open before the gateway and close after it."""
+        if self.http is None and not self.results:
+            return None
+        try:
+            from host.gateway import results
+            from host.gateway.http import Http
+            from host.gateway.metrics import Metrics
+        except ModuleNotFoundError as error:
+            raise GatewayError(
+                f"--http and --results need {error.name}: pip install 'tinysplit[gateway]' (in its "
+                "checkout: pip install '.[gateway]')"
+            ) from error
+        sinks = [results.parse(text, served.options.name, voice.say) for text in self.results]
+        kept = await stack.enter_async_context(results.Results(served, sinks))
+        if self.http is None:
+            return None
+        http = Http(*self.http, served, Metrics(served, kept))
+        await stack.enter_async_context(http)
+        host, port = http.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Voice:
@@ -218,6 +284,7 @@ async def _serve(
     options: Options,
     voice: _Voice,
     every_s: float,
+    beside: _Beside,
 ) -> int:
     loop = asyncio.get_running_loop()
     stops = 0
@@ -230,7 +297,10 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    async with Gateway(folders, transports, options, say=voice.say) as served:
+    async with AsyncExitStack() as stack:
+        served = Gateway(folders, transports, options, say=voice.say)
+        address = await beside.enter(stack, served, voice)
+        await stack.enter_async_context(served)
         reloads: set[asyncio.Task[None]] = set()
 
         async def reload() -> None:
@@ -243,9 +313,10 @@ async def _serve(
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, again)
+        listening = [one.place for one in served.listeners]
         voice.tell(
-            {"event": "ready", "listen": [one.place for one in served.listeners]},
-            f"ready: {options.engines} engines",
+            {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},
+            f"ready: {options.engines} engines" + (f", http://{address}" if address else ""),
         )
         summary = loop.create_task(_summaries(served, voice, every_s))
         await stopping.wait()

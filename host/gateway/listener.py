@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from host.boards import address
 from host.gateway.schedule import Head
 from host.link.driver import Driver, now_us
 from host.link.endpoint import Acceptor
@@ -25,6 +28,14 @@ from host.link.session import Node, Profile
 from host.link.transport import ServerTransport, TransportError
 
 _log = logging.getLogger(__name__)
+
+
+class Past(NamedTuple):
+    """What a head did in sessions that are over."""
+
+    sessions: int
+    requests: int
+    errors: int
 
 
 class ListenerUser(ABC):
@@ -66,6 +77,7 @@ class Listener(Driver):
         self.endpoint = Acceptor(nodes, profile)
         self.server = transport
         self.heads: dict[Address, Head] = {}
+        self.history: OrderedDict[Address, Past] = OrderedDict()  # Of those without a session.
         self.tokens: dict[int, Head] = {}  # Answers that have not arrived yet.
         self._user = user
         super().__init__(self.endpoint, transport)
@@ -73,6 +85,14 @@ class Listener(Driver):
     @property
     def place(self) -> str:
         return self.server.place
+
+    def name_of(self, peer: Address) -> str:
+        """What a peer of this listener is called."""
+        if isinstance(peer, bytes):
+            return f"{self.kind}://{peer.hex(':')}"
+        if self.kind in ("udp", "tcp"):
+            return str(address.Address(self.kind, peer[0], peer[1]))
+        return f"{self.kind}://{str(peer).lower()}"
 
     async def open(self) -> None:
         """Raises TransportError."""

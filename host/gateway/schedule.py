@@ -38,7 +38,13 @@ class Head:
     taken: int = 0  # By an engine, and without an answer that arrived.
     requests: int = 0
     errors: int = 0
+    sessions: int = 1  # That this address has had.
     gone: bool = False
+
+    @property
+    def name(self) -> str:
+        """The head's address, for people: `udp://127.0.0.1:4001`, `espnow://02:00:00:00:00:01`."""
+        return self.listener.name_of(self.peer)  # type: ignore[no-any-return]
 
     @property
     def idle(self) -> bool:

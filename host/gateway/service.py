@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from host.gateway import bundles
 from host.gateway.bundles import GatewayError, Served
-from host.gateway.listener import Listener, ListenerUser
+from host.gateway.listener import Listener, ListenerUser, Past
 from host.gateway.pool import Done, Pool, PoolUser
 from host.gateway.schedule import Head, Job, Schedule
 from host.link.driver import now_us
@@ -165,8 +165,7 @@ class Gateway(ListenerUser, PoolUser):
     async def _load(self, served: Served) -> None:
         """Raises GatewayError: the engines do not take it, or do not compute what it says."""
         trial = served.trial = await self.pool.load(served)
-        own = self.options.kernels == "exact" and trial.kernels.startswith("tflite-micro")
-        if own and not trial.exact:
+        if trial.kernels.startswith(bundles.DEVICE_KERNELS) and not trial.exact:
             self.pool.unload(served)
             raise GatewayError(
                 f"{served.folder} cannot be served: {trial.differing_bytes} of "
@@ -310,7 +309,11 @@ class Gateway(ListenerUser, PoolUser):
             (one for one in self.served if one.node.bundle == event.node.bundle), self.served[0]
         )
         served.heads += 1
-        listener.heads[event.peer] = Head(listener, event.peer, event.session, served, now_us())
+        head = Head(listener, event.peer, event.session, served, now_us())
+        listener.heads[event.peer] = head
+        before = listener.history.pop(event.peer, None)
+        if before is not None:
+            head.sessions, head.requests, head.errors = before.sessions + 1, *before[1:]
 
     def ended(self, listener: Listener, event: SessionEnded) -> None:
         head = listener.heads.pop(event.peer, None)
@@ -320,6 +323,9 @@ class Gateway(ListenerUser, PoolUser):
         head.served.heads -= 1
         self.schedule.forget(head)
         self.lost_sessions[event.error.name] += 1
+        listener.history[event.peer] = Past(head.sessions, head.requests, head.errors)
+        if len(listener.history) > self.options.heads:
+            listener.history.popitem(last=False)
 
     def asked(self, listener: Listener, event: TensorReceived) -> None:
         head = listener.heads[event.peer]

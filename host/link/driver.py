@@ -92,9 +92,11 @@ class Driver(ABC):
         await self.close()
 
     def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
-        receive, now = self._endpoint.receive, now_us()
+        receive = self._endpoint.receive
         for frame, peer in batch:
-            for event in receive(frame, peer, now):
+            # The time anew for each: what an event leads to is later than the frame before, and the
+            # endpoint would take an older time for a clock that stepped back.
+            for event in receive(frame, peer, now_us()):
                 self._on_event(event)
         self._pump()
 
