@@ -127,6 +127,7 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "bench": "host.bench.cli:bench",
+        "broker": "host.broker.command:broker",
         "calibrate": "partitioner.plan.cli:calibrate",
         "flash": "host.flash.cli:flash",
         "live": "host.bench.cli:follow",
