@@ -3,8 +3,9 @@
     with Heads(program, "udp", ("127.0.0.1", 4000), examples, count=100) as heads:
         report = heads.closed(seconds=5)
 
-`program` is what `build` compiled from the C files beside this one and firmware/core: the link library that
-ships, one core node and one socket for each head. For comparison the same program speaks HTTP/1.1 and gRPC.
+`program` is what `build` compiled from the C files beside this one and firmware/core: the link
+library that ships, one core node and one socket for each head. For comparison the same program
+speaks HTTP/1.1 and gRPC.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def build(folder: Path) -> Path:
 
 
 def write_examples(bundle: Bundle, path: Path) -> int:
-    """What the heads send and must get back, from a bundle's self-test: the last boundary of its golden inputs and the
-    exact result. How many there are."""
+    """What the heads send and must get back, from a bundle's self-test: the last boundary of its
+    golden inputs and the exact result. How many there are."""
     manifest = bundle.manifest
     golden = bundle.selftest()
     last = len(manifest.boundaries) - 1
@@ -75,8 +76,8 @@ def write_examples(bundle: Bundle, path: Path) -> int:
 class Heads:
     """A running generator with all its heads connected; a context manager.
 
-    `opened` says how many came up, and how long that took. Every request's result is compared byte for byte;
-    `failed` turns true with the first that is wrong or lost.
+    `opened` says how many came up, and how long that took. Every request's result is compared byte
+    for byte; `failed` turns true with the first that is wrong or lost.
 
     Raises (entering):
         LoadError: it does not start.
