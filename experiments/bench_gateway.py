@@ -353,7 +353,7 @@ def open_servers(
         )
 
     port = free_port()
-    stack.enter_context(gateway(setting, port))
+    stack.enter_context(gateway(setting, port, "--engine-cores", setting.engine_core))
     servers = [
         Server("tinysplit gateway, UDP", clients("udp", port)),
         Server("tinysplit gateway, TCP", clients("tcp", port)),
