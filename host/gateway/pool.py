@@ -370,6 +370,8 @@ class Pool:
             loop.remove_reader(engine.own.fileno())
             loop.remove_writer(engine.own.fileno())
             engine.own.close()
+            if engine.jobs:
+                engine.process.kill()
         await asyncio.gather(*(asyncio.to_thread(_reap, one.process) for one in self._engines))
         self._engines.clear()
 

@@ -188,6 +188,7 @@ class Gateway(ListenerUser, PoolUser):
         most = max(min(options.heads, options.memory_bytes // per_head) // shared, 1)
         listener.endpoint.serve(self._nodes())
         listener.server.limit(most)
+        listener.server.welcome(listener.endpoint.nodes)
         listener.endpoint.profile = replace(
             listener.server.profile,
             slots=options.slots,
