@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from host.boards import kinds
 from host.boards.bridge import open_bridge
 from host.boards.kinds import OnSerial
+from host.boards.virtual.radio import not_installed
 from host.gateway.bundles import GatewayError
 from host.link.tcp import TcpServer
 from host.link.transport import ServerTransport
 from host.link.udp import UdpServer
 
+HOST_ADDRESS = "c0:54:53:00:ff:fd"  # On an air of virtual boards.
 _SOCKET = re.compile(r"(udp|tcp)://(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})")
 
 
@@ -46,7 +48,21 @@ class Listen:
             return TcpServer(self.host, self.port, reuse_port=reuse_port)
         if self.serial is not None:
             return open_bridge(self.serial.port, self.serial.baud)[1]
-        raise GatewayError("not yet")
+        return _ble(self.host, air)
+
+
+def _ble(target: str, air: str | None) -> ServerTransport:
+    try:
+        from host.link.ble.hub import BleHub
+    except ModuleNotFoundError as error:
+        raise not_installed("this machine's Bluetooth", "ble", error) from error
+    if air is None:
+        return BleHub(target)
+    try:
+        from host.link.ble.bumble_backend import Adapter
+    except ModuleNotFoundError as error:
+        raise not_installed("Bluetooth on an air of virtual boards", "air", error) from error
+    return BleHub(target, backend=Adapter(air, HOST_ADDRESS).backend())
 
 
 def parse(text: str) -> Listen:

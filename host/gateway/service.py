@@ -188,12 +188,12 @@ class Gateway(ListenerUser, PoolUser):
         most = max(min(options.heads, options.memory_bytes // per_head) // shared, 1)
         listener.endpoint.serve(self._nodes())
         listener.server.limit(most)
+        listener.server.welcome(listener.endpoint.nodes)
         listener.endpoint.profile = replace(
             listener.server.profile,
             slots=options.slots,
             max_message=longest,
             max_sessions=most,
-            max_pending=max(most // 4, 1),
         )
 
     async def reload(self) -> list[str]:

@@ -157,6 +157,10 @@ class UdpServer(_Udp, ServerTransport):
         self.address = (host, port)
         self.reuse_port = reuse_port
 
+    @property
+    def place(self) -> str:
+        return place_of("udp", *self.address)
+
     async def open(self, user: TransportUser) -> None:
         await self._start(user, None, listen=True)
         name = cast("Any", self._transport).get_extra_info("sockname")
