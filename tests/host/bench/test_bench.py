@@ -82,9 +82,17 @@ def test_a_sweep_ends_with_a_row_per_inference_and_all_that_is_known_of_it(
         assert row["between_us"] > 0
         assert row["wire_bytes"] > row["payload_bytes"] + row["wire_frames"] * 2
         assert row["data_frames"] >= 1
-        if row["one_way_us"] is not None:
-            assert row["one_way_us"] + row["one_way_uncertainty_us"] >= row["link_us"]
+        received = sum(
+            p["duration_us"] for p in row["phases"] if (p["stage"], p["phase"]) == (1, "receive")
+        )
+        assert received - 1 <= row["one_way_us"] + row["one_way_uncertainty_us"]
+        assert row["one_way_us"] - row["one_way_uncertainty_us"] <= row["link_us"] + 1
         assert {p["stage"] for p in row["phases"]} == {0, 1, 2}
+    # Both clocks are this machine's, and the rows know only that they are near each other.
+    clocked = [row for row in found if row["one_way_method"] == "clocks"]
+    assert clocked
+    for row in clocked:
+        assert abs(row["clock_offset_us"]) <= row["clock_uncertainty_us"] + 1
     for run in (0, 1):
         iterations = [r["iteration"] for r in counted if (r["transport"], r["run"]) == ("udp", run)]
         assert iterations == list(range(len(iterations)))
