@@ -423,6 +423,24 @@ def test_cells_are_listed_in_the_order_of_their_running(
     assert not (Path.cwd() / "results").exists()
 
 
+def test_listing_names_layers_and_bundles_that_are_not_there(
+    place: Path, stranger_bundle: Bundle, invoke: Callable[..., Result]
+) -> None:
+    (place / "stranger.tflite").write_bytes(stranger_bundle.full)
+    model = "{name: stranger, model: stranger.tflite, preprocess: tf}"
+    text = EXPERIMENT.replace("{name: stranger, bundle: bundle}", model)
+    for cut, told in (("'#3'", None), ("'#99'", "model stranger: "), ("conv9", "conv9")):
+        (place / "small.yaml").write_text(f"{text}cuts: ['#1', {cut}]\n")
+        done = invoke(bench, place / "small.yaml", "--list")
+        assert done.stdout.count("stranger / ") == 4
+        assert done.exit_code == (told is not None), done.output
+        assert told is None or told in done.stderr.splitlines()[-1]
+    (place / "small.yaml").write_text(EXPERIMENT.replace("bundle: bundle", "bundle: nothing"))
+    done = invoke(bench, place / "small.yaml", "--list")
+    assert (done.exit_code, "is not a bundle" in done.stderr) == (1, True)
+    assert not (Path.cwd() / "build").exists()
+
+
 def test_bundles_can_be_made_before_boards_are_flashed(
     place: Path, stranger_bundle: Bundle, invoke: Callable[..., Result]
 ) -> None:
