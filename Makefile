@@ -65,12 +65,12 @@ NATIVE += host/boards/virtual/build_core.py host/sim/build_sim.py
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml $(NATIVE)
 	@echo "== Install tinysplit with TensorFlow (about 300 MB to fetch, once)"
-	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters]'
+	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready pyproject.toml
 	@echo "== Install what the tests need"
-	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,dev]'
+	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway,dev]'
 	@touch $@
 
 clean:

@@ -19,7 +19,7 @@ from typing import Any
 from host.bench.document import Document, DocumentError, nearest
 from host.boards import kinds
 from host.boards.address import RADIOS
-from host.boards.kinds import Emulated, Kind, KindError, OnSerial
+from host.boards.kinds import Emulated, Kind, KindError, OnMqtt, OnSerial
 from host.link.impairment import Impairment, ImpairmentError
 from models.errors import TinysplitError
 from partitioner.source import Request
@@ -99,7 +99,8 @@ class BoardsSpec:
     @property
     def attached(self) -> bool:
         """Whether a real board takes part."""
-        return any(isinstance(kind, OnSerial) for kind in (self.head, *self.relays, self.tail))
+        nodes = (self.head, *self.relays, self.tail)
+        return any(isinstance(kind, OnSerial | OnMqtt) for kind in nodes)
 
 
 BUILT_IN_BOARDS = {
