@@ -340,6 +340,16 @@ static cJSON *info(void) {
     return o;
 }
 
+static void add_stamp(cJSON *o, const char *name, const struct node_stamp *stamp) {
+    if (stamp->at_us == 0) {
+        cJSON_AddNullToObject(o, name);
+        return;
+    }
+    cJSON *s = cJSON_AddObjectToObject(o, name);
+    cJSON_AddNumberToObject(s, "inference", stamp->inference);
+    cJSON_AddNumberToObject(s, "at_us", (double)stamp->at_us);
+}
+
 static cJSON *stats(void) {
     static struct node_stats n;
     node_stats(&n);
@@ -367,10 +377,14 @@ static cJSON *stats(void) {
     if (n.clock_known) {
         cJSON_AddNumberToObject(o, "clock_offset_us", (double)n.clock_offset_us);
         cJSON_AddNumberToObject(o, "clock_uncertainty_us", n.clock_uncertainty_us);
+        cJSON_AddNumberToObject(o, "clock_age_us", n.clock_age_us);
     } else {
         cJSON_AddNullToObject(o, "clock_offset_us");
         cJSON_AddNullToObject(o, "clock_uncertainty_us");
+        cJSON_AddNullToObject(o, "clock_age_us");
     }
+    add_stamp(o, "complete", &n.complete);
+    add_stamp(o, "handed", &n.handed);
     telemetry_add_memory(o);
     return o;
 }

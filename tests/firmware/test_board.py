@@ -364,6 +364,13 @@ def test_a_chain_gives_the_golden_result(
     stats = head.ask("stats")
     assert (stats["next_up"], stats["next_error"]) == (True, "ok")
     assert stats["codec"] == (codec == "auto")
+    # The boundary's way by both clocks: within the round trip, but for what the clocks may be off.
+    handed, complete = stats["handed"], boards[1].ask("stats")["complete"]
+    assert handed["inference"] == complete["inference"]
+    way_us = complete["at_us"] - stats["clock_offset_us"] - handed["at_us"]
+    doubt_us = stats["clock_uncertainty_us"] + stats["clock_age_us"] * 1e-3
+    assert -doubt_us <= way_us <= answer["total_us"] + doubt_us
+    assert (stats["complete"], boards[2].ask("stats")["handed"]) == (None, None)
     first = head.ask("run", 20, input="pattern")["tensors"]
     assert head.ask("run", 20, input="pattern")["tensors"] == first
     code, why = refusal(head, "run", input="tensors", tensors=["AAA="])
