@@ -14,7 +14,6 @@
 #include "esp_log.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
-#include "esp_timer.h"
 #include "flash.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/queue.h"
@@ -336,7 +335,7 @@ static cJSON *info(void) {
     } else {
         cJSON_AddNullToObject(o, "problem");
     }
-    cJSON_AddNumberToObject(o, "uptime_ms", (double)(esp_timer_get_time() / 1000));
+    cJSON_AddNumberToObject(o, "uptime_ms", (double)telemetry_uptime_ms());
     return o;
 }
 

@@ -22,7 +22,13 @@
 static const char TAG[] = "node";
 
 #define LINK_STACK 6144
-#define ENGINE_STACK 24576 /* ESP-NN keeps quantization of odd channel counts on the stack */
+/* ESP-NN keeps quantization of odd channel counts on the stack: 12 bytes a channel, of 1,280 at most where the arena of
+ * such a layer fits, and of a few hundred without PSRAM. */
+#if CONFIG_SPIRAM
+#define ENGINE_STACK 24576
+#else
+#define ENGINE_STACK 16384
+#endif
 #define CALL_WAIT_MS 10000
 #define SELF_TEST_WAIT_MS 300000
 #define SLACK_BYTES 512 /* headers and phase records beside the tensors of a message */

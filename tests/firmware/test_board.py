@@ -135,6 +135,7 @@ def test_info_of_a_head(start: Start, stages: list[bytes], stranger_bundle: Bund
     assert info["selftest"] == {"vectors": 1, "passed": 1, "first_wrong": None}
     assert (info["kernels"], info["problem"]) == ("esp-nn", None)
     assert info["arena"]["memory"] == "internal"
+    assert 0 <= info["uptime_ms"] < 600_000
     assert {"link", "engine", "control", "uart", "udp"} <= set(info["memory"]["stack_unused"])
 
 
@@ -142,6 +143,7 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     board = start({0: stages[0]}, next="udp://127.0.0.1:9")
     values = board.ask("telemetry")
     assert {"uptime_ms", "reset", "kernels", "rssi_dbm", "temperature_c", "memory"} <= set(values)
+    assert 0 <= values["uptime_ms"] < 600_000  # Since this start, whatever esp_timer says.
     assert values["temperature_c"] == pytest.approx(41.2)
     operators = board.ask("profile", on=True)["operators"]
     assert len(operators) > 1
