@@ -82,10 +82,9 @@ def hold(folder: Path, seconds: float) -> bool:
             print(line)
     for transport, count in sorted(done.items()):
         median_ms = statistics.median(times[transport]) / 1000
-        print(f"{transport}: {count} inferences exact, median {median_ms:.1f} ms (measured)")
-    tcp = (
-        "of TCP's packets, too" if shelf.tcp_loss else "but of TCP's packets (nftables needs root)"
-    )
+        how = "modelled air" if transport in ("ble", "espnow") else "measured"
+        print(f"{transport}: {count} inferences exact, median {median_ms:.1f} ms ({how})")
+    tcp = "TCP's packets, too" if shelf.tcp_loss else "but TCP's packets: nftables needs root"
     print(f"{sum(done.values())} results, all exact, none lost; {LOSS:.0%} of frames lost, {tcp}")
     held = code == 0 and not errors
     for name, samples in (("the gateway", link), ("its engines", engines)):
