@@ -34,12 +34,14 @@ METERS: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "modelled": (),
     "ppk2": ("port", "voltage_mv"),
+    "joulescope": (),
     "board": (),
     "replay": ("file",),
 }
 _SAMPLED = ("stage", "phases", "channels", "rule", "baseline_s")
 _TAKES: Mapping[str, tuple[str, ...]] = {
     "ppk2": ("port", "mode", "voltage_mv", *_SAMPLED),
+    "joulescope": ("serial", "accuracy_percent", *_SAMPLED),
     "board": ("baseline_s",),
     "replay": ("file", "voltage_mv", *_SAMPLED),
 }

@@ -105,14 +105,15 @@ class Reach:
     ) -> None:
         self._stack.close()
 
-    def open(self, place: Place, name: str) -> Board:
-        """The board, which has answered. `name` is for people.
+    def open(self, place: Place, name: str, stop: threading.Event | None = None) -> Board:
+        """The board, which has answered. `name` is for people; `stop`: as Board's.
 
         Raises:
             BoardError: it cannot be reached; says why.
         """
         if isinstance(place, OnSerial):
             board = SerialBoard(place.port, name=name, baud=place.baud)
+            board.stop = stop
             try:
                 board.greet()
             except BaseException:
@@ -132,13 +133,14 @@ class Reach:
         # One adapter scans and connects for one at a time.
         if place.transport == "ble":
             return LinkedBoard(
-                name, self._background, lambda: self._transport(place), self._adapter
+                name, self._background, lambda: self._transport(place), self._adapter, stop=stop
             )
         return LinkedBoard(
             name,
             self._background,
             lambda: self._transport(place),
             timeout_s=self._timeout_s,
+            stop=stop,
         )
 
     def _transport(self, place: Address) -> ClientTransport:

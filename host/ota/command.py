@@ -296,6 +296,11 @@ class _Images:
     "--certificate-key", type=click.Path(path_type=Path), help="Its key, a file of mode 600."
 )
 @click.option(
+    "--take-over",
+    is_flag=True,
+    help="Update boards that say that somebody else's update is under way.",
+)
+@click.option(
     "--patience",
     type=click.FloatRange(0, 3600),
     default=30.0,
@@ -321,6 +326,7 @@ def ota(
     serve: str | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    take_over: bool,
     patience: float,
     as_json: bool,
     broker: str | None,
@@ -367,7 +373,16 @@ def ota(
         if via == "http":
             server = stack.enter_context(_server(serve, certificate, certificate_key))
         couriers = [
-            Courier(node, way, via=via, patience_s=patience, server=server, stop=stop, watch=show)
+            Courier(
+                node,
+                way,
+                via=via,
+                patience_s=patience,
+                server=server,
+                stop=stop,
+                watch=show,
+                take_over=take_over,
+            )
             for node in nodes
         ]
         for courier in couriers:
@@ -376,6 +391,9 @@ def ota(
             outcome = fleet.update(couriers, images.choose, stop, phase)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command again goes on from here", err=True)
+            for courier in couriers:
+                if courier.report.state != "unknown":
+                    click.echo(f"{courier.label}: {_STATES[courier.report.state]}", err=True)
             raise
     if as_json:
         click.echo(json.dumps(_as_json(couriers, outcome), indent=1))
@@ -466,7 +484,7 @@ _STATES = {
     "current": "runs it already",
     "old": "runs what it ran",
     "staged": "has it ready; runs what it ran",
-    "armed": "was to start it; not heard since",
+    "armed": "starts it when it restarts, which it may have been told",
     "running": "runs it",
     "rolled_back": "tried it and went back",
 }
