@@ -3,14 +3,16 @@
     python experiments/load/peers.py grpc|grpc-aio|fastapi|aiohttp|triton BUNDLE PORT
     python experiments/load/peers.py bare BUNDLE
 
-Each takes the boundary's bytes and gives back the result's, from the interpreter that the gateway uses. They run in
-one process, as their own documentation shows; a lock or the event loop keeps the interpreter to one request at a
-time, because it is not thread-safe. A server prints `ready` and serves until it is ended; `bare` runs the stage in a
-loop for as many seconds as each line of its input says, and prints how often.
+Each takes the boundary's bytes and gives back the result's, from the interpreter that the gateway
+uses. They run in one process, as their own documentation shows; a lock or the event loop keeps the
+interpreter to one request at a time, because it is not thread-safe. A server prints `ready` and
+serves until it is ended; `bare` runs the stage in a loop for as many seconds as each line of its
+input says, and prints how often.
 
     pip install grpcio fastapi 'uvicorn[standard]' aiohttp
 
-Triton is `nvidia-pytriton`, which needs numpy below 2: give it an environment of its own, with this project in it.
+Triton is `nvidia-pytriton`, which needs numpy below 2: give it an environment of its own with this
+project's dependencies.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from partitioner import bundle, kernels  # noqa: E402
-from partitioner.bundle import Bundle  # noqa: E402
-from partitioner.chain import Stage  # noqa: E402
+from partitioner import bundle, kernels
+from partitioner.bundle import Bundle
+from partitioner.chain import Stage
 
 HOST = "127.0.0.1"
 GRPC_PATH = "/tinysplit.Tail/Infer"
@@ -59,7 +61,7 @@ def engine(opened: Bundle) -> Infer:
 
 
 def bare(opened: Bundle) -> None:
-    """The stage by itself, its golden boundaries in turn, for as long as each line of input says."""
+    """The stage by itself, its golden boundaries in turn, as long as each line of input says."""
     stage = last_stage(opened)
     golden = opened.selftest()
     last = len(opened.manifest.boundaries) - 1
@@ -170,7 +172,7 @@ def serve_aiohttp(opened: Bundle, port: int) -> None:
 
 
 def serve_triton(opened: Bundle, port: int) -> None:
-    """Triton Inference Server by pytriton, which calls a Python function; HTTP with binary tensors."""
+    """Triton Inference Server by pytriton, which calls a Python function; binary tensors."""
     import numpy as np
     from pytriton.model_config import ModelConfig, Tensor
     from pytriton.triton import Triton, TritonConfig

@@ -130,7 +130,9 @@ class Pool:
         finally:
             theirs.close()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+            os.setpriority(
+                os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+            )
         if self._cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, self._cores)
         engine = _Engine(process, own, time.monotonic())

@@ -195,7 +195,6 @@ class Gateway(ListenerUser, PoolUser):
             slots=options.slots,
             max_message=longest,
             max_sessions=most,
-            max_pending=max(most // 4, 1),
         )
 
     async def reload(self) -> list[str]:

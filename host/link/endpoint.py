@@ -148,7 +148,8 @@ class Endpoint(ABC):
         self._steady = _SteadyClock()
         self._events: list[Event] = []
         self._token = 0
-        self._last_reset_us = -RESET_PAUSE_US
+        self._resets = 0
+        self._resets_since_us = -RESET_PAUSE_US
 
     @abstractmethod
     def receive(self, frame: bytes, peer: Address, now: int) -> list[Event]:
@@ -174,6 +175,11 @@ class Endpoint(ABC):
 
     @abstractmethod
     def _touch(self, peer: Address) -> None: ...
+
+    @property
+    @abstractmethod
+    def _most_resets(self) -> int:
+        """For strangers, per RESET_PAUSE_US."""
 
     def largest_message(self, peer: Address) -> int:
         """The longest message body that the peer takes, bytes; 0: no session is up."""
@@ -203,9 +209,11 @@ class Endpoint(ABC):
 
     def _reset_for(self, frame: bytes, sid: int, now: int) -> bytes | None:
         """The RESET that answers a PING of a session not known here, not too often."""
-        if now < self._last_reset_us + RESET_PAUSE_US:
+        if now >= self._resets_since_us + RESET_PAUSE_US:
+            self._resets, self._resets_since_us = 0, now
+        if self._resets >= self._most_resets:
             return None
-        self._last_reset_us = now
+        self._resets += 1
         return Reset(int.from_bytes(frame[2:4], "little"), sid).encode(Seal(sid))
 
     def _settled(self, peer: Address, outcome: Sent | NotSent) -> None:
@@ -447,6 +455,10 @@ class Initiator(Endpoint):
 
     def _touch(self, peer: Address) -> None:
         pass
+
+    @property
+    def _most_resets(self) -> int:
+        return 1
 
     def _send(
         self, kind: int, body: Buffer, now: int, deadline_us: int | None, say_ttl: bool = False
@@ -825,6 +837,10 @@ class Acceptor(Endpoint):
     def _touch(self, peer: Address) -> None:
         self._touched[peer] = None
 
+    @property
+    def _most_resets(self) -> int:
+        return self.profile.max_sessions  # One that restarted is missed by all of them at once.
+
     def _stage(self, peer: Address) -> int:
         """The stage of the node that this peer has its session with."""
         known = self._peers.get(peer)
@@ -959,7 +975,7 @@ class Acceptor(Endpoint):
         """Whether one more peer fits; the oldest unconfirmed one may have to go for it."""
         profile = self.profile
         full = len(self._peers) >= profile.max_sessions
-        if self._pending and (full or len(self._pending) >= profile.max_pending):
+        if full and self._pending:
             oldest = self._peers[next(iter(self._pending))]
             self._apply(oldest, Cause.PENDING_OVER, now)
             self._schedule(oldest, now)

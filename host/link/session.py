@@ -108,8 +108,8 @@ class Profile:
     received at once. `max_message`: largest body accepted, bytes. `pace_bps`: bits per
     second of DATA frames, 0 for no limit. `reorder`: how many later frames must arrive before
     a missing one counts as lost. `max_queued`: messages an application may queue per peer.
-    `max_sessions`: peers of an acceptor, of which `max_pending` may be unconfirmed: one more makes
-    the oldest of those forgotten, so that HELLOs from nowhere keep nobody out.
+    `max_sessions`: peers of an acceptor; where they are used up, one more makes the oldest
+    unconfirmed one forgotten, so that HELLOs from nowhere keep nobody out.
     """
 
     mtu: int = 1452
@@ -129,7 +129,6 @@ class Profile:
     message_deadline_us: int = 10_000_000
     partial_timeout_us: int = PARTIAL_TIMEOUT_US
     max_sessions: int = 16
-    max_pending: int = 1 << 30
     max_queued: int = 64
 
     def __post_init__(self) -> None:

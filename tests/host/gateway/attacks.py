@@ -2,14 +2,17 @@
 
     python -m tests.host.gateway.attacks KIND HOST UDP_PORT TCP_PORT EXAMPLES [RATE]
 
-EXAMPLES is what the load generator's heads send, so that an attacker knows the bundle as any head does. It prints
-one line of JSON in the end: what it did. RATE is a bound, per second, on what the attack repeats. One process, no
-threads: it takes a bounded part of the machine, which it shares with what it attacks.
+EXAMPLES is what the load generator's heads send, so that an attacker knows the bundle as any head
+does. It prints one line of JSON in the end: what it did. RATE is a bound, per second, on what the
+attack repeats. One process, no threads: it takes a bounded part of the machine, which it shares
+with what it attacks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import random
@@ -135,10 +138,8 @@ def udp_sockets(target: Target, count: int) -> list[socket.socket]:
 
 def send(one: socket.socket, data: bytes) -> None:
     """As a sender that does not care."""
-    try:
+    with contextlib.suppress(OSError):
         one.send(data)
-    except OSError:
-        pass
 
 
 def tcp_socket(target: Target, *, blocking: bool = False) -> socket.socket | None:
@@ -305,7 +306,7 @@ def tcp_garbage(target: Target, clock: Clock) -> dict[str, Any]:
         b"\x00\x40" + rng.randbytes(0x4000),
         *(garbage(rng) for _ in range(30)),
     ]
-    frames = [frame for frame in real_frames(target, 1)]
+    frames = real_frames(target, 1)
     pieces += [struct.pack("<H", len(f)) + mutated(rng, f) for f in frames for _ in range(3)]
     held: list[socket.socket | None] = [None] * 20
     connects = 0
@@ -393,21 +394,20 @@ async def _clients(
     """Has each of them at work until the end; how many came up."""
     up = 0
 
-    async def one(client: LinkClient) -> None:
+    async def session(client: LinkClient) -> None:
         nonlocal up
-        number = 0
+        async with client as opened:
+            up += 1
+            for number in itertools.count(1):
+                with contextlib.suppress(LinkError, TransportError):
+                    await work(opened, number)
+                await asyncio.sleep(0)
+
+    async def one(client: LinkClient) -> None:
         while True:
-            try:
-                async with client as opened:
-                    up += 1
-                    while True:
-                        number += 1
-                        try:
-                            await work(opened, number)
-                        except (LinkError, TransportError):
-                            await asyncio.sleep(TICK_S)
-            except TinysplitError:
-                await asyncio.sleep(0.5)
+            with contextlib.suppress(TinysplitError):
+                await session(client)
+            await asyncio.sleep(0.5)
 
     tasks = [asyncio.get_running_loop().create_task(one(link)) for link in links]
     while clock.running():
