@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-radio power-cuts ota-kills meter-hold lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts ota-kills meter-hold gateway-hold lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -40,6 +40,11 @@ power-cuts:
 # Ten minutes of a software PPK2 at 100 kS/s: no sample lost.
 meter-hold: setup-dev
 	@TINYSPLIT_LONG=1 $(BIN)/python -m pytest -q tests/host/meters/test_ppk2.py -k ten_minutes
+
+# A gateway with ten heads over mixed transports, 5 % of frames lost, for ten minutes.
+gateway-hold: setup-dev
+	@test -d $(BUNDLE) || $(BIN)/partition --layer $(LAYER) --output $(BUNDLE)
+	@$(BIN)/python -m tests.host.gateway.hold $(BUNDLE)
 
 # 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 ota-kills: setup-dev

@@ -54,8 +54,9 @@ def build(folder: Path) -> Path:
 
 
 def write_examples(bundle: Bundle, path: Path) -> int:
-    """What the heads send and must get back, from a bundle's self-test: the last boundary of its
-    golden inputs and the exact result. How many there are."""
+    """What the heads send and must get back: the last boundary of a bundle's golden inputs, and the
+    exact result. How many there are.
+    """
     manifest = bundle.manifest
     golden = bundle.selftest()
     last = len(manifest.boundaries) - 1

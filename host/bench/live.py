@@ -50,7 +50,10 @@ def under_way(now: Progress, names: Mapping[int, str]) -> str:
     if now.rows:
         last = now.rows[-1]
         where = "warm-up" if last["purpose"] == rows.WARM_UP else f"run {last['run'] + 1}"
-    median = f", median {statistics.median(took) / 1e3:.2f} ms" if took else ""
+    median = ""
+    if took:
+        how = now.rows[-1]["provenance"]
+        median = f", median {statistics.median(took) / 1e3:.2f} ms ({how})"
     name = names.get(now.number, now.name)
     return f"now: {name}: {where}, {len(now.rows)} inferences{median}, {failures} failed"
 

@@ -16,7 +16,7 @@ from host.bench.bundles import Key, key
 from host.bench.rows import Row
 from host.bench.spec import Cell, Experiment, Inputs, cut_name
 from host.boards.board import BoardError
-from host.boards.kinds import Emulated, Host, OnSerial
+from host.boards.kinds import Emulated, Host, OnMqtt, OnSerial
 from host.link.messages import Phase
 from host.link_run import Example
 from host.meters.meter import Meter, MeterError, Phases, phase_name
@@ -72,7 +72,9 @@ def options(
         mtu=cell.transport.mtu,
         radio=cell.transport.radio,
         boards={
-            stage: kind for stage, kind in enumerate(nodes) if isinstance(kind, OnSerial | Emulated)
+            stage: kind
+            for stage, kind in enumerate(nodes)
+            if isinstance(kind, OnSerial | OnMqtt | Emulated)
         },
         bridge=boards.bridge,
         codec=cell.codec,
@@ -134,7 +136,7 @@ class OnNodes:
         chosen = options(cell, len(bundle.stages), timeout_ms, on_text)
         self.testbed = Testbed(bundle, folder, chosen)
         self._examples = examples
-        self._meter = metering.open_meter(cell, bundle, experiment.folder)
+        self._meter = metering.open_meter(experiment, cell, bundle)
         self._stack = ExitStack()
         self._sent = 0
         self.base = base_row(experiment, cell, bundle)

@@ -23,6 +23,7 @@ from host.gateway import service
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
+from host.mqtt import topics
 from partitioner.command import Bytes, Command, FiniteRange, verbose_option
 
 FILES_BESIDE_HEADS = 256
@@ -157,7 +158,8 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
     "results_to",
     multiple=True,
     metavar="SINK",
-    help="A row for every request: parquet:DIR or webhook:URL. Repeat it.",
+    help="A row for every request: parquet:DIR, webhook:URL, or mqtt://HOST[:PORT] (a broker, with "
+    "TINYSPLIT_MQTT_USER and the like). Repeat it.",
 )
 @click.option("--reuse-port", is_flag=True, help="Share the addresses with other gateways (Linux).")
 @click.option("--air", help="BLE: the air of virtual boards, instead of this machine's Bluetooth.")
@@ -197,6 +199,8 @@ def gateway(
 
     SIGHUP reads the bundles' folders again.
     """
+    if not topics.is_node(name):
+        raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
     options = Options(
         name=name,
         engines=engines or len(engine_cores or ()) or service.default_engines(),

@@ -1,4 +1,4 @@
-"""Where results go beside the heads: Parquet files, a webhook.
+"""Where results go beside the heads: Parquet files, a webhook, an MQTT broker.
 
 Theory of operation. A row for every request is put into the bounded queue of each sink and taken
 out by the sink's own task, so nothing here can hold up a head: a sink that does not keep up loses
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import logging
 import os
 import time
@@ -27,6 +28,8 @@ import numpy as np
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Outcome
 from host.link.errors import code_name
+from host.mqtt import access, topics
+from host.mqtt.connection import Connection, MqttError
 from models.errors import TinysplitError
 from partitioner.output import whole_file
 
@@ -37,6 +40,8 @@ POST_ROWS: Final = 500
 POST_S: Final = 1.0
 POST_TIMEOUT_S: Final = 10.0
 POST_TRIES: Final = 5
+MQTT_LOOK_S: Final = 0.2
+MQTT_FAREWELL_S: Final = 2.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 
@@ -252,6 +257,51 @@ class WebhookSink(Sink):
             return f"the webhook cannot be reached: {error}", False
 
 
+class MqttSink(Sink):
+    """JSON arrays of rows at tinysplit/<gateway>/results, at least once (QoS 1).
+
+    What waits for a broker that is away waits here.
+    """
+
+    kind = "mqtt"
+
+    def __init__(self, found: access.Access, name: str, say: Callable[[str], None]) -> None:
+        super().__init__(say)
+        loop = asyncio.get_running_loop()
+        self._topic = topics.topic(name, "results")
+
+        def problem(error: MqttError) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended.
+                loop.call_soon_threadsafe(self._trouble, str(error))
+
+        self._connection = Connection(found, on_problem=problem)
+
+    async def _work(self) -> None:
+        self._connection.start()
+        try:
+            while not self._closing or self._waiting:
+                if not self._connection.up:
+                    if self._closing:
+                        return
+                    await self._pause(MQTT_LOOK_S)
+                    continue
+                self._trouble(None)
+                if not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                if not self._closing and len(self._waiting) < POST_ROWS:
+                    await self._pause(POST_S)
+                rows = self._take(POST_ROWS)
+                if self._connection.publish(self._topic, json.dumps(rows).encode()):
+                    self.written += len(rows)
+                else:
+                    self._give_back(rows)
+                    await self._pause(MQTT_LOOK_S)
+        finally:
+            await asyncio.to_thread(self._connection.close, None, MQTT_FAREWELL_S)
+
+
 class Results:
     """All sinks of a gateway; an asynchronous context manager."""
 
@@ -310,10 +360,16 @@ def row_of(outcome: Outcome, gateway: str) -> Row:
 
 
 def parse(text: str, name: str, say: Callable[[str], None]) -> Sink:
-    """`parquet:DIR` or `webhook:URL`. Must run in the loop. Raises GatewayError."""
+    """`parquet:DIR`, `webhook:URL`, `mqtt://HOST` or `mqtts://HOST`. Must run in the loop.
+
+    Raises:
+        GatewayError, AccessError: says what is wrong.
+    """
     kind, _, rest = text.partition(":")
     if kind == "parquet" and rest:
         return ParquetSink(Path(rest), name, say)
+    if kind in ("mqtt", "mqtts") and rest.startswith("//"):
+        return MqttSink(access.need(text), name, say)
     if kind == "webhook" and rest.startswith(("http://", "https://")):
         return WebhookSink(rest, say)
-    raise GatewayError(f"--results {text!r}: write parquet:DIR or webhook:http://...")
+    raise GatewayError(f"--results {text!r}: write parquet:DIR, webhook:URL or mqtt://HOST")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.boards import control
+from host.boards import address, control
 from host.boards.address import Address
 from host.boards.attached import PORT, AttachedBoard
 from host.boards.board import BoardError
@@ -220,13 +220,16 @@ def serve(
     mtu: int,
     timeout_ms: int,
     codec: str,
+    flash_file: Path | None,
     read_fd: int,
     write_fd: int,
 ) -> None:
     """Run stage `stage` of the bundle in `folder` on an emulated board until `read_fd` ends.
 
     `listen` is where this machine forwards to the board's port; `following` is an address as the
-    board sees it. Says `ready` as every board does, then hands bytes through.
+    board sees it. Says `ready` as every board does, then hands bytes through. A `flash_file` that
+    exists is the board's flash as it is: it runs what that holds, with the neighbour it knows
+    unless `following` is another. One that does not is made, and stays.
 
     Raises:
         TinysplitError: no emulator, no build, no such stage; the board does not start.
@@ -239,24 +242,37 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # The emulator must end with us.
     with tempfile.TemporaryDirectory(prefix="tinysplit-") as temporary:
         place = Path(temporary)
-        flash.write_flash(build, packed, place / "flash.bin")
+        chip_flash = place / "flash.bin" if flash_file is None else flash_file
+        kept = flash_file is not None and flash_file.exists()
+        if kept:
+            flash.check_flash(build, chip_flash)
+        else:
+            flash.write_flash(build, packed, chip_flash)
         (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
         ours, theirs = wire()
         arguments = command(
-            emulator, build, place / "flash.bin", place / "efuse.bin", theirs.fileno(), listen.port
+            emulator, build, chip_flash, place / "efuse.bin", theirs.fileno(), listen.port
         )
         with running(arguments, ours, theirs, place) as board:
-            attached = AttachedBoard(board, stage, bundle.manifest.id, BOOT_TIMEOUT_S)
-            attached.configure(
-                listen.transport,
-                following,
-                family=4,
-                mtu=mtu,
-                timeout_ms=timeout_ms,
-                codec=codec,
-                needs_address=False,
-            )
-            ready = control.event("ready", info={**attached.info, "listen": str(listen)})
+            held: str | None = bundle.manifest.id
+            info = board.greet(BOOT_TIMEOUT_S)
+            if kept:
+                stage, held = info.get("stage", stage), info.get("bundle")
+                if following is None and info.get("next"):
+                    following = address.parse(info["next"])
+            if held is not None:  # A board without a stage waits for an update.
+                attached = AttachedBoard(board, stage, held, BOOT_TIMEOUT_S)
+                attached.configure(
+                    listen.transport,
+                    following,
+                    family=4,
+                    mtu=mtu,
+                    timeout_ms=timeout_ms,
+                    codec=codec,
+                    needs_address=False,
+                )
+                info = attached.info
+            ready = control.event("ready", info={**info, "listen": str(listen)})
             write(write_fd, ready)
             board.pass_on(read_fd, write_fd)
 

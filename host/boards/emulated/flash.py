@@ -11,6 +11,7 @@ from host.flash import build as builds
 from host.flash.board import quiet, require_esptool
 from host.flash.build import CHIP, Build, BuildError
 from host.flash.contents import contents
+from partitioner.output import whole_file
 
 FLASH_SIZES = ("2MB", "4MB", "8MB", "16MB")  # That the emulator has.
 EFUSE_BYTES = 1024
@@ -45,6 +46,7 @@ def write_flash(build: Build, image: bytes, target: Path) -> None:
 
     Raises:
         BuildError: the image does not fit, or esptool is missing or refuses; says why.
+        OutputError: `target` cannot be written.
     """
     require_esptool()
     from esptool import cmds
@@ -57,7 +59,21 @@ def write_flash(build: Build, image: bytes, target: Path) -> None:
             whole = cmds.merge_bin(pieces, CHIP, flash_mode="dio", pad_to_size=build.flash_size)
     except FatalError as error:
         raise BuildError(f"esptool could not merge the flash: {error}") from error
-    target.write_bytes(whole)
+    with whole_file(target) as file:
+        file.write_bytes(whole)
+
+
+def check_flash(build: Build, file: Path) -> None:
+    """Raises BuildError if a file is not as long as the build's flash, or cannot be looked at."""
+    try:
+        found = file.stat().st_size
+    except OSError as error:
+        raise BuildError(f"cannot read {file}: {error.strerror}") from error
+    if found != build.flash_bytes:
+        raise BuildError(
+            f"{file} has {found:,} bytes, the build's flash {build.flash_bytes:,}: it is none of "
+            "its boards; give another name"
+        )
 
 
 def efuse(mac: bytes) -> bytes:

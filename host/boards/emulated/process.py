@@ -33,6 +33,7 @@ class EmulatedBoard(ProcessBoard):
         mtu: int = 0,
         timeout_ms: int = 10_000,
         codec: str = "raw",
+        flash: Path | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> None:
         arguments = [str(folder), "--stage", str(stage), "--qemu", str(build), "--name", name]
@@ -40,6 +41,8 @@ class EmulatedBoard(ProcessBoard):
         arguments += ["--codec", codec]
         if following is not None:
             arguments += ["--next", str(seen_by_guest(following))]
+        if flash is not None:
+            arguments += ["--flash", str(flash)]
         if qemu is not None:
             arguments += ["--qemu-bin", str(qemu)]
         super().__init__(name, arguments, on_text=on_text)

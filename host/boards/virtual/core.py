@@ -110,6 +110,7 @@ def invoke_stage(
     except StageError:
         return MALFORMED
     done = core.stage.run(received)
+    core.runs, core.last_invoke_us = core.runs + 1, done.invoke_us
     if sum(tensor.nbytes for tensor in done.tensors) > capacity:
         return INVOKE_FAILED
     at = 0
@@ -146,6 +147,7 @@ class Core:
             CoreError: the address is in use or not to be had.
         """
         self.stage = stage
+        self.runs, self.last_invoke_us = 0, 0  # Invocations of the stage, and what the last took.
         self._ffi = _board.ffi
         self._handle = self._ffi.new_handle(self)
         largest = max(stage.received_bytes, result_bytes)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -53,6 +54,7 @@ def swept(place: Path, invoke: Callable[..., Result]) -> Path:
     done = invoke(bench, place / "small.yaml", "--output", place / "out", "--csv")
     assert done.exit_code == 0, done.output
     assert "2 of 2: " in done.stderr
+    assert " ms (median, measured) in " in done.stderr
     assert "rows in" in done.stdout
     return place / "out"
 
@@ -115,6 +117,7 @@ def test_a_sweep_ends_with_a_row_per_inference_and_all_that_is_known_of_it(
     assert (swept / store.ROWS).stat().st_mtime_ns == before
     told = invoke(follow, swept)
     assert "small: 2 of 2 cells are over" in told.stdout
+    assert told.stdout.count(" measured ") == 2
 
 
 def start(place: Path, *more: str) -> subprocess.Popen[str]:
@@ -153,7 +156,7 @@ def test_kill_9_loses_the_running_inference_at_most_and_the_sweep_goes_on(
     assert f"another sweep (process {running.pid}) writes to" in refused.stderr
     followed = invoke(follow, place / "out", "--once")
     assert "small: 0 of 2 cells are over" in followed.stdout
-    assert "now: " in followed.stdout
+    assert re.search(r"now: .*, median [0-9.]+ ms \(measured\), 0 failed", followed.stdout)
     before = len(progress_rows(place / "out"))
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
@@ -314,6 +317,34 @@ def test_cells_that_need_no_board_are_computed_and_say_so(
     )
     modelled = next(row["round_trip_us"] for row in one if row["transport"] == "espnow")
     assert espnow == pytest.approx(modelled, rel=0.3)
+
+
+def test_cells_without_boards_know_what_codec_1_costs_and_saves(
+    place: Path, invoke: Callable[..., Result]
+) -> None:
+    text = EXPERIMENT.replace("[udp, {transport: tcp}]", "[udp]")
+    text += "use: [modelled, simulated]\ncodecs: [raw, 1, auto]\nmeters: [modelled]\n"
+    (place / "small.yaml").write_text(text)
+    done = invoke(bench, place / "small.yaml", "--output", place / "out")
+    assert done.exit_code == 0, done.output
+    found = {
+        (row["boards"], row["codec"]): row
+        for row in frame(place / "out")
+        if row["run"] == 0 and row["iteration"] == 0
+    }
+    for boards in ("modelled", "simulated"):
+        raw, coded, auto = (found[boards, codec] for codec in ("raw", "1", "auto"))
+        assert raw["boundary_bytes"] == raw["payload_bytes"] == coded["payload_bytes"]
+        assert 0 < coded["boundary_bytes"] == auto["boundary_bytes"] < raw["boundary_bytes"] * 1.1
+        assert (raw["head_encode_us"], raw["tail_decode_us"]) == (0, 0)
+        assert min(coded["head_encode_us"], coded["tail_decode_us"]) > 0
+        assert coded["energy_mj"] != raw["energy_mj"]
+        phases = {(share["stage"], share["phase"]) for share in coded["energy_phases"]}
+        assert {(0, "encode"), (1, "decode"), (1, "encode"), (2, "decode")} <= phases
+    coded = found["modelled", "1"]
+    parts = ("head_invoke_us", "head_encode_us", "link_us", "between_us", "tail_decode_us")
+    parts += ("tail_invoke_us", "return_us")
+    assert sum(coded[part] for part in parts) == pytest.approx(coded["round_trip_us"], abs=4)
 
 
 @pytest.mark.slow

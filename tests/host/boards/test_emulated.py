@@ -22,7 +22,7 @@ from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.emulated import flash
 from host.boards.emulated.console import EmulatorError, find_emulator
-from host.boards.emulated.process import EmulatedBoard, seen_by_guest
+from host.boards.emulated.process import EmulatedBoard, free_port, seen_by_guest
 from host.boards.kinds import Emulated
 from host.cli import main
 from host.flash.build import BuildError
@@ -160,12 +160,12 @@ def test_every_stage_in_an_emulator(
         assert len(testbed.stats()) == 3
 
 
-def emulated(folder: Path, build: Path, qemu: Path | None, stage: int = 2) -> EmulatedBoard:
-    from host.boards.emulated.process import free_port
-
+def emulated(
+    folder: Path, build: Path, qemu: Path, stage: int = 2, flash: Path | None = None
+) -> EmulatedBoard:
     listen = Address("udp", "127.0.0.1", free_port())
     return EmulatedBoard(
-        "board", folder, stage, build, qemu=qemu, listen=listen, following=None
+        "board", folder, stage, build, qemu=qemu, listen=listen, following=None, flash=flash
     )  # fmt: skip
 
 
@@ -222,6 +222,38 @@ def test_an_emulator_that_does_not_start_says_why(
         pytest.raises(BoardError, match=r"the emulator ended: .*Could not open 'x'"),
     ):
         board.wait_ready(60)
+
+
+def test_a_flash_that_is_kept(
+    stranger_bundle: Bundle, folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "flash.bin"
+    with emulated(folder, build, qemu, 2, kept) as board:
+        assert board.wait_ready(60)["stage"] == 2
+        assert report(qemu)["bundle"] == stranger_bundle.manifest.id
+    with kept.open("r+b") as file:  # What the board has written meanwhile.
+        file.seek(0x9000)
+        file.write(b"a setting")
+    before = kept.read_bytes()
+    # Stage 0 is not what it holds, and is not written.
+    with emulated(folder, build, qemu, 0, kept) as board:
+        ready = board.wait_ready(60)
+        assert ready["stage"] == 2
+        assert ready["bundle"] == stranger_bundle.manifest.id
+        assert report(qemu)["options"]["-drive"][0].startswith(f"file={kept},if=mtd")
+    assert kept.read_bytes() == before
+
+
+def test_a_flash_of_something_else(
+    folder: Path, build: Path, qemu: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    other = tmp_path / "flash.bin"
+    other.write_bytes(bytes(100))
+    options = ("--qemu", build, "--qemu-bin", qemu, "--stage", 0, "--flash", other)
+    result = invoke(main, "board", folder, *options)
+    assert result.exit_code == 1
+    assert "has 100 bytes, the build's flash 8,388,608" in result.stderr
+    assert other.read_bytes() == bytes(100)
 
 
 def test_no_emulator(
@@ -314,7 +346,7 @@ def test_what_the_guest_calls_this_machine() -> None:
     [
         (("--virtual", "--qemu", "x"), "either --virtual or --qemu"),
         (("--qemu-bin", "x"), "--qemu-bin goes with --qemu"),
-        (("--qemu", "x", "--flash", "y"), "go with virtual boards"),
+        (("--qemu", "x", "--public-key", "y"), "go with virtual boards"),
         (("--qemu", "x", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
     ],
 )

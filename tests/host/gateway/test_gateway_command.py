@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import signal
 import threading
 import urllib.request
@@ -20,6 +21,8 @@ from click.testing import CliRunner
 
 from host.cli import main
 from host.link.messages import EVERY_CODEC
+from host.mqtt import access
+from host.mqtt.connection import Connection
 from partitioner.bundle import Bundle
 from tests.host.gateway.heads import (
     LOOPBACK,
@@ -31,6 +34,7 @@ from tests.host.gateway.heads import (
     stopped,
     until,
 )
+from tests.host.mqtt.mosquitto import Mosquitto
 
 UDP = ("--listen", "udp://127.0.0.1:0")
 
@@ -190,6 +194,31 @@ def test_results_that_nobody_takes_hold_up_no_head(
     said = [line.get("text", "") for line in gateway.lines]
     assert any("results to parquet: cannot write" in text for text in said)
     assert list((tmp_path / "r").iterdir()) == []
+
+
+def test_results_come_by_mqtt(pair_folder: Path, two: Examples, tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path)
+    heard: queue.Queue[bytes] = queue.Queue()
+    topic = "tinysplit/lab/results"
+    try:
+        with Connection(
+            access.parse(broker.url),
+            subscriptions=[topic],
+            on_message=lambda _topic, payload, _retained: heard.put(payload),
+        ) as listener:
+            listener.open()
+            with GatewayProcess(
+                pair_folder, *UDP, "--name", "lab", "--results", broker.url
+            ) as gateway:
+                inferences(gateway.ports[0], two, range(7))
+                assert gateway.stop()[0] == 0
+            rows: list[Any] = []
+            while len(rows) < 7:
+                rows += json.loads(heard.get(timeout=10))
+    finally:
+        broker.kill()
+    assert sorted(row["inference_id"] for row in rows) == list(range(7))
+    assert {row["gateway"] for row in rows} == {"lab"}
 
 
 def test_two_gateways_share_a_port_and_one_dies(pair_folder: Path, two: Examples) -> None:
