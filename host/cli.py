@@ -130,8 +130,9 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "bench": "host.bench.cli:bench",
-        "cmd": "host.mqtt.cli:cmd",
+        "broker": "host.broker.command:broker",
         "calibrate": "partitioner.plan.cli:calibrate",
+        "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
         "gateway": "host.gateway.cli:gateway",
         "live": "host.bench.cli:follow",

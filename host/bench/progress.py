@@ -213,12 +213,12 @@ def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) ->
     `how` is how their round trips came about.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cell", overflow="fold")
+    table.add_column("cell", overflow="fold", min_width=20)
     for heading in ("median ms", "of runs"):
-        table.add_column(heading, justify="right")
-    table.add_column("how", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("how")
     for heading in ("inferences", "failed"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
     for cell in cells:
         least, largest = cell["least_us"], cell["largest_us"]

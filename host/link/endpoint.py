@@ -815,7 +815,9 @@ class Acceptor(Endpoint):
             known = self._peers.get(address)
             if known is None:
                 continue
-            self._timers(known, now)
+            # Before its deadline nothing is over; whoever was just due, or is new, has none.
+            if known.due_us == NEVER or now >= known.due_us:
+                self._timers(known, now)
             if not budget:
                 self._touched[address] = None
                 continue
