@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import selectors
 import threading
+import time
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
@@ -12,6 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END_TIMEOUT_S = 10.0
+_LOOK_S = 0.1
 
 
 class Background:
@@ -44,9 +47,24 @@ class Background:
             self._thread.join(_END_TIMEOUT_S)
             self._loop.close()
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = _END_TIMEOUT_S) -> T:
-        """What the coroutine returns or raises."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        timeout_s: float = _END_TIMEOUT_S,
+        stop: threading.Event | None = None,
+    ) -> T:
+        """What the coroutine returns or raises; it is cancelled soon after `stop` is set.
+
+        Raises:
+            concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+        """
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        end = time.monotonic() + timeout_s
+        while stop is not None and time.monotonic() < end and not future.done():
+            if stop.is_set():
+                future.cancel()
+            concurrent.futures.wait([future], _LOOK_S)
+        return future.result(max(end - time.monotonic(), 0))
 
     def enter(self, context: AbstractAsyncContextManager[T]) -> T:
         """Enter an asynchronous context manager until this object ends."""

@@ -31,6 +31,9 @@ from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
+from host.mqtt import access
+from host.mqtt.access import AccessError
+from host.mqtt.options import broker_options
 from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
@@ -127,8 +130,11 @@ class Commands(click.Group):
 
     elsewhere: ClassVar = {
         "bench": "host.bench.cli:bench",
+        "broker": "host.broker.command:broker",
         "calibrate": "partitioner.plan.cli:calibrate",
+        "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
+        "gateway": "host.gateway.cli:gateway",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
@@ -191,7 +197,7 @@ def main() -> None:
     default="board",
     metavar="NODE",
     help="With a transport: what stage 0 runs on: board (a virtual one, the default), "
-    "serial:PORT[@BAUD] (one that is there), or qemu:BUILD_DIR (an emulated one).",
+    "serial:PORT[@BAUD] or mqtt:NODE (one that is there), or qemu:BUILD_DIR (an emulated one).",
 )
 @click.option(
     "--relay",
@@ -248,6 +254,7 @@ def main() -> None:
     metavar="S",
     help="With a transport: how long an inference may take.",
 )
+@broker_options
 @verbose_option()
 def run(
     bundle: Path,
@@ -271,6 +278,9 @@ def run(
     lmk_file: Path | None,
     att_mtu: int | None,
     codec: str,
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -317,12 +327,13 @@ def run(
             boards={
                 stage: replace(kind, qemu=qemu_bin) if isinstance(kind, kinds.Emulated) else kind
                 for stage, kind in enumerate(nodes)
-                if isinstance(kind, kinds.OnSerial | kinds.Emulated)
+                if isinstance(kind, kinds.OnSerial | kinds.OnMqtt | kinds.Emulated)
             },
             on_text=_print_text if verbose else None,
             radio=radio,
             bridge=bridge,
             codec=codec,
+            broker=access.find(broker, login, ca),
         )
         try:
             options.check(len(opened.stages))
@@ -518,6 +529,18 @@ class BoardCommand(Command):
     type=click.Path(path_type=Path, dir_okay=False),
     help="With an image: only images signed with its private half are taken.",
 )
+@click.option("--mqtt", metavar="URL", help="Take commands from a broker, too; needs --name.")
+@click.option(
+    "--mqtt-login",
+    type=click.Path(path_type=Path),
+    help="File of mode 600 with user=NAME and password=...  [TINYSPLIT_MQTT_LOGIN, or "
+    "TINYSPLIT_MQTT_USER and TINYSPLIT_MQTT_PASSWORD]",
+)
+@click.option(
+    "--mqtt-ca",
+    type=click.Path(path_type=Path),
+    help="Certificate (PEM) that the broker is checked with.  [TINYSPLIT_MQTT_CA]",
+)
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
 @click.option(
     "--pty",
@@ -536,6 +559,9 @@ def board(
     following: str | None,
     flash: Path | None,
     public_key: Path | None,
+    mqtt: str | None,
+    mqtt_login: Path | None,
+    mqtt_ca: Path | None,
     announce: bool,
     pty: bool,
     verbose: bool,
@@ -562,7 +588,9 @@ def board(
         given["espnow_version"] = int(given["espnow_version"])
     if "espnow_peers" in given:
         given["espnow_peers"] = given["espnow_peers"].split(",")
-    defaults = {"listen": listen, **given}
+    defaults = {"listen": listen, **given, **_broker_settings(mqtt, mqtt_login, mqtt_ca)}
+    if mqtt is not None and given["name"] == "board":
+        raise click.UsageError("--mqtt needs --name: it is in the board's topics")
     try:
         control.check_settings(defaults)
     except ControlError as error:
@@ -589,7 +617,15 @@ def board(
         if pty:
             read_fd = write_fd = open_pty()
         try:
-            program.serve(held, Flash(flash), defaults, read_fd, write_fd, announce=announce)
+            program.serve(
+                held,
+                Flash(flash),
+                defaults,
+                read_fd,
+                write_fd,
+                announce=announce,
+                log=lambda line: click.echo(line, err=True),
+            )
         except program.SettingsError as error:
             raise click.UsageError(str(error)) from error
         return
@@ -621,6 +657,25 @@ def board(
         read_fd=read_fd,
         write_fd=write_fd,
     )
+
+
+def _broker_settings(url: str | None, login: Path | None, ca: Path | None) -> dict[str, str]:
+    """The settings of a board that is to be at a broker."""
+    if url is None:
+        if login is not None or ca is not None:
+            raise click.UsageError("--mqtt-login and --mqtt-ca go with --mqtt")
+        return {}
+    try:
+        found = access.need(url, login, ca)
+    except AccessError as error:
+        raise click.UsageError(str(error)) from error
+    settings = {
+        "mqtt_url": url,
+        "mqtt_user": found.user,
+        "mqtt_password": found.password,
+        "mqtt_ca": found.ca,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None) -> Holding:

@@ -61,7 +61,7 @@ def examples(bundle: Bundle, image_set: ImageSet) -> Iterator[Example]:
     truths = evaluate.class_indices(image_set, manifest)
     for number, (name, truth) in enumerate(zip(image_set.names, truths, strict=True)):
         pixels = image_set.images[number : number + 1]
-        row = _quantized(pixels, manifest)
+        row = quantized(pixels, manifest)
         yield Example(name, pixels, row, truth, tuple(uncut.run(row)))
 
 
@@ -80,7 +80,8 @@ def golden_examples(bundle: Bundle) -> list[Example]:
     ]
 
 
-def _quantized(pixels: Array, manifest: Manifest) -> tuple[Array, ...]:
+def quantized(pixels: Array, manifest: Manifest) -> tuple[Array, ...]:
+    """The network's inputs for an image, uint8 (1, height, width, channels)."""
     floats = preprocess.to_float(pixels, manifest.model["preprocessing"])
     (row,) = inputs.quantized([floats], manifest.inputs)
     return tuple(row)
@@ -95,7 +96,7 @@ def infer(testbed: Testbed, bundle: Bundle, example: Example) -> LinkInference:
     started = time.perf_counter_ns()
     row = example.quantized
     if example.pixels is not None:
-        row = _quantized(example.pixels, bundle.manifest)
+        row = quantized(example.pixels, bundle.manifest)
     prepared_us = (time.perf_counter_ns() - started) // 1000
     found = testbed.infer(row)
     return LinkInference(

@@ -45,9 +45,9 @@ static const char TAG[] = "control";
 #endif
 
 static const char *const commands[] = {
-    "info",         "configure", "run",          "stats",       "abort",         "reboot",          "selftest",
-    "profile",      "telemetry", "update_begin", "update_data", "update_finish", "update_activate", "update_abort",
-    "update_fetch", "public_key"};
+    "info",         "configure",      "run",          "stats",       "abort",         "reboot",          "selftest",
+    "profile",      "telemetry",      "update_begin", "update_data", "update_finish", "update_activate", "update_abort",
+    "update_fetch", "update_release", "public_key"};
 
 /* A command being dealt with. */
 struct command {
@@ -339,6 +339,16 @@ static cJSON *info(void) {
     return o;
 }
 
+static void add_stamp(cJSON *o, const char *name, const struct node_stamp *stamp) {
+    if (stamp->at_us == 0) {
+        cJSON_AddNullToObject(o, name);
+        return;
+    }
+    cJSON *s = cJSON_AddObjectToObject(o, name);
+    cJSON_AddNumberToObject(s, "inference", stamp->inference);
+    cJSON_AddNumberToObject(s, "at_us", (double)stamp->at_us);
+}
+
 static cJSON *stats(void) {
     static struct node_stats n;
     node_stats(&n);
@@ -366,10 +376,14 @@ static cJSON *stats(void) {
     if (n.clock_known) {
         cJSON_AddNumberToObject(o, "clock_offset_us", (double)n.clock_offset_us);
         cJSON_AddNumberToObject(o, "clock_uncertainty_us", n.clock_uncertainty_us);
+        cJSON_AddNumberToObject(o, "clock_age_us", n.clock_age_us);
     } else {
         cJSON_AddNullToObject(o, "clock_offset_us");
         cJSON_AddNullToObject(o, "clock_uncertainty_us");
+        cJSON_AddNullToObject(o, "clock_age_us");
     }
+    add_stamp(o, "complete", &n.complete);
+    add_stamp(o, "handed", &n.handed);
     telemetry_add_memory(o);
     return o;
 }
@@ -759,6 +773,28 @@ static bool bytes_of_hex(const cJSON *item, uint8_t *out, size_t len) {
     return true;
 }
 
+/* update_begin of a sender who says who he is. */
+static int begin_update(const struct command *c, uint32_t owner, const uint8_t *header, const uint8_t *digest,
+                        uint32_t *offset) {
+    const cJSON *by = cJSON_GetObjectItemCaseSensitive(c->json, "by");
+    const struct update_sender sender = {
+        .owner = owner,
+        .take_over = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c->json, "take_over")),
+        .name = cJSON_IsString(by) && by->valuestring[0] != '\0' ? by->valuestring : NULL};
+    return update_begin(&sender, header, digest, offset);
+}
+
+static void refuse_update(const struct command *c, int code, const char *name) {
+    if (code != TS_E_BUSY || strcmp(name, "update_fetch") == 0) {
+        refuse_code(c, code, name);
+        return;
+    }
+    char holder[UPDATE_HOLDER], text[MESSAGE_BYTES];
+    update_holder(holder);
+    (void)snprintf(text, sizeof text, "another update is under way, %s", holder);
+    refuse(c, "busy", text);
+}
+
 static void update(const struct command *c, const char *name) {
     uint8_t *block = large->block;
     uint8_t digest[TS_IMAGE_DIGEST];
@@ -767,6 +803,12 @@ static void update(const struct command *c, const char *name) {
     size_t len = 0;
     uint32_t offset = 0;
     int code = TS_OK;
+    const cJSON *number = cJSON_GetObjectItemCaseSensitive(c->json, "owner");
+    if (number != NULL && !whole(number, 0, UINT32_MAX)) {
+        refuse(c, "bad_command", "owner: 0 to 4294967295");
+        return;
+    }
+    uint32_t owner = number != NULL ? (uint32_t)number->valuedouble : 0;
     if (data != NULL && (!cJSON_IsString(data) ||
                          mbedtls_base64_decode(block, BLOCK_BYTES, &len, (const unsigned char *)data->valuestring,
                                                strlen(data->valuestring)) != 0)) {
@@ -778,33 +820,35 @@ static void update(const struct command *c, const char *name) {
             refuse(c, "bad_command", "data: the 64 bytes of the header; digest: 64 hexadecimal digits");
             return;
         }
-        code = update_begin(block, digest, &offset);
+        code = begin_update(c, owner, block, digest, &offset);
     } else if (strcmp(name, "update_data") == 0) {
         const cJSON *at = cJSON_GetObjectItemCaseSensitive(c->json, "offset");
         if (data == NULL || !whole(at, 0, UINT32_MAX)) {
             refuse(c, "bad_command", "offset and data are needed");
             return;
         }
-        code = update_write((uint32_t)at->valuedouble, block, (uint32_t)len, &offset);
+        code = update_write(owner, (uint32_t)at->valuedouble, block, (uint32_t)len, &offset);
     } else if (strcmp(name, "update_finish") == 0) {
-        code = update_finish();
+        code = update_finish(owner);
     } else if (strcmp(name, "update_abort") == 0) {
-        code = update_abort();
+        code = update_abort(owner);
+    } else if (strcmp(name, "update_release") == 0) {
+        code = update_release(owner);
     } else if (!digest_given) {
         refuse(c, "bad_command", "digest: 64 hexadecimal digits");
         return;
     } else if (strcmp(name, "update_activate") == 0) {
-        code = update_activate(digest);
+        code = update_activate(owner, digest);
     } else {
         const cJSON *url = cJSON_GetObjectItemCaseSensitive(c->json, "url");
         if (!cJSON_IsString(url)) {
             refuse(c, "bad_command", "url: http:// or https://");
             return;
         }
-        code = update_fetch(url->valuestring, digest);
+        code = update_fetch(owner, url->valuestring, digest);
     }
     if (code != TS_OK) {
-        refuse_code(c, code, name);
+        refuse_update(c, code, name);
         return;
     }
     struct update_state s = update_state();
@@ -851,10 +895,13 @@ static bool members_are_known(const cJSON *json, const char *name, char *message
     } allowed[] = {{"configure", " set "},
                    {"run", " input tensors timeout_ms "},
                    {"profile", " on "},
-                   {"update_begin", " data digest "},
-                   {"update_data", " offset data "},
-                   {"update_activate", " digest "},
-                   {"update_fetch", " url digest "},
+                   {"update_begin", " data digest owner by take_over "},
+                   {"update_data", " offset data owner "},
+                   {"update_finish", " owner "},
+                   {"update_activate", " digest owner "},
+                   {"update_abort", " owner "},
+                   {"update_release", " owner "},
+                   {"update_fetch", " url digest owner "},
                    {"public_key", " key "}};
     const char *members = "";
     for (size_t i = 0; i < sizeof allowed / sizeof allowed[0]; i++) {
@@ -1027,7 +1074,7 @@ static void message(const struct item *item) {
     struct ts_blob blob;
     uint32_t next;
     if (item->kind == TS_BLOB && ts_blob_decode(item->body, item->len, &blob)) {
-        int code = update_write(blob.offset, blob.data, blob.len, &next);
+        int code = update_write(blob.id, blob.offset, blob.data, blob.len, &next);
         if (code != TS_OK) {
             ESP_LOGW(TAG, "a piece of an update at %" PRIu32 ": %s", blob.offset, ts_error_name((unsigned)code));
         }

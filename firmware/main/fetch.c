@@ -22,6 +22,7 @@ static const char TAG[] = "fetch";
 
 static atomic_bool busy;
 static atomic_int last_code = -1; /* of the last download that ended; -1: none did */
+static uint32_t owner;
 static char url[256];
 static uint8_t wanted[TS_IMAGE_DIGEST];
 static uint8_t piece[PIECE_BYTES];
@@ -78,7 +79,8 @@ static int begin(uint32_t *offset) {
     if (client != NULL) {
         (void)esp_http_client_cleanup(client);
     }
-    return read ? update_begin(header, wanted, offset) : TS_E_PEER_LOST;
+    const struct update_sender sender = {.owner = owner};
+    return read ? update_begin(&sender, header, wanted, offset) : TS_E_PEER_LOST;
 }
 
 /* Takes what one connection gives. */
@@ -92,7 +94,7 @@ static int take(uint32_t *offset, uint32_t bytes) {
         uint32_t left = bytes - *offset;
         (void)esp_task_wdt_reset();
         int n = esp_http_client_read(client, (char *)piece, (int)(left < sizeof piece ? left : sizeof piece));
-        code = n > 0 ? update_write(*offset, piece, (uint32_t)n, offset) : TS_E_PEER_LOST;
+        code = n > 0 ? update_write(owner, *offset, piece, (uint32_t)n, offset) : TS_E_PEER_LOST;
     }
     (void)esp_http_client_cleanup(client);
     return code;
@@ -126,7 +128,7 @@ static int fetch(void) {
         }
         (void)esp_task_wdt_reset();
     }
-    return offset == bytes ? update_finish() : TS_E_PEER_LOST;
+    return offset == bytes ? update_finish(owner) : TS_E_PEER_LOST;
 }
 
 static void fetch_task(void *arg) {
@@ -143,13 +145,18 @@ static void fetch_task(void *arg) {
     vTaskDelete(NULL);
 }
 
-int update_fetch(const char *from, const uint8_t digest[TS_IMAGE_DIGEST]) {
+int update_fetch(uint32_t sender, const char *from, const uint8_t digest[TS_IMAGE_DIGEST]) {
     if ((strncmp(from, "http://", 7) != 0 && strncmp(from, "https://", 8) != 0) || strlen(from) >= sizeof url) {
         return TS_E_INVALID;
+    }
+    int code = update_check(sender);
+    if (code != TS_OK) {
+        return code;
     }
     if (atomic_exchange(&busy, true)) {
         return TS_E_BUSY;
     }
+    owner = sender;
     memcpy(url, from, strlen(from) + 1);
     memcpy(wanted, digest, sizeof wanted);
     if (xTaskCreatePinnedToCore(fetch_task, "fetch", STACK_BYTES, NULL, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE) !=

@@ -1,16 +1,21 @@
 #include "update.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "esp_log.h"
 #include "esp_ota_ops.h"
+#include "esp_timer.h"
 #include "flash.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/semphr.h"
+#include "settings.h"
 
 static const char TAG[] = "update";
 
 #define LOCK_WAIT_MS 10000 /* below the task watchdog */
+#define LEASE_US 20000000  /* after that long without a word from its owner, an update is anybody's */
 
 static SemaphoreHandle_t lock;
 static StaticSemaphore_t lock_memory;
@@ -38,6 +43,61 @@ static bool enter(void) {
 static int leave(int code) {
     (void)xSemaphoreGive(lock);
     return code;
+}
+
+/* --- whose update it is --- */
+
+static struct {
+    uint32_t owner; /* 0: nobody's */
+    int64_t heard_us;
+    char name[33];
+} lease;
+
+static bool admitted(uint32_t owner) {
+    int64_t now = esp_timer_get_time();
+    if (lease.owner != 0 && lease.owner != owner && now - lease.heard_us < LEASE_US) {
+        return false;
+    }
+    lease.owner = lease.owner == owner ? owner : 0;
+    lease.heard_us = now;
+    return true;
+}
+
+/* As `enter`, but only for the owner. TS_OK: what follows must `leave`. */
+static int enter_for(uint32_t owner) {
+    if (!enter()) {
+        return TS_E_BUSY;
+    }
+    return admitted(owner) ? TS_OK : leave(TS_E_BUSY);
+}
+
+static int enter_and_take(const struct update_sender *sender) {
+    if (!enter()) {
+        return TS_E_BUSY;
+    }
+    if (!sender->take_over && !admitted(sender->owner)) {
+        return leave(TS_E_BUSY);
+    }
+    if (sender->name != NULL) {
+        size_t len = settings_cut(sender->name, sizeof lease.name - 1);
+        memcpy(lease.name, sender->name, len);
+        lease.name[len] = '\0';
+    } else if (lease.owner != sender->owner) {
+        (void)snprintf(lease.name, sizeof lease.name, "number %" PRIu32, sender->owner);
+    }
+    lease.owner = sender->owner;
+    lease.heard_us = esp_timer_get_time();
+    return TS_OK;
+}
+
+void update_holder(char out[UPDATE_HOLDER]) {
+    if (enter()) {
+        (void)snprintf(out, UPDATE_HOLDER, "by %s, heard %" PRIi64 " s ago", lease.name,
+                       (esp_timer_get_time() - lease.heard_us) / 1000000);
+        (void)leave(TS_OK);
+    } else {
+        (void)snprintf(out, UPDATE_HOLDER, "which keeps the board busy");
+    }
 }
 
 /* --- firmware --- */
@@ -135,13 +195,15 @@ static int finish_app(void) {
 
 /* --- both kinds --- */
 
-int update_begin(const uint8_t header[TS_IMAGE_HEADER], const uint8_t digest[TS_IMAGE_DIGEST], uint32_t *offset) {
+int update_begin(const struct update_sender *sender, const uint8_t header[TS_IMAGE_HEADER],
+                 const uint8_t digest[TS_IMAGE_DIGEST], uint32_t *offset) {
     struct ts_slots *slots = flash_slots();
     if (slots == NULL) {
         return TS_E_FLASH_FAILED;
     }
-    if (!enter()) {
-        return TS_E_BUSY;
+    int entered = enter_and_take(sender);
+    if (entered != TS_OK) {
+        return entered;
     }
     struct ts_image_rules rules = *flash_rules();
     const esp_partition_t *application = esp_ota_get_next_update_partition(NULL);
@@ -162,11 +224,11 @@ int update_begin(const uint8_t header[TS_IMAGE_HEADER], const uint8_t digest[TS_
     return leave(code);
 }
 
-int update_write(uint32_t offset, const uint8_t *bytes, uint32_t len, uint32_t *next) {
-    if (!enter()) {
-        return TS_E_BUSY;
+int update_write(uint32_t owner, uint32_t offset, const uint8_t *bytes, uint32_t len, uint32_t *next) {
+    int code = enter_for(owner);
+    if (code != TS_OK) {
+        return code;
     }
-    int code = TS_OK;
     *next = state.offset;
     if (!state.active || offset > state.offset || len > state.bytes || offset > state.bytes - len) {
         return leave(TS_E_SLOT_ORDER);
@@ -187,9 +249,10 @@ int update_write(uint32_t offset, const uint8_t *bytes, uint32_t len, uint32_t *
     return leave(code);
 }
 
-int update_finish(void) {
-    if (!enter()) {
-        return TS_E_BUSY;
+int update_finish(uint32_t owner) {
+    int entered = enter_for(owner);
+    if (entered != TS_OK) {
+        return entered;
     }
     if (!state.active || state.offset != state.bytes) {
         return leave(TS_E_SLOT_ORDER);
@@ -200,12 +263,14 @@ int update_finish(void) {
     return leave(code);
 }
 
-int update_activate(const uint8_t digest[TS_IMAGE_DIGEST]) {
+int update_activate(uint32_t owner, const uint8_t digest[TS_IMAGE_DIGEST]) {
     if (flash_slots() == NULL) {
         return TS_E_FLASH_FAILED;
     }
-    if (!enter()) {
-        return TS_E_BUSY;
+    const struct update_sender sender = {.owner = owner};
+    int entered = enter_and_take(&sender);
+    if (entered != TS_OK) {
+        return entered;
     }
     if (app.ready && memcmp(app.digest, digest, sizeof app.digest) == 0) {
         return leave(esp_ota_set_boot_partition(app.partition) == ESP_OK ? TS_OK : TS_E_FLASH_FAILED);
@@ -213,17 +278,33 @@ int update_activate(const uint8_t digest[TS_IMAGE_DIGEST]) {
     return leave(ts_slots_activate(flash_slots(), digest));
 }
 
-int update_abort(void) {
+int update_abort(uint32_t owner) {
     if (flash_slots() == NULL) {
         return TS_E_FLASH_FAILED;
     }
-    if (!enter()) {
-        return TS_E_BUSY;
+    int entered = enter_for(owner);
+    if (entered != TS_OK) {
+        return entered;
     }
+    lease.owner = 0;
     drop_app();
     int code = state.active && state.kind == TS_IMAGE_FIRMWARE ? TS_OK : ts_slots_abort(flash_slots());
     state.active = false;
     return leave(code);
+}
+
+int update_check(uint32_t owner) {
+    int code = enter_for(owner);
+    return code == TS_OK ? leave(TS_OK) : code;
+}
+
+int update_release(uint32_t owner) {
+    int code = enter_for(owner);
+    if (code == TS_OK) {
+        lease.owner = 0;
+        (void)leave(TS_OK);
+    }
+    return code;
 }
 
 struct update_state update_state(void) {

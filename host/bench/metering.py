@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from host.bench import costs
 from host.bench.rows import Row
-from host.bench.spec import Cell, MeterSpec
+from host.bench.spec import Cell, Experiment, MeterSpec
 from host.meters.meter import Meter, MeterError, Reading, Source
 from host.meters.sampled import AUTO, CHANNELS, Sampling
 from partitioner.bundle import Bundle
@@ -46,10 +46,12 @@ def sampling(spec: MeterSpec) -> Sampling:
     )
 
 
-def open_meter(cell: Cell, bundle: Bundle, folder: Path) -> Meter | None:
-    """The meter that a cell asks for, not yet entered; None: none. Paths are from `folder`.
+def open_meter(experiment: Experiment, cell: Cell, bundle: Bundle) -> Meter | None:
+    """The meter that a cell asks for, not yet entered; None: none.
 
-    Raises MeterError: there is no such stage to meter.
+    Raises:
+        MeterError: there is no such stage to meter.
+        EvaluateError, ImageError, KernelError: as `costs.costs`.
     """
     spec, given = cell.meter, cell.meter.options
     last = len(bundle.stages) - 1
@@ -65,16 +67,21 @@ def open_meter(cell: Cell, bundle: Bundle, folder: Path) -> Meter | None:
 
         mode = given.get("mode", AMPERE_MODE)
         return Ppk2(given["port"], mode, given["voltage_mv"], sampling(spec))
+    if spec.meter == "joulescope":
+        from host.meters.joulescope import Joulescope
+
+        chosen = given.get("serial"), sampling(spec), given.get("channels")
+        return Joulescope(*chosen, given.get("accuracy_percent"))
     if spec.meter == "replay":
         from host.meters.replay import Replay
 
-        return Replay(folder / given["file"], given.get("voltage_mv"), sampling(spec))
+        return Replay(experiment.folder / given["file"], given.get("voltage_mv"), sampling(spec))
     if spec.meter == "board":
         from host.meters.board import IDLE_S, OnBoard
 
         seconds = float(given.get("baseline_s", 0.0))
         return OnBoard(subtract=seconds > 0, idle_s=seconds or IDLE_S)
-    from host.bench import computed
     from host.meters.modelled import Modelled
 
-    return Modelled(computed.ENERGY_SOURCE, computed.energy(cell, bundle))
+    found = costs.costs(cell, bundle, experiment.inputs)
+    return Modelled(costs.ENERGY_SOURCE, costs.energy(found))

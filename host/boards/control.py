@@ -17,13 +17,17 @@ import jsonschema
 from models.errors import TinysplitError
 
 MAX_LINE_BYTES = 1 << 20
+SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "ble_passkey", "mqtt_password")
 _MOST_QUOTED = 40  # Characters of a value that is wrong.
+_LONGEST_MESSAGE = 1000
 COMMANDS = (
     *("info", "configure", "run", "stats", "abort", "reboot", "selftest"),
     *("profile", "telemetry", "public_key"),
     *("update_begin", "update_data", "update_finish", "update_activate", "update_abort"),
-    "update_fetch",
+    *("update_fetch", "update_release"),
 )
+
+_ENVELOPE = ("id", "cmd", "boot", "after")
 
 
 class ControlError(TinysplitError):
@@ -37,11 +41,18 @@ class ControlError(TinysplitError):
 
 @dataclass(frozen=True)
 class Command:
-    """A command that follows the schema; `fields` are those beside id and cmd."""
+    """A command that follows the schema; `fields` are those beside id, cmd, boot and after."""
 
     id: int | str
     name: str
     fields: dict[str, Any]
+    boot: str | None = None
+    after: int | None = None
+
+
+def too_long() -> ControlError:
+    """The refusal of a command that is longer than one may be."""
+    return ControlError("too_long", f"a command longer than {MAX_LINE_BYTES} bytes")
 
 
 class Lines:
@@ -66,7 +77,7 @@ class Lines:
             self._buffer.clear()
             already, self._skipping = self._skipping, True
             if not already:
-                raise ControlError("bad_command", f"a line longer than {MAX_LINE_BYTES} bytes")
+                raise too_long()
         return [line.strip() for line in complete if line.strip()]
 
 
@@ -90,6 +101,10 @@ def _check(content: Any, name: str) -> str | None:
             return None
         where = "/".join(str(p) for p in worst.absolute_path)
         why = worst.message
+        if worst.absolute_path and worst.absolute_path[-1] in SECRETS:
+            # Its words would quote the value.
+            rule = f"{worst.validator} {worst.validator_value}"
+            return f"{where}: a secret (not shown) that does not fit {rule}"
         if isinstance(worst.instance, str) and len(worst.instance) > _MOST_QUOTED:
             quoted = f"{worst.instance[:_MOST_QUOTED]!r}... ({len(worst.instance)} characters)"
             why = why.replace(repr(worst.instance), quoted)
@@ -102,21 +117,28 @@ def _no_float(text: str) -> None:
     raise ValueError(f"{text[:20]}: numbers are whole here")
 
 
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number in JSON")
+
+
 def parse_command(line: bytes) -> Command:
     """The command in a line.
 
     Raises:
-        ControlError: `bad_command` or `unknown_command`, with the command's id where it has one.
+        ControlError: `malformed` (no command at all), `unknown_command`, `bad_command` (not as the
+            schema says) or `too_long`, with the command's id where it has one.
     """
+    if len(line) > MAX_LINE_BYTES:
+        raise too_long()
     try:
         content = json.loads(line, parse_float=_no_float, parse_constant=_no_float)
     except (ValueError, RecursionError) as error:
-        raise ControlError("bad_command", f"not a line of JSON: {error}") from error
+        raise ControlError("malformed", f"not a line of JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ControlError("bad_command", "a command is a JSON object")
+        raise ControlError("malformed", "a command is a JSON object")
     command_id = content.get("id")
     if not isinstance(command_id, int | str) or isinstance(command_id, bool):
-        raise ControlError("bad_command", "a command needs an id, a number or a string")
+        raise ControlError("malformed", "a command needs an id, a number or a string")
     if isinstance(command_id, str):
         command_id = command_id[:64]
     name = content.get("cmd")
@@ -128,8 +150,17 @@ def parse_command(line: bytes) -> Command:
     problem = _check(content, name)
     if problem is not None:
         raise ControlError("bad_command", problem, command_id)
-    fields = {key: value for key, value in content.items() if key not in ("id", "cmd")}
-    return Command(command_id, name, fields)
+    fields = {key: value for key, value in content.items() if key not in _ENVELOPE}
+    return Command(command_id, name, fields, content.get("boot"), content.get("after"))
+
+
+def check_command(name: str, fields: dict[str, Any]) -> None:
+    """What a board would say of a command before it looks at itself.
+
+    Raises:
+        ControlError: as `parse_command`.
+    """
+    parse_command(command(0, name, fields))
 
 
 def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +175,11 @@ def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     if problem is not None:
         raise ControlError("bad_setting", problem)
     return settings
+
+
+def masked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are shown: of secrets, whether they are set."""
+    return {name: bool(value) if name in SECRETS else value for name, value in settings.items()}
 
 
 def _line(content: dict[str, Any]) -> bytes:
@@ -163,13 +199,23 @@ def reply(command_id: int | str, result: dict[str, Any]) -> bytes:
 def refusal(error: ControlError, command_id: int | str | None = None) -> bytes:
     """The line of a reply that says why not."""
     chosen = error.command_id if command_id is None else command_id
-    about = {"code": error.code, "message": " ".join(str(error).split())}
-    return _line({"id": chosen, "ok": False, "error": about})
+    message = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+    return _line({"id": chosen, "ok": False, "error": {"code": error.code, "message": message}})
+
+
+def with_count(line: bytes, count: int) -> bytes:
+    """A reply that also says how many commands the board has taken."""
+    return _line({**json.loads(line), "count": count})
 
 
 def event(name: str, **fields: Any) -> bytes:
     """The line of an event."""
     return _line({"event": name, **fields})
+
+
+def status(about: dict[str, Any] | None) -> bytes:
+    """What a board's status is; None: it is offline, also as its last will."""
+    return _line({"online": False} if about is None else {"online": True, **about})
 
 
 def parse_answer(line: bytes) -> dict[str, Any]:
@@ -178,11 +224,28 @@ def parse_answer(line: bytes) -> dict[str, Any]:
     Raises:
         ControlError: `bad_reply`, if it is neither.
     """
+    content = _read(line)
+    kind = "event" if isinstance(content, dict) and "event" in content else "reply"
+    return _valid(content, kind)
+
+
+def parse_status(payload: bytes) -> dict[str, Any]:
+    """A board's status.
+
+    Raises:
+        ControlError: `bad_reply`, if it is none.
+    """
+    return _valid(_read(payload), "status")
+
+
+def _read(data: bytes) -> Any:
     try:
-        content = json.loads(line)
+        return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ControlError("bad_reply", f"the board sent no line of JSON: {error}") from error
-    kind = "event" if isinstance(content, dict) and "event" in content else "reply"
+
+
+def _valid(content: Any, kind: str) -> dict[str, Any]:
     problem = _check(content, kind)
     if problem is not None:
         raise ControlError("bad_reply", f"the board's {kind} is not valid: {problem}")

@@ -3,6 +3,7 @@
 board               a virtual board, started for the run
 host                this process; the last stage only
 serial:PORT[@BAUD]  the board on a serial port
+mqtt:NODE           the board of that name at the broker that TINYSPLIT_BROKER names
 qemu:BUILD_DIR      an emulated board, started for the run
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host.boards.serial import BAUD
+from host.mqtt import topics
 from models.errors import TinysplitError
 
 
@@ -39,6 +41,13 @@ class OnSerial:
 
 
 @dataclass(frozen=True)
+class OnMqtt:
+    """A board that is there already, reached through a broker."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Emulated:
     """The real firmware in an ESP32-S3 emulator. `qemu`: the emulator, None: the one on PATH."""
 
@@ -46,7 +55,8 @@ class Emulated:
     qemu: Path | None = None
 
 
-Kind = Virtual | Host | OnSerial | Emulated
+Attached = OnSerial | OnMqtt
+Kind = Virtual | Host | OnSerial | OnMqtt | Emulated
 
 
 def parse(text: str, qemu: Path | None = None) -> Kind:
@@ -58,6 +68,8 @@ def parse(text: str, qemu: Path | None = None) -> Kind:
     scheme, _, rest = text.partition(":")
     if scheme == "serial" and (match := re.fullmatch(r"(.+?)(?:@(\d{3,7}))?", rest)):
         return OnSerial(match[1], int(match[2] or BAUD))
+    if scheme == "mqtt" and topics.is_node(rest):
+        return OnMqtt(rest)
     if scheme == "qemu" and rest:
         return Emulated(Path(rest), qemu)
-    raise KindError(f"{text!r} is neither board, host, serial:PORT nor qemu:BUILD_DIR")
+    raise KindError(f"{text!r} is neither board, host, serial:PORT, mqtt:NODE nor qemu:BUILD_DIR")

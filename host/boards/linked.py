@@ -6,10 +6,12 @@ opened again by itself: what was under way is over, and whoever asked begins ane
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
@@ -38,7 +40,7 @@ class LinkedBoard(Board):
 
     `alone` is held while one is opened, where opening several at once does not go;
     `timeout_s` is how long that may take, and half as long as a message may; None: as the
-    transport has it, and SEND_TIMEOUT_S.
+    transport has it, and SEND_TIMEOUT_S; `stop`: as Board's.
 
     Raises:
         BoardError: by the name of the link's error (`no_peer` ...), or `unreachable`.
@@ -51,8 +53,10 @@ class LinkedBoard(Board):
         connect: Callable[[], ClientTransport],
         alone: AbstractContextManager[Any] | None = None,
         timeout_s: float | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         super().__init__(name)
+        self.stop = stop
         self._last_id = secrets.randbelow(1 << 30)  # Late answers to another host are not ours.
         self._background = background
         self._connect = connect
@@ -62,7 +66,6 @@ class LinkedBoard(Board):
         self._client: LinkClient | None = None
         self._longest_send_s = SEND_TIMEOUT_S if timeout_s is None else 2 * timeout_s
         self._send_timeout_s = self._longest_send_s
-        self._blob = secrets.randbelow(1 << 32)
         self._open()
         try:
             self.kind = str(self.ask("info").get("kind"))
@@ -88,7 +91,11 @@ class LinkedBoard(Board):
 
     def _run(self, work: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
         try:
-            return self._background.run(work, timeout_s + _GRACE_S)
+            return self._background.run(work, timeout_s + _GRACE_S, self.stop)
+        except concurrent.futures.CancelledError as error:
+            raise BoardError("cancelled", f"{self.name}: given up") from error
+        except concurrent.futures.TimeoutError as error:
+            raise BoardError("deadline", f"{self.name}: nothing comes of it") from error
         except LinkError as error:
             raise BoardError(error.name, f"{self.name}: {error}") from error
         except TransportError as error:
@@ -109,13 +116,13 @@ class LinkedBoard(Board):
         """The longest piece for `send_blob`, bytes. Raises BoardError `gone`."""
         return min(LONGEST_BLOB, self.largest_message - BLOB_HEADER_BYTES)
 
-    def send_blob(self, offset: int, total: int, piece: bytes) -> None:
-        """A piece of an update; returns when the board has it, not yet in flash.
+    def send_blob(self, owner: int, offset: int, total: int, piece: bytes) -> None:
+        """A piece of an update of `owner`; returns when the board has it, not yet in flash.
 
         Raises:
             BoardError: it did not arrive.
         """
-        sent = self._session().blob(self._blob, offset, total, piece, self._send_timeout_s)
+        sent = self._session().blob(owner, offset, total, piece, self._send_timeout_s)
         self._run(sent, self._send_timeout_s)
 
     def _send(self, line: bytes) -> None:
@@ -160,6 +167,7 @@ class LinkedBoard(Board):
                 self._open()
                 info = self.ask("info", _RESTARTING_TIMEOUT_S)
             except BoardError:
+                self._check_stop()
                 if since_s > timeout_s:
                     raise
                 continue
@@ -172,5 +180,5 @@ class LinkedBoard(Board):
     def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
                 self._background.run(client.close())

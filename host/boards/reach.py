@@ -1,6 +1,7 @@
 """Boards by their names: who opens the way to each, and what ways share.
 
 serial:PORT[@BAUD], /dev/...       on a serial port, or a virtual board's pseudo-terminal
+mqtt:NODE                          through a broker
 udp://, tcp://, ble://, espnow://  where the board listens for its link (host.boards.address)
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -16,7 +18,7 @@ from host.boards import address, kinds
 from host.boards.address import CENTRAL, Address
 from host.boards.board import Board, BoardError
 from host.boards.bridge import open_bridge
-from host.boards.kinds import OnSerial
+from host.boards.kinds import OnMqtt, OnSerial
 from host.boards.linked import LinkedBoard
 from host.boards.serial import SerialBoard
 from host.boards.virtual.radio import not_installed
@@ -24,9 +26,11 @@ from host.link.bridge import SharedBridge
 from host.link.tcp import TcpClient
 from host.link.transport import ClientTransport
 from host.link.udp import UdpClient
+from host.mqtt import access
+from host.mqtt.access import Access
 
 _HOST_ADDRESS = "c0:54:53:00:ff:fe"  # On an air of virtual boards, beside the one who hosts it.
-Place = OnSerial | Address
+Place = OnSerial | OnMqtt | Address
 
 
 def parse(name: str) -> Place:
@@ -42,11 +46,11 @@ def parse(name: str) -> Place:
         return place
     if re.fullmatch(r"/.+|COM\d+", name):
         name = f"serial:{name}"
-    found = kinds.parse(name) if name.startswith("serial:") else None
-    if not isinstance(found, OnSerial):
+    found = kinds.parse(name) if name.startswith(("serial:", "mqtt:")) else None
+    if not isinstance(found, OnSerial | OnMqtt):
         raise kinds.KindError(
-            f"{name!r} names no board: write serial:PORT, udp://HOST:PORT, tcp://HOST:PORT, "
-            "ble://NAME or espnow://ADDRESS"
+            f"{name!r} names no board: write serial:PORT, mqtt:NODE, udp://HOST:PORT, "
+            "tcp://HOST:PORT, ble://NAME or espnow://ADDRESS"
         )
     return found
 
@@ -59,6 +63,7 @@ class Reach:
         air: for ble:// names of virtual boards: their air's place. None: this machine's Bluetooth.
         timeout_s: how long opening a session may take, and half of what a message may, except over
             BLE, which takes its own time; None: as the transport has it.
+        broker: says which broker mqtt: names are at, when one is opened.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class Reach:
         bridge: OnSerial | None = None,
         air: str | None = None,
         timeout_s: float | None = None,
+        broker: Callable[[], Access] = access.need,
     ) -> None:
+        self._broker = broker
         self._bridge = bridge
         self._air = air
         self._timeout_s = timeout_s
@@ -98,30 +105,42 @@ class Reach:
     ) -> None:
         self._stack.close()
 
-    def open(self, place: Place, name: str) -> Board:
-        """The board, which has answered. `name` is for people.
+    def open(self, place: Place, name: str, stop: threading.Event | None = None) -> Board:
+        """The board, which has answered. `name` is for people; `stop`: as Board's.
 
         Raises:
             BoardError: it cannot be reached; says why.
         """
         if isinstance(place, OnSerial):
             board = SerialBoard(place.port, name=name, baud=place.baud)
+            board.stop = stop
             try:
                 board.greet()
             except BaseException:
                 board.close()
                 raise
             return board
+        if isinstance(place, OnMqtt):
+            from host.mqtt.board import MqttBoard  # paho: not for those who need none.
+
+            reached = MqttBoard(self._broker(), place.node, name=name)
+            try:
+                reached.greet()
+            except BaseException:
+                reached.close()
+                raise
+            return reached
         # One adapter scans and connects for one at a time.
         if place.transport == "ble":
             return LinkedBoard(
-                name, self._background, lambda: self._transport(place), self._adapter
+                name, self._background, lambda: self._transport(place), self._adapter, stop=stop
             )
         return LinkedBoard(
             name,
             self._background,
             lambda: self._transport(place),
             timeout_s=self._timeout_s,
+            stop=stop,
         )
 
     def _transport(self, place: Address) -> ClientTransport:

@@ -114,6 +114,7 @@ class SerialBoard(WiredBoard):
                 self._serial = self._open()
                 return self.greet(max(deadline - time.monotonic(), 1.0))
             except BoardError as error:
+                self._check_stop()
                 if error.code not in ("gone", "no_port", "busy") or time.monotonic() > deadline:
                     raise
             time.sleep(_REOPEN_S)

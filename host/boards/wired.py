@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError
+from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError, CommandId
 from host.link.streams import On, WireDecoder
 
 _ASK_AGAIN_S = 1.0
@@ -71,7 +71,7 @@ class WiredBoard(Board):
 
     def finish(
         self,
-        command_id: int,
+        command_id: CommandId,
         timeout_s: float = ANSWER_TIMEOUT_S,
         watch: Callable[[], None] | None = None,
     ) -> dict[str, Any]:

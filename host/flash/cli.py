@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from serial.tools import list_ports
 
+from host.boards import control
 from host.boards.discovery.usb import candidates
 from host.flash import board, fit, nvs, secrets
 from host.flash.board import Found, UnfinishedError
@@ -65,7 +66,7 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]  # Generic from click
         if isinstance(value, tuple):
             return value
         name, equals, text = str(value).partition("=")
-        if name in nvs.SECRETS:
+        if name in control.SECRETS:
             self.fail(
                 f"{name} is a secret, and command lines are not: set {secrets.variable(name)}, or "
                 "use --secrets FILE",
@@ -389,7 +390,7 @@ def _only_board() -> str:
 
 def _shown(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they may be shown: of a secret, whether it is set."""
-    return {k: bool(v) if k in nvs.SECRETS else v for k, v in settings.items()}
+    return {k: bool(v) if k in control.SECRETS else v for k, v in settings.items()}
 
 
 def _names(plan: Contents, save: Path | None) -> list[str]:
@@ -482,6 +483,6 @@ def _print_done(
             f"{image['version']}, {signed}"
         )
     for name, value in (about["settings"] or {}).items():
-        shown = ("set" if value else "none") if name in nvs.SECRETS else value
+        shown = ("set" if value else "none") if name in control.SECRETS else value
         console.print(f"  {name}: {shown}")
     console.print("the board starts" if started else "press RESET: the board starts then")

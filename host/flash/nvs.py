@@ -13,14 +13,13 @@ import io
 from typing import Any
 
 from host.boards import address, control
-from host.boards.control import ControlError
+from host.boards.control import SECRETS, ControlError
 from host.flash.build import BuildError
 from host.link.frames import MIN_MTU
 from models.errors import TinysplitError
 
 NAMESPACE = "tinysplit"
 KEY_ENTRY = "public_key"
-SECRETS = ("wifi_password", "espnow_pmk", "espnow_lmk", "ble_passkey", "mqtt_password")
 # Of virtual boards, or said by the image.
 _NOT_KEPT = ("stage", "air")
 _PAGE_BYTES = 4096

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from host.flash.nvs import SECRETS, SettingsError
+from host.boards.control import SECRETS
+from host.flash.nvs import SettingsError
 
 _MAX_FILE_BYTES = 10_000
 

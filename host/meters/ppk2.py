@@ -8,7 +8,7 @@ the filter for the samples after a change of range are those of Nordic's own app
 constants that a unit does not have; `source` says how many.
 
 The counter tells every loss but multiples of 64 samples; those show as samples that fall behind
-this machine's clock for good, and are told from 0.1 s on.
+this machine's clock for good (`host.meters.streaming`), and are told from 0.1 s on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from host.meters.energy import Floats, Samples
-from host.meters.meter import MEASURED, SAMPLES_LOST, MeterError, Source
-from host.meters.sampled import Sampled, Sampling
+from host.meters.meter import MEASURED, MeterError, Source
+from host.meters.sampled import Sampling
+from host.meters.streaming import SILENT_S, Streaming
 from host.serial_port import why_unusable
 
 PERIOD_S = 10e-6
@@ -48,12 +49,8 @@ _FILTERED = 3  # Samples.
 _SETTLED = 400  # Samples after which an average has forgotten where it began: 0.94**400 = 2e-11.
 
 _METADATA_S = 3.0
-_SILENT_S = 1.0  # Without samples: the instrument has stopped.
 _READ_S = 0.05
 _LATENCY_S = 2e-3  # Of USB and this machine, in which a sample's time is uncertain.
-_BEHIND_S = 0.1
-_DRIFT = 2e-4  # Of two crystals.
-_RECENT_S = 2.0
 
 Words = npt.NDArray[np.uint32]
 
@@ -148,7 +145,7 @@ def _averaged(values: list[float], ranges: list[int]) -> list[float]:
     return found
 
 
-class Ppk2(Sampled):
+class Ppk2(Streaming):
     """The instrument on a serial port.
 
     Args:
@@ -157,32 +154,16 @@ class Ppk2(Sampled):
     """
 
     def __init__(self, port: str, mode: str, voltage_mv: int, sampling: Sampling) -> None:
-        super().__init__(sampling)
+        super().__init__(sampling, PERIOD_S, f"the PPK2 on {port}")
         self._port, self._mode, self._voltage_mv = port, mode, voltage_mv
         self._api: Any = None
-        self._failed: MeterError | None = None
         self._stop = threading.Event()
-        self._new = threading.Condition()
         self._thread: threading.Thread | None = None
         self._chunks: deque[tuple[int, Words]] = deque()  # Number of the first sample, samples.
-        self._arrivals: deque[tuple[float, int]] = deque()  # When so many were there.
-        self._lost_at: deque[int] = deque(maxlen=1000)
-        self._count = 0
-        self._least_s = math.inf  # Between a sample and its arrival, on an unknown scale.
 
     @property
     def clock_s(self) -> float:
         return _LATENCY_S
-
-    @property
-    def samples(self) -> int:
-        """How many have come since it was entered."""
-        return self._count
-
-    @property
-    def losses(self) -> int:
-        """How often samples were lost since then."""
-        return len(self._lost_at)
 
     def source(self) -> Source:
         nominal = self._constants.nominal
@@ -259,13 +240,8 @@ class Ppk2(Sampled):
             first: bytes = port.read(1)
             rest: bytes = port.read(port.in_waiting) if first else b""
         except (OSError, TypeError, AttributeError) as error:  # pyserial, on a port that vanishes.
-            raise MeterError(
-                "unplugged", f"the PPK2 on {self._port} was unplugged or switched off"
-            ) from error
+            raise MeterError("unplugged", f"{self._name} was unplugged or switched off") from error
         return first + rest
-
-    def _silent(self) -> MeterError:
-        return MeterError("stopped", f"the PPK2 on {self._port} sends no samples any more")
 
     def _read(self) -> None:
         """In a thread of its own until `close`: samples must never wait for an inference."""
@@ -279,7 +255,7 @@ class Ppk2(Sampled):
                 whole = len(data) // 4 * 4
                 rest = data[whole:]
                 if not whole:
-                    if now_s - last_s > _SILENT_S:
+                    if now_s - last_s > SILENT_S:
                         raise self._silent()
                     continue
                 last_s = now_s
@@ -289,55 +265,19 @@ class Ppk2(Sampled):
                 expected = int(counters[-1])
                 self._take(words, np.flatnonzero((steps & 63) != 1), now_s)
         except MeterError as error:
-            with self._new:
-                self._failed = error
-                self._new.notify_all()
+            self._fail(error)
 
     def _take(self, words: Words, lost: npt.NDArray[np.intp], now_s: float) -> None:
         with self._new:
-            self._lost_at.extend(int(k) + self._count for k in lost)
-            self._chunks.append((self._count, words))
-            self._count += len(words)
-            self._arrivals.append((now_s, self._count))
-            while now_s - self._arrivals[0][0] > _RECENT_S:
-                self._arrivals.popleft()
-            offset_s = self._offset_s()
-            self._least_s = min(self._least_s + _DRIFT * len(words) * PERIOD_S, offset_s)
-            if offset_s > self._least_s + _BEHIND_S and now_s - self._arrivals[0][0] > 1.0:
-                # Somewhere since the oldest of these arrivals.
-                self._lost_at.extend((self._arrivals[0][1], self._count - 1))
-                self._least_s = offset_s
-                self._arrivals = deque([self._arrivals[-1]])
-            self._new.notify_all()
-
-    def _offset_s(self) -> float:
-        """This host's clock at sample 0, by the samples of late that came soonest."""
-        return min(at - count * PERIOD_S for at, count in self._arrivals)
+            before = self._count
+            self._chunks.append((before, words))
+            gaps = [(before + int(k), before + int(k) + 1) for k in lost]
+            self._arrived(before + len(words), now_s, gaps)
 
     def capture(self, start_s: float, stop_s: float) -> Samples:
         with self._new:
-            until = time.monotonic() + _SILENT_S + max(stop_s - time.monotonic(), 0.0)
-            while True:
-                if self._failed is not None:
-                    raise self._failed
-                if self._arrivals:
-                    origin_s = self._offset_s()
-                    first = math.floor((start_s - origin_s) / PERIOD_S)
-                    last = math.ceil((stop_s - origin_s) / PERIOD_S) + 1
-                    if self._count >= last:
-                        break
-                if not self._new.wait(until - time.monotonic()):
-                    raise MeterError(
-                        "stopped", f"the PPK2 on {self._port} is behind by more than a second"
-                    )
+            origin_s, first, last = self._awaited(start_s, stop_s)
             chunks = list(self._chunks)
-            lost = [k for k in self._lost_at if first < k < last]
-        if lost:
-            raise MeterError(
-                SAMPLES_LOST,
-                "the PPK2 lost samples during the inference, so its energy is not known; plug it "
-                "into the machine itself, not into a hub",
-            )
         if first < chunks[0][0]:
             raise MeterError("no_samples", "the PPK2 had no samples yet when the inference began")
         lead = max(chunks[0][0], first - _SETTLED)  # For the filter.
@@ -358,8 +298,6 @@ class Ppk2(Sampled):
 
     def forget(self, before_s: float) -> None:
         with self._new:
-            if not self._arrivals:
-                return
-            keep = math.floor((before_s - self._offset_s()) / PERIOD_S) - 2 * _SETTLED
+            keep = (self._number(before_s) or 0) - 2 * _SETTLED
             while len(self._chunks) > 1 and self._chunks[1][0] <= keep:
                 self._chunks.popleft()

@@ -21,6 +21,8 @@ from rich.table import Table
 
 from host.boards import kinds, reach
 from host.boards.reach import Reach
+from host.mqtt import access
+from host.mqtt.options import broker_options
 from host.ota import fleet, shipment
 from host.ota import keys as key_files
 from host.ota.courier import VIAS, Courier, Node
@@ -250,7 +252,8 @@ class _Images:
     "pairs",
     multiple=True,
     metavar="STAGE=NAME",
-    help="A board: head, tail or a stage's number, and its serial port or link address. Repeat it.",
+    help="A board: head, tail or a stage's number, and its serial port, mqtt:NODE or link address. "
+    "Repeat it.",
 )
 @click.option(
     "--fleet",
@@ -293,6 +296,11 @@ class _Images:
     "--certificate-key", type=click.Path(path_type=Path), help="Its key, a file of mode 600."
 )
 @click.option(
+    "--take-over",
+    is_flag=True,
+    help="Update boards that say that somebody else's update is under way.",
+)
+@click.option(
     "--patience",
     type=click.FloatRange(0, 3600),
     default=30.0,
@@ -301,6 +309,7 @@ class _Images:
     help="How long a board may be gone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What became of each board, as JSON.")
+@broker_options
 @verbose_option()
 def ota(
     bundle: Path | None,
@@ -317,8 +326,12 @@ def ota(
     serve: str | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    take_over: bool,
     patience: float,
     as_json: bool,
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
     verbose: bool,
 ) -> None:
     """Move running boards to BUNDLE (or a folder of `tinysplit pack`), all of them or none.
@@ -349,13 +362,27 @@ def ota(
     with ExitStack() as stack:
         show, phase = stack.enter_context(_progress(as_json))
         way = stack.enter_context(
-            Reach(bridge=lender, air=air, timeout_s=min(max(patience, 1.0), 5.0))
+            Reach(
+                bridge=lender,
+                air=air,
+                timeout_s=min(max(patience, 1.0), 5.0),
+                broker=lambda: access.need(broker, login, ca),
+            )
         )
         server = None
         if via == "http":
             server = stack.enter_context(_server(serve, certificate, certificate_key))
         couriers = [
-            Courier(node, way, via=via, patience_s=patience, server=server, stop=stop, watch=show)
+            Courier(
+                node,
+                way,
+                via=via,
+                patience_s=patience,
+                server=server,
+                stop=stop,
+                watch=show,
+                take_over=take_over,
+            )
             for node in nodes
         ]
         for courier in couriers:
@@ -364,6 +391,9 @@ def ota(
             outcome = fleet.update(couriers, images.choose, stop, phase)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command again goes on from here", err=True)
+            for courier in couriers:
+                if courier.report.state != "unknown":
+                    click.echo(f"{courier.label}: {_STATES[courier.report.state]}", err=True)
             raise
     if as_json:
         click.echo(json.dumps(_as_json(couriers, outcome), indent=1))
@@ -454,7 +484,7 @@ _STATES = {
     "current": "runs it already",
     "old": "runs what it ran",
     "staged": "has it ready; runs what it ran",
-    "armed": "was to start it; not heard since",
+    "armed": "starts it when it restarts, which it may have been told",
     "running": "runs it",
     "rolled_back": "tried it and went back",
 }

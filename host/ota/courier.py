@@ -3,12 +3,19 @@
 Theory of operation. Every step can be asked for again, and begins by asking the board where it
 stands (IMAGE.md section 8): `update_begin` says how much of the image it has. So a board that
 vanishes is waited for, and what was under way goes on from there. What the board refuses ends its
-part of the update, by the name it gives.
+part of the update, by the name it gives. Every command carries a number of this update's own: from
+`update_begin` on the board refuses all others, until this one has let go or was silent for long
+(`busy`, which is waited for, too).
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
+import re
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +32,13 @@ from host.ota.shipment import Shipment
 
 PIECE_BYTES = 3072  # control.schema.json
 LEAST_BOOT_S = 3.0  # What a restart is given whatever the patience.
+LEAST_MEETING_S = 15.0  # Likewise, a chain until its sessions are up.
 VERIFY_TIMEOUT_S = 60.0
 NO_PROGRESS_S = 60.0  # Of a download; a board gives up sooner.
+HOLD_S = (
+    4.0  # How often a board that is done is told that the others are not; it forgets after 20 s.
+)
+RELEASE_TIMEOUT_S = 0.5
 VIAS = ("control", "link", "http")
 _CHECK_BYTES = 64 * 1024  # BLOBs have no answer: how often a board is asked what it has.
 _LINE_SLACK_BYTES = 128  # Of update_data, beside its base64.
@@ -39,6 +51,7 @@ PASSING = frozenset(
     (
         *("gone", "no_answer", "no_port", "restarted", "unreachable", "no_peer", "peer_lost"),
         *("busy", "deadline", "replaced", "reset", "closed", "send_failed", "cancelled"),
+        *("offline", "no_node", "no_broker"),
     )
 )
 
@@ -56,6 +69,11 @@ _REFUSALS = {
 }
 
 T = TypeVar("T")
+
+
+def _here() -> str:
+    """This program, for who finds a board busy with its update."""
+    return f"{re.sub('[^A-Za-z0-9._-]', '-', socket.gethostname())[:24]}:{os.getpid()}"
 
 
 class DeliveryError(BoardError):
@@ -107,6 +125,7 @@ class Courier:
         via: one of VIAS, None: the link where there is one, else the control line.
         patience_s: how long a board may be gone.
         watch: called when something has changed in `report` or `offset`.
+        take_over: whoever else's update the board says is under way.
     """
 
     def __init__(
@@ -119,6 +138,7 @@ class Courier:
         server: ImageServer | None = None,
         stop: threading.Event | None = None,
         watch: Callable[[Courier], None] | None = None,
+        take_over: bool = False,
     ) -> None:
         self.node = node
         self.report = Report()
@@ -133,6 +153,9 @@ class Courier:
         self._stop = stop or threading.Event()
         self._watch = watch or (lambda _: None)
         self._board: Board | None = None
+        self._owner = 1 + secrets.randbelow((1 << 32) - 1)
+        self._take_over = take_over
+        self._holds = False
         self._deadline = 0.0
         self.info: dict[str, Any] = {}
 
@@ -159,21 +182,47 @@ class Courier:
         while True:
             try:
                 if self._board is None:
-                    self._board = self._reach.open(self.node.place, self.label)
+                    self._board = self._reach.open(self.node.place, self.label, self._stop)
                 return work(self._board)
             except DeliveryError:
                 raise
             except BoardError as error:
+                if self._stop.is_set():
+                    raise StoppedError from error
                 if error.code not in PASSING:
                     why = _REFUSALS.get(error.code)
                     text = str(error) if why is None else f"{self.label} refuses the image: {why}"
                     raise DeliveryError(error.code, text) from error
-                self.close()
                 if time.monotonic() > self._deadline:
-                    raise DeliveryError("gone", str(error)) from error
-                self.report.interruptions += 1
+                    code = "busy" if error.code == "busy" else "gone"
+                    raise DeliveryError(code, str(error)) from error
+                if error.code != "busy":
+                    self.close()
+                    self.report.interruptions += 1
             if self._stop.wait(_AGAIN_S):
                 raise StoppedError
+
+    def _ask(self, board: Board, name: str, **fields: Any) -> dict[str, Any]:
+        """An update command of this update."""
+        return board.ask(f"update_{name}", VERIFY_TIMEOUT_S, owner=self._owner, **fields)
+
+    def hold(self) -> None:
+        """Keep the board for this update while others are not as far; it need not be there."""
+        if self._holds and self._board is not None:
+            # Refused `slot_order` where nothing is being received; heard all the same.
+            with contextlib.suppress(BoardError):
+                self._board.ask("update_data", owner=self._owner, offset=0, data="")
+
+    def release(self) -> None:
+        """Let others update the board, if it is there to be told."""
+        board, holds, self._holds = self._board, self._holds, False
+        if board is not None and holds:
+            board.stop = late = threading.Event()
+            timer = threading.Timer(RELEASE_TIMEOUT_S, late.set)
+            timer.start()
+            with contextlib.suppress(BoardError):
+                board.ask("update_release", RELEASE_TIMEOUT_S, owner=self._owner)
+            timer.cancel()
 
     # What it runs, and the image.
 
@@ -193,14 +242,31 @@ class Courier:
     def mark_current(self) -> None:
         self._tell("current")
 
-    def bring(self, image: Shipment) -> None:
-        """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
+    def claim(self, image: Shipment) -> None:
+        """Begin the update on the board, which others find busy from now on.
+
+        Raises:
+            DeliveryError: refused; `busy`: another one is under way for longer than was waited.
+            StoppedError: others failed.
+        """
+        self._choose(image)
+        try:
+            self._with_board(self._begin)
+        except DeliveryError as error:
+            if error.code != "duplicate":  # `bring` finds it there.
+                raise
+
+    def _choose(self, image: Shipment) -> None:
         self.image = image
         stage = self.info.get("stage")
         if image.stage_count and stage not in (None, image.stage):
             raise DeliveryError(
                 "image_stage", f"{self.label} runs stage {stage}, and the image is of {image.stage}"
             )
+
+    def bring(self, image: Shipment) -> None:
+        """Send the image until the board has verified it. Raises DeliveryError, StoppedError."""
+        self._choose(image)
         started = time.monotonic()
         try:
             self._with_board(self._bring)
@@ -217,21 +283,30 @@ class Courier:
         header = base64.b64encode(image.header).decode()
 
         def begin() -> int:
-            answer = board.ask("update_begin", VERIFY_TIMEOUT_S, data=header, digest=image.digest)
+            answer = self._ask(
+                board,
+                "begin",
+                data=header,
+                digest=image.digest,
+                by=_here(),
+                take_over=self._take_over,
+            )
+            self._take_over = False
             return int(answer["offset"])
 
         try:
+            self._holds = True
             return begin()
         except BoardError as error:
             if error.code != "slot_busy":
                 raise
         try:
             # Armed by an earlier command that came no further.
-            board.ask("update_activate", VERIFY_TIMEOUT_S, digest=image.digest)
+            self._ask(board, "activate", digest=image.digest)
         except BoardError as error:
             if error.code != "slot_not_ready":
                 raise
-            board.ask("update_abort")  # Another image was.
+            self._ask(board, "abort")  # Another image was.
             return begin()
         return len(image.data)
 
@@ -254,7 +329,7 @@ class Courier:
             self._have_it_fetched(board)
         else:
             self._send(board, blobs=via == "link")
-            board.ask("update_finish", VERIFY_TIMEOUT_S)
+            self._ask(board, "finish")
         self._tell("staged")
 
     def _advance(self, offset: int) -> None:
@@ -281,7 +356,7 @@ class Courier:
         if isinstance(board, LinkedBoard):
             size = min(size, (board.largest_message - _LINE_SLACK_BYTES) * 3 // 4)
         piece = base64.b64encode(self._wanted().data[self.offset : self.offset + size]).decode()
-        answer = board.ask("update_data", offset=self.offset, data=piece)
+        answer = self._ask(board, "data", offset=self.offset, data=piece)
         self._advance(int(answer["offset"]))
 
     def _send_blobs(self, board: LinkedBoard) -> None:
@@ -290,10 +365,10 @@ class Courier:
         begun = at = self.offset
         while at < min(begun + _CHECK_BYTES, len(data)):
             piece = data[at : at + board.largest_blob]
-            board.send_blob(at, len(data), piece)
+            board.send_blob(self._owner, at, len(data), piece)
             at += len(piece)
             self._advance(at)
-        there = int(board.ask("update_data", offset=0, data="")["offset"])
+        there = int(self._ask(board, "data", offset=0, data="")["offset"])
         if there < at:
             self.report.sent_bytes -= at - there
             self.offset = there
@@ -303,13 +378,13 @@ class Courier:
         image = self._wanted()
         assert self._server is not None
         url = self._server.url(image, self._own_host())
-        board.ask("update_fetch", url=url, digest=image.digest)
+        self._ask(board, "fetch", url=url, digest=image.digest)
         moved = time.monotonic()
         while True:
             if self._stop.wait(_POLL_S):
                 raise StoppedError
             try:
-                answer = board.ask("update_data", offset=0, data="")
+                answer = self._ask(board, "data", offset=0, data="")
             except BoardError as error:
                 if error.code != "slot_order":
                     raise
@@ -323,12 +398,8 @@ class Courier:
                 moved = time.monotonic()
             elif time.monotonic() - moved > NO_PROGRESS_S:
                 raise DeliveryError("no_progress", f"{self.label}: the download does not go on")
-        answer = board.ask(
-            "update_begin",
-            VERIFY_TIMEOUT_S,
-            data=base64.b64encode(image.header).decode(),
-            digest=image.digest,
-        )
+        header = base64.b64encode(image.header).decode()
+        answer = self._ask(board, "begin", data=header, digest=image.digest)
         if int(answer["offset"]) != len(image.data):
             self._refuse_fetched(answer.get("fetch", "unknown"))
         self._advance(len(image.data))
@@ -368,14 +439,13 @@ class Courier:
     def arm(self) -> None:
         """The next restart runs the image; until then `drop` takes it back."""
         digest = self._wanted().digest
-        self._with_board(
-            lambda board: board.ask("update_activate", VERIFY_TIMEOUT_S, digest=digest)
-        )
+        self._with_board(lambda board: self._ask(board, "activate", digest=digest))
         self._tell("armed")
 
     def drop(self) -> None:
         """What was staged or armed is so no longer."""
-        self._with_board(lambda board: board.ask("update_abort"))
+        self._with_board(lambda board: self._ask(board, "abort"))
+        self._holds = False
         self._tell("old")
 
     def restart(self) -> None:
@@ -392,6 +462,7 @@ class Courier:
                     raise
                 self.info = self._with_board(lambda board: board.ask("info"))
             if self.runs(image):
+                self._holds = False  # A board that restarts forgets who updated it.
                 self._tell("running")
                 return
             try:
@@ -404,15 +475,26 @@ class Courier:
         self._tell("rolled_back")
         raise DeliveryError("rolled_back", f"{self.label} runs the old image again: {why}")
 
-    def serving(self, timeout_s: float) -> bool:
-        """Wait until the board has its session to the next stage, if it has one."""
-        end = time.monotonic() + timeout_s
-        while self.info.get("next") and not self._with_board(lambda board: board.ask("stats")).get(
-            "next_up"
-        ):
+    def serve(self) -> None:
+        """Wait until the board has its session to the next stage, if it has one.
+
+        Raises:
+            DeliveryError: `no_session`: it has none within the patience, at least LEAST_MEETING_S.
+            StoppedError: others failed.
+        """
+        patience_s = max(self._patience_s, LEAST_MEETING_S)
+        end = time.monotonic() + patience_s
+        while self.info.get("next"):
+            stats = self._with_board(lambda board: board.ask("stats"))
+            if stats.get("next_up"):
+                break
             if time.monotonic() > end:
-                return False
+                why = stats.get("next_error") or "ok"
+                raise DeliveryError(
+                    "no_session",
+                    f"{self.label} has no session to its next stage after {patience_s:.0f} s"
+                    + ("" if why == "ok" else f": {why}"),
+                )
             if self._stop.wait(_SERVING_POLL_S):
                 raise StoppedError
         self.served_at = time.monotonic()
-        return True

@@ -5,13 +5,17 @@ refuses it (SPEC.md section 2.2), so no result is ever mixed, but while half a c
 bundle there are no results. Hence the order:
 
 1. ask every board what it runs; those that run the image are left alone;
-2. bring the image to all others, at once; each verifies it;
+2. begin on one of the others, the first by address, so that of two commands for the same boards one
+   finds it busy and comes no further; then bring the image to all at once; each verifies it;
 3. have each say once more that it is there;
 4. arm them: the next restart runs the new image. Until here everything can be taken back;
 5. restart all of them at once, and wait until each runs and has found its next stage.
 
 What fails before step 5 ends the update with every board on its old image. What fails in step 5
 leaves boards on either side; the same update again goes on where each of them stands.
+
+Boards that are done with a step are told every few seconds that the update is still under way, or
+they would let another one in (courier.py).
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from host.ota.courier import PASSING, Courier, DeliveryError, StoppedError
+from host.ota.courier import HOLD_S, PASSING, Courier, DeliveryError, StoppedError
 from host.ota.shipment import Shipment
 
-SERVING_TIMEOUT_S = 15.0
-_MOST_AT_ONCE = 64
+LEAVING_TIMEOUT_S = 5.0  # After Ctrl-C; what waits for a board looks up ten times a second.
+_LOOK_S = 0.1
 
 Choose = Callable[[Sequence[Courier]], Callable[[Courier], Shipment]]
 
@@ -46,8 +50,13 @@ class Outcome:
 
 
 def _all(couriers: Sequence[Courier], work: Callable[[Courier], Any]) -> list[Courier]:
-    """Do `work` for all at once; returns those that failed, which say why."""
+    """Do `work` for all at once; returns those that failed, which say why.
+
+    Those that are done hold their boards until all are.
+    """
     failed: list[Courier] = []
+    done: list[Courier] = []
+    over = threading.Event()
 
     def one(courier: Courier) -> None:
         try:
@@ -57,16 +66,56 @@ def _all(couriers: Sequence[Courier], work: Callable[[Courier], Any]) -> list[Co
             failed.append(courier)
         except StoppedError:
             pass
+        finally:
+            done.append(courier)
+            if len(done) == len(couriers):
+                over.set()
+        while not over.wait(HOLD_S):
+            courier.hold()
 
     if couriers:
-        with ThreadPoolExecutor(min(len(couriers), _MOST_AT_ONCE)) as pool:
-            try:
-                list(pool.map(one, couriers))
-            except KeyboardInterrupt:
-                for courier in couriers:
-                    courier.leave()  # Or the pool waits for what they wait for.
-                raise
+        _run_out_of_the_way(lambda: _each(couriers, one), lambda: _leave(couriers, over))
     return sorted(failed, key=couriers.index)
+
+
+def _each(couriers: Sequence[Courier], work: Callable[[Courier], None]) -> None:
+    with ThreadPoolExecutor(len(couriers)) as pool:  # All at once, or those that hold wait forever.
+        list(pool.map(work, couriers))
+
+
+def _leave(couriers: Sequence[Courier], over: threading.Event) -> None:
+    for courier in couriers:
+        courier.leave()
+    over.set()
+
+
+def _run_out_of_the_way(work: Callable[[], None], leave: Callable[[], None]) -> None:
+    """Do `work` in a thread: Ctrl-C, which comes to this one, cannot break it off half-way.
+
+    Raises:
+        KeyboardInterrupt: after `leave`, and the end of `work`.
+    """
+    over = threading.Event()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            over.set()
+
+    try:
+        threading.Thread(target=run, daemon=True).start()
+        while not over.wait(_LOOK_S):  # A signal just before one wait shows after it.
+            pass
+    except KeyboardInterrupt:
+        leave()
+        over.wait(LEAVING_TIMEOUT_S)
+        raise
+    if raised:
+        raise raised[0]
 
 
 def _named(failed: Sequence[Courier]) -> str:
@@ -88,6 +137,18 @@ def update(
     Raises:
         TinysplitError: what `choose` raises; nothing has changed then.
     """
+    try:
+        return _update(couriers, choose, stop, phase)
+    finally:
+        _each(couriers, lambda courier: courier.release())
+
+
+def _update(
+    couriers: Sequence[Courier],
+    choose: Choose,
+    stop: threading.Event,
+    phase: Callable[[str], None],
+) -> Outcome:
     phase("asking")
     failed = _all(couriers, lambda courier: courier.survey())
     if failed:
@@ -103,6 +164,9 @@ def update(
         return Outcome(done=True)
     phase("sending")
 
+    def claim(courier: Courier) -> None:
+        courier.claim(image_of(courier))
+
     def bring(courier: Courier) -> None:
         try:
             courier.bring(image_of(courier))
@@ -110,7 +174,8 @@ def update(
             stop.set()
             raise
 
-    failed = _all(todo, bring)
+    failed = _all([min(todo, key=lambda courier: str(courier.node.place))], claim)
+    failed = failed or _all(todo, bring)
     stop.clear()
     todo = [courier for courier in todo if courier.report.state != "current"]
     if not failed:
@@ -149,6 +214,11 @@ def _given_up(todo: Sequence[Courier], failed: Sequence[Courier]) -> Outcome:
         )
     elif refused:
         outcome.advice = "what had been sent was dropped; all boards run what they ran"
+    elif any(c.report.code == "busy" for c in failed):
+        outcome.advice = (
+            "all boards run what they ran; when the other one is over, give the same command "
+            "again; with --take-over if nobody is at it any more"
+        )
     elif armed:
         outcome.advice = (
             "the others forgot the new image; "
@@ -186,27 +256,30 @@ def _where(courier: Courier) -> str:
 def _serving(couriers: Sequence[Courier], todo: Sequence[Courier]) -> Outcome:
     outcome = Outcome(done=True)
     chains = {courier.node.chain for courier in todo}
-    mine = [courier for courier in couriers if courier.node.chain in chains]
-    silent: list[Courier] = []
-
-    def wait(courier: Courier) -> None:
-        if not courier.serving(SERVING_TIMEOUT_S):
-            silent.append(courier)
-
-    failed = _all(mine, wait)
-    for chain in sorted(chains):
+    all_of_them = [c for c in couriers if c.node.chain in chains]
+    mine = [c for c in all_of_them if _can_meet(c, couriers)]
+    failed = _all(mine, lambda courier: courier.serve())
+    for chain in sorted({courier.node.chain for courier in mine}):
         own = [courier for courier in mine if courier.node.chain == chain]
-        if any(courier in failed or courier in silent for courier in own):
+        if any(courier in failed for courier in own):
             continue
         starts = [c.restarted_at for c in own if c.restarted_at is not None]
         ends = [c.served_at for c in own if c.served_at is not None]
         outcome.gaps_ms[chain] = (max(ends) - min(starts)) * 1000
-    if failed or silent:
-        outcome.done = not failed
-        who = ", ".join(c.label for c in (*failed, *silent))
-        outcome.problem = _named(failed) or None
+    if failed:
+        outcome.done = False
+        outcome.problem = _named(failed)
         outcome.advice = (
-            f"all boards run the new image, but {who} has no session to its next stage after "
-            f"{SERVING_TIMEOUT_S:.0f} s"
+            "all boards run the new image, and a chain gives no results until its boards have "
+            "met: see that all are on and in reach"
         )
+    elif len(mine) < len(all_of_them):
+        outcome.advice = "a chain gives no results until the boards not named here run it, too"
     return outcome
+
+
+def _can_meet(courier: Courier, couriers: Sequence[Courier]) -> bool:
+    """Whether the board's chain runs one bundle now: all of it was named, or bundles stayed."""
+    own = [c for c in couriers if c.node.chain == courier.node.chain]
+    firmware = any(c.image is not None and c.image.firmware for c in own)
+    return firmware or courier.info.get("stages") in (None, len(own))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -118,18 +118,25 @@ def _us(instructions: float) -> float:
     return instructions * esp32s3().cycles_per_instruction / CLOCK_HZ * 1e6
 
 
-def measure(graph: Graph, kernels: Kernels, inputs: Sequence[Sequence[Array]]) -> CodedSizes:
+def measure(
+    graph: Graph,
+    kernels: Kernels,
+    inputs: Sequence[Sequence[Array]],
+    positions: Container[int] | None = None,
+) -> CodedSizes:
     """What boundaries of a network come to under every codec.
 
     Args:
         inputs: sets of input tensors, in the network's order.
+        positions: of the cuts that are asked for; None: all.
 
     Raises:
         KernelError: the network does not run.
     """
     if not inputs:
         return CodedSizes()
-    wanted = sorted({tensor for cut in graph.cuts for tensor in cut.tensors})
+    cuts = [cut for cut in graph.cuts if positions is None or cut.position in positions]
+    wanted = sorted({tensor for cut in cuts for tensor in cut.tensors})
     lengths = dict.fromkeys(wanted, 0.0)
     interpreter = kernels.load(graph.data, keep_tensors=True)
     for one in inputs:
@@ -139,8 +146,7 @@ def measure(graph: Graph, kernels: Kernels, inputs: Sequence[Sequence[Array]]) -
             values = interpreter.tensor(tensor).reshape(graph.tensors[tensor].shape)
             lengths[tensor] += coded_length(values) / len(inputs)
     coded = {
-        cut.position: {codec.RANGE: sum(lengths[tensor] for tensor in cut.tensors)}
-        for cut in graph.cuts
+        cut.position: {codec.RANGE: sum(lengths[tensor] for tensor in cut.tensors)} for cut in cuts
     }
     return CodedSizes(len(inputs), coded)
 

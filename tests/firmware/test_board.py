@@ -366,6 +366,13 @@ def test_a_chain_gives_the_golden_result(
     stats = head.ask("stats")
     assert (stats["next_up"], stats["next_error"]) == (True, "ok")
     assert stats["codec"] == (codec == "auto")
+    # The boundary's way by both clocks: within the round trip, but for what the clocks may be off.
+    handed, complete = stats["handed"], boards[1].ask("stats")["complete"]
+    assert handed["inference"] == complete["inference"]
+    way_us = complete["at_us"] - stats["clock_offset_us"] - handed["at_us"]
+    doubt_us = stats["clock_uncertainty_us"] + stats["clock_age_us"] * 1e-3
+    assert -doubt_us <= way_us <= answer["total_us"] + doubt_us
+    assert (stats["complete"], boards[2].ask("stats")["handed"]) == (None, None)
     first = head.ask("run", 20, input="pattern")["tensors"]
     assert head.ask("run", 20, input="pattern")["tensors"] == first
     code, why = refusal(head, "run", input="tensors", tensors=["AAA="])
@@ -662,6 +669,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.data, self.trouble = data, trouble
         self.requests: list[str] = []
+        self.over = threading.Event()  # Until then, one that stalls does.
 
     @property
     def url(self) -> str:
@@ -696,6 +704,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if trouble in ("breaks", "changes") and number in (2, 3) and len(body) > 64:
             body = body[: len(body) // 3]
+        if trouble == "stalls" and number > 1:
+            self.wfile.write(body[:1000])
+            self.wfile.flush()
+            self.server.over.wait(20)
+            body = body[1000:]
         if trouble == "trickles":
             for at in range(0, len(body), 997):
                 self.wfile.write(body[at : at + 997])
@@ -766,6 +779,69 @@ def test_a_download_that_cannot_be_ends_by_name(
     assert told["code"].startswith(code)
     assert refusal(board, "update_activate", digest=packed.digest)[0].startswith("slot_")
     assert board.reboot(30)["image_version"] == 1
+
+
+def test_an_update_under_way_is_kept_from_others(
+    start: Start, stages: list[bytes], stranger_bundle: Bundle
+) -> None:
+    board = start({0: stages[0]})
+    data = newer(stranger_bundle, 0, None).data
+    header, digest = encoded(data[:64]), image.digest_of(data).hex()
+    board.ask("update_begin", data=header, digest=digest, owner=7, by="lab3:12")
+    begun = {"data": header, "digest": digest}
+    others: list[tuple[str, dict[str, Any]]] = [
+        ("update_begin", {**begun, "owner": 8, "by": "x"}),
+        ("update_begin", begun),
+        ("update_data", {"offset": 0, "data": encoded(data[:3000]), "owner": 8}),
+        ("update_finish", {}),
+        ("update_activate", {"digest": digest}),
+        ("update_abort", {"owner": 8}),
+        ("update_release", {}),
+    ]
+    for name, fields in others:
+        code, text = refusal(board, name, **fields)
+        assert code == "busy", name
+        assert "another update is under way, by lab3:12, heard 0 s ago" in text
+    assert refusal(board, "update_fetch", url="http://127.0.0.1:9/", digest=digest)[0] == "busy"
+    for name, fields in (
+        ("update_begin", {**begun, "owner": -1}),
+        ("update_begin", {**begun, "owner": "7"}),
+        ("update_release", {"by": "me"}),
+    ):
+        assert refusal(board, name, **fields)[0] == "bad_command", (name, fields)
+    assert board.ask("update_begin", **begun, owner=8, take_over=True)["offset"] == 0
+    assert "by number 8" in refusal(board, "update_abort", owner=7)[1]
+    board.ask("update_release", owner=8)
+    assert board.update(data) == digest
+    board.ask("update_begin", **begun, owner=9)
+    board.ask("update_activate", digest=digest, owner=9)
+    assert refusal(board, "update_abort")[0] == "busy"
+    assert board.reboot(30)["image_version"] == 2
+    board.ask("update_abort")  # A board that restarts forgets whose update it was.
+
+
+def test_a_download_ends_when_it_is_taken_over(
+    start: Start, stages: list[bytes], stranger_bundle: Bundle
+) -> None:
+    board = start({0: stages[0]})
+    one, two = (newer(stranger_bundle, 0, None, version) for version in (2, 3))
+    with served(one.data, "stalls") as server:
+        board.ask("update_fetch", url=server.url, digest=one.digest, owner=7)
+        end = time.monotonic() + 20
+        while not server.requests[1:] and time.monotonic() < end:
+            time.sleep(0.01)
+        header = encoded(two.data[:64])
+        begun = board.ask("update_begin", data=header, digest=two.digest, owner=8, take_over=True)
+        assert begun["offset"] == 0
+        server.over.set()
+        assert board.wait_event("update", 40)["code"] == "busy"
+    at = 0
+    while at < len(two.data):
+        piece = encoded(two.data[at : at + 3000])
+        at = board.ask("update_data", offset=at, data=piece, owner=8)["offset"]
+    board.ask("update_finish", owner=8)
+    board.ask("update_activate", digest=two.digest, owner=8)
+    assert board.reboot(30)["image_version"] == 3
 
 
 # `tinysplit ota` and this board

@@ -5,6 +5,7 @@
 #include "fake_engine.h"
 #include "fake_flash.h"
 #include "fake_nvs.h"
+#include "fake_system.h"
 #include "flash.h"
 #include "nvs_flash.h"
 #include "update.h"
@@ -29,9 +30,9 @@ static void a_table_without_slots_is_named(void **state) {
     assert_non_null(strstr(flash_problem(), "partition table"));
     uint8_t header[TS_IMAGE_HEADER] = {0}, digest[TS_IMAGE_DIGEST] = {0};
     uint32_t offset;
-    assert_int_equal(update_begin(header, digest, &offset), TS_E_FLASH_FAILED);
-    assert_int_equal(update_activate(digest), TS_E_FLASH_FAILED);
-    assert_int_equal(update_abort(), TS_E_FLASH_FAILED);
+    assert_int_equal(update_begin(&(struct update_sender){0}, header, digest, &offset), TS_E_FLASH_FAILED);
+    assert_int_equal(update_activate(0, digest), TS_E_FLASH_FAILED);
+    assert_int_equal(update_abort(0), TS_E_FLASH_FAILED);
 }
 
 static void slots_that_cannot_be_mapped_are_named(void **state) {
@@ -75,6 +76,48 @@ static void keys_are_points_in_hex(void **state) {
     assert_false(flash_public_key(key));
 }
 
+static void an_update_is_its_owners_until_he_is_silent(void **state) {
+    (void)state;
+    flash_boot();
+    uint8_t header[TS_IMAGE_HEADER] = {0}, digest[TS_IMAGE_DIGEST] = {0};
+    uint32_t offset;
+    char holder[UPDATE_HOLDER];
+    struct update_sender one = {.owner = 1, .name = "one"}, two = {.owner = 2}, nobody = {0};
+    assert_int_equal(update_begin(&nobody, header, digest, &offset), TS_E_IMAGE_MALFORMED);
+    assert_int_equal(update_check(2), TS_OK); /* nobody in particular keeps nothing */
+    assert_int_equal(update_begin(&one, header, digest, &offset), TS_E_IMAGE_MALFORMED);
+    fake_clock_skip(19000000);
+    assert_int_equal(update_begin(&two, header, digest, &offset), TS_E_BUSY);
+    assert_int_equal(update_begin(&nobody, header, digest, &offset), TS_E_BUSY);
+    assert_int_equal(update_write(2, 0, header, 1, &offset), TS_E_BUSY);
+    assert_int_equal(update_finish(2), TS_E_BUSY);
+    assert_int_equal(update_activate(2, digest), TS_E_BUSY);
+    assert_int_equal(update_abort(0), TS_E_BUSY);
+    assert_int_equal(update_release(2), TS_E_BUSY);
+    update_holder(holder);
+    assert_string_equal(holder, "by one, heard 19 s ago");
+    assert_int_equal(update_check(1), TS_OK); /* heard again */
+    fake_clock_skip(19000000);
+    assert_int_equal(update_check(2), TS_E_BUSY);
+    fake_clock_skip(1000000);
+    assert_int_equal(update_activate(2, digest), TS_E_SLOT_NOT_READY);
+    assert_int_equal(update_check(1), TS_E_BUSY);
+    update_holder(holder);
+    assert_string_equal(holder, "by number 2, heard 0 s ago");
+    one.take_over = true;
+    one.name = "a name that is longer than those that are kept";
+    assert_int_equal(update_begin(&one, header, digest, &offset), TS_E_IMAGE_MALFORMED);
+    assert_int_equal(update_check(2), TS_E_BUSY);
+    update_holder(holder);
+    assert_string_equal(holder, "by a name that is longer than those, heard 0 s ago");
+    assert_int_equal(update_release(1), TS_OK);
+    assert_int_equal(update_check(2), TS_OK);
+    two.name = "two";
+    assert_int_equal(update_begin(&two, header, digest, &offset), TS_E_IMAGE_MALFORMED);
+    assert_int_equal(update_abort(2), TS_OK);
+    assert_int_equal(update_check(1), TS_OK);
+}
+
 int main(void) {
     update_start();
 #define TEST(name) cmocka_unit_test_setup(name, fresh)
@@ -83,6 +126,7 @@ int main(void) {
         TEST(slots_that_cannot_be_mapped_are_named),
         TEST(an_empty_board_works_and_says_so),
         TEST(keys_are_points_in_hex),
+        TEST(an_update_is_its_owners_until_he_is_silent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,7 +59,7 @@ def test_what_a_stage_runs_on(text: str, kind: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "serial:", "qemu:", "usb:1", "/dev/ttyACM0"])
 def test_what_none_runs_on(text: str) -> None:
-    with pytest.raises(KindError, match="neither board, host, serial:PORT nor qemu"):
+    with pytest.raises(KindError, match="neither board, host, serial:PORT, mqtt:NODE nor qemu"):
         parse(text)
 
 

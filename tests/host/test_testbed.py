@@ -155,7 +155,7 @@ def test_bad_commands_are_refused_by_name_and_end_nothing(pair: Bundle, tmp_path
             ("run", {"input": "tensors", "tensors": ["AAAA"]}, "bad_command"),
             ("run", {"input": "tensors", "tensors": ["not base64!"]}, "bad_command"),
             ("configure", {"set": {"listen": "udp://999.1.1.1:1"}}, "bad_setting"),
-            ("configure", {"set": {"stage": 9}}, "bad_setting"),
+            ("configure", {"set": {"stage": 9}}, "stage_mismatch"),
         ]:
             with pytest.raises(BoardError) as refused:
                 head.ask(name, **fields)

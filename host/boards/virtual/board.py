@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, replace
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from host.boards import address, control
 from host.boards.address import RADIOS
@@ -23,7 +25,7 @@ from host.boards.control import Command, ControlError, Lines
 from host.boards.selftest import SelfTest
 from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
-from host.boards.virtual.holding import Holding
+from host.boards.virtual.holding import Holding, NoStageError
 from host.boards.virtual.radio import Radio, RadioSetup, create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link import messages
@@ -31,14 +33,24 @@ from host.link.errors import LinkError
 from host.link.frames import MIN_MTU
 from host.link.messages import MessageKind
 from host.link.session import Node, Role
+from host.mqtt import access
+from host.mqtt.once import Verdict
 from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.chain import StageError
 from partitioner.command import describe
 
+if TYPE_CHECKING:
+    from host.mqtt.node import Node as MqttNode
+
 Answer = Callable[[bytes], object]
 Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
 VERSION = 1  # Of what `info` answers.
+# What `info` answers and status says, too.
+STATUS_MEMBERS = (
+    *("version", "kind", "name", "boot", "role", "stage", "stages", "bundle", "transport"),
+    *("listen", "firmware", "kernels"),
+)
 _STEP_US = 1_000_000
 _FETCHING_STEP_US = 2_000
 _LAST_WORDS_STEP_US = 2_000
@@ -58,6 +70,7 @@ class Board:
         defaults: settings that hold unless the flash has others.
         write: takes a line for whoever controls it.
         announce: what is entered while the board is up, made from what `info` answers.
+        log: takes a line for people, from any thread.
     """
 
     def __init__(
@@ -67,8 +80,10 @@ class Board:
         defaults: dict[str, Any],
         write: Callable[[bytes], None],
         announce: Announce | None = None,
+        log: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._announce = announce
+        self._log = log
         self._announcement = ExitStack()
         self._holding = holding
         self._flash = flash
@@ -79,12 +94,16 @@ class Board:
         self._pending: dict[int, tuple[int | str, Answer]] = {}  # By inference: the command.
         self._listening: address.Address | None = None
         self._next_inference = 1
+        self._mqtt: MqttNode | None = None
+        self.wakeup, self._wake = os.pipe()  # A byte for each command that came by MQTT.
+        for descriptor in (self.wakeup, self._wake):
+            os.set_blocking(descriptor, False)
         self._kernels = kernels.exact()
         self.boot()
 
     def settings(self) -> dict[str, Any]:
-        """The defaults, and what the flash has instead."""
-        return {**self._defaults, **self._flash.read()}
+        """The defaults, and what the flash has instead; secrets are not shown."""
+        return control.masked({**self._defaults, **self._flash.read()})
 
     def boot(self) -> None:
         """Start from the settings and say `ready`.
@@ -98,6 +117,9 @@ class Board:
         stored = self._flash.read()
         self._problem: str | None = None
         self.close()
+        self._boot = secrets.token_hex(8)
+        self._inferences, self._errors = 0, 0
+        self._last_round_trip_us: int | None = None
         self._holding.boot()
         try:
             self._start({**self._defaults, **stored})
@@ -111,6 +133,7 @@ class Board:
             self._announcement.close()
             self._announcement.enter_context(self._announce(self.info()))
         self._write(control.event("ready", info=self.info()))
+        self._join_broker()
 
     def _check(self, chosen: dict[str, Any]) -> Settings:
         """The settings as the core takes them.
@@ -137,6 +160,7 @@ class Board:
                 f"{listen} and {target} do not fit: both IPv4 or both IPv6, "
                 "and the next stage has a port"
             )
+        broker(chosen)
         mtu = chosen.get("mtu", 0)
         if mtu != 0 and mtu < MIN_MTU:
             raise SettingsError(f"mtu is 0 (the transport's own) or {MIN_MTU} to 16384, not {mtu}")
@@ -199,8 +223,25 @@ class Board:
         radio.start()
         return radio
 
+    def _join_broker(self) -> None:
+        found = broker(self._active)
+        if found is not None:
+            from host.mqtt.node import Node as MqttNode  # paho: not for boards that need none.
+
+            status = self._status()
+            self._mqtt = MqttNode(
+                found, self._active["name"], lambda: status, self._wake, self._log_mqtt
+            )
+            self._mqtt.start()
+
+    def _log_mqtt(self, line: str) -> None:
+        self._log(f"{self._active['name']}: mqtt: {line}")
+
     def close(self) -> None:
-        """Let go of the core and the radio. Safe to call twice."""
+        """Let go of the broker, the core and the radio. Safe to call twice."""
+        if self._mqtt is not None:
+            self._mqtt.close()
+            self._mqtt = None
         if self._core is not None:
             self._core.close()
             self._core = None
@@ -215,6 +256,7 @@ class Board:
             "version": VERSION,
             "kind": "virtual",
             "name": chosen["name"],
+            "boot": self._boot,
             "firmware": metadata.version("tinysplit"),
             "role": role_of(chosen["stage"], held.stages),
             "stage": chosen["stage"],
@@ -222,6 +264,7 @@ class Board:
             "bundle": held.bundle,
             "model": held.model,
             **held.image,
+            "transport": self._core.address.transport,
             "listen": str(self._core.address),
             "radio": self._radio.describe() if self._radio is not None else None,
             "next": chosen.get("next"),
@@ -232,6 +275,36 @@ class Board:
             "uptime_ms": round((time.monotonic() - self._booted) * 1000),
         }
 
+    def _status(self) -> dict[str, Any]:
+        """Who it is, as its status says."""
+        said = self.info()
+        return {name: said[name] for name in STATUS_MEMBERS}
+
+    def telemetry(self) -> dict[str, Any]:
+        """How it is now: telemetry_values in control.schema.json."""
+        assert self._core is not None
+        core, link = self._core, self._core.status()
+        values: dict[str, Any] = {
+            "uptime_ms": round((time.monotonic() - self._booted) * 1000),
+            "kernels": self._kernels.name,
+            "runs": core.runs,
+            "last_invoke_us": core.last_invoke_us,
+            "inferences": self._inferences,
+            "errors": self._errors,
+            "frames_in": link["frames_in"],
+            "frames_out": link["frames_out"],
+            "data_resent": link["data_resent"],
+            "dropped": link["dropped"],
+        }
+        if self._last_round_trip_us is not None:
+            values["last_round_trip_us"] = self._last_round_trip_us
+        resident = _resident_bytes()
+        if resident is not None:
+            values["memory"] = {"rss": resident}
+        if self._mqtt is not None:
+            values["commands"] = {"taken": self._mqtt.once.count, **asdict(self._mqtt.counts)}
+        return values
+
     def step(self, control_fd: int, timeout_us: int) -> bool:
         """Serve the link until `control_fd` can be read; returns whether it can."""
         assert self._core is not None
@@ -241,7 +314,20 @@ class Board:
         readable, _ = self._core.step(timeout_us, control_fd)
         self._report_results()
         self._take_messages()
+        self._serve_broker()
         return readable
+
+    def _serve_broker(self) -> None:
+        """One command that came by MQTT, and telemetry when it is time."""
+        node = self._mqtt
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wakeup, 1)
+        if node is None:
+            return
+        if (line := node.take()) is not None:
+            self.handle(line, node.reply, node)
+        if node is self._mqtt and node.telemetry_due():
+            node.telemetry(control.event("telemetry", values=self.telemetry()))
 
     def _take_messages(self) -> None:
         """Commands and pieces of updates that came over the link."""
@@ -260,7 +346,11 @@ class Board:
             wanted = self._held.result_bytes
             if result.code == "ok" and tuple(len(t) for t in result.tensors) != wanted:
                 result = replace(result, code="malformed", text="not the bundle's output sizes")
-            if result.code != "ok":
+            self._inferences += 1
+            if result.code == "ok":
+                self._last_round_trip_us = result.total_us
+            else:
+                self._errors += 1
                 text = f": {result.text}" if result.text else ""
                 why = f"the inference failed at stage {result.stage} ({result.code}{text})"
                 if result.code == "cancelled" and result.stage == self._stage.number:
@@ -271,13 +361,20 @@ class Board:
             answer["tensors"] = [base64.b64encode(t).decode() for t in result.tensors]
             reply(control.reply(command_id, answer))
 
-    def handle(self, line: bytes, reply: Answer | None = None) -> None:
+    def handle(
+        self, line: bytes, reply: Answer | None = None, node: MqttNode | None = None
+    ) -> None:
         """Answer one control line, to `reply` or whoever controls it. Nothing in it can end the
-        board."""
+        board. One that came to a `node`, by MQTT, may have come before."""
         reply = reply or self._write
         try:
             command = control.parse_command(line)
+            if not self._is_new(command, node):
+                return
         except ControlError as error:
+            if node is not None:
+                node.counts.stale += error.code in ("stale", "forgotten")
+                node.counts.malformed += error.code == "malformed"
             reply(control.refusal(error))
             return
         try:
@@ -295,6 +392,32 @@ class Board:
             if answer is not None:
                 reply(control.reply(command.id, answer))
 
+    def _is_new(self, command: Command, node: MqttNode | None) -> bool:
+        """Whether it is to be carried out; what was before is answered as it was then.
+
+        Raises:
+            ControlError: `stale`, `forgotten`.
+        """
+        if command.boot not in (None, self._boot):
+            raise ControlError("stale", "it was meant for an earlier boot", command.id)
+        if node is None:
+            return True
+        verdict = node.once.admit(command.id, command.after)
+        if verdict is Verdict.NEW:
+            return True
+        if verdict is Verdict.FORGOTTEN:
+            raise ControlError(
+                "forgotten",
+                "so much has come since it was made that it may have been done",
+                command.id,
+            )
+        node.counts.duplicates += 1
+        if verdict is Verdict.DONE:
+            kept = node.once.answer(command.id)
+            done = ControlError("done_already", "it was carried out; the answer is not kept")
+            node.say(kept or control.refusal(done, command.id))
+        return False
+
     def _execute(self, command: Command, reply: Answer | None = None) -> dict[str, Any] | None:
         assert self._core is not None
         reply = reply or self._write
@@ -303,6 +426,8 @@ class Board:
         if command.name == "stats":
             radio = self._radio.describe() if self._radio is not None else None
             return {**self._core.status(), "radio": radio}
+        if command.name == "telemetry":
+            return self.telemetry()
         if command.name == "configure":
             return self._configure(command.fields["set"])
         if command.name == "run":
@@ -336,7 +461,8 @@ class Board:
         try:
             self._check({**self._defaults, **wanted})
         except TinysplitError as error:
-            raise ControlError("bad_setting", str(error)) from error
+            code = "stage_mismatch" if isinstance(error, NoStageError) else "bad_setting"
+            raise ControlError(code, str(error)) from error
         try:
             self._flash.write(wanted)
         except FlashError as error:
@@ -346,7 +472,10 @@ class Board:
     def _run(self, command: Command, reply: Answer) -> None:
         assert self._core is not None
         if self._stage.number != 0:
-            raise ControlError("refused", "only a head begins inferences; this is a later stage")
+            raise ControlError(
+                "stage_mismatch",
+                f"only a head begins inferences; this is stage {self._stage.number}",
+            )
         if command.fields["input"] == "tensors":
             try:
                 given = command.fields.get("tensors", [])
@@ -378,6 +507,31 @@ class Board:
         return count
 
 
+def broker(settings: dict[str, Any]) -> access.Access | None:
+    """The broker that the settings name; None: none.
+
+    Raises:
+        AccessError: they do not make sense.
+    """
+    if not settings.get("mqtt_url"):
+        return None
+    return access.parse(
+        settings["mqtt_url"],
+        user=settings.get("mqtt_user") or None,
+        password=settings.get("mqtt_password") or None,
+        ca=settings.get("mqtt_ca") or None,
+    )
+
+
+def _resident_bytes() -> int | None:
+    """What this process has in memory; None where the system does not say (not Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _announced(info: dict[str, Any]) -> AbstractContextManager[object]:
     """Be found by mDNS."""
     try:
@@ -399,17 +553,19 @@ def serve(
     write_fd: int,
     *,
     announce: bool = False,
+    log: Callable[[str], None] = lambda _line: None,
 ) -> None:
     """Run a board whose control line is a pair of file descriptors, until it ends.
 
-    With `announce` it can be found by mDNS meanwhile.
+    With `announce` it can be found by mDNS meanwhile. `log` takes lines for people.
 
     Raises:
         TinysplitError: it cannot boot, or a descriptor is closed.
     """
     with closing(ControlLine(read_fd, write_fd)) as controller:
         announcer = _announced if announce else None
-        board = Board(holding, flash, defaults, controller.send, announcer)
+        board = Board(holding, flash, defaults, controller.send, announcer, log)
+        controller.watch(board.wakeup)
         with closing(board):
             _serve(board, controller)
 

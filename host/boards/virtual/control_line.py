@@ -54,6 +54,10 @@ class ControlLine:
         self._unwatchable: set[int] = set()  # Files, /dev/null: always ready.
         self._watch()
 
+    def watch(self, fd: int) -> None:
+        """Have `fileno` be readable also when `fd` is; what is to be read there is not ours."""
+        self._poll.register(fd, select.EPOLLIN)
+
     def fileno(self) -> int:
         """What can be read as soon as `exchange` has something to do."""
         always = self._read_fd in self._unwatchable and not self.full

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,48 @@ from partitioner.image import Image, ImageError
 from partitioner.kernels import Kernels
 
 UPDATE_PIECE_BYTES = 3072  # As control.schema.json says.
+LEASE_S = 20.0  # As firmware/main/update.c.
+
+
+class Lease:
+    """Whose update is under way (IMAGE.md section 8.2), by `clock` in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._owner = 0
+        self._by = ""
+        self._heard = 0.0
+
+    def check(self, owner: int) -> None:
+        """A command, or a piece, of `owner` has come; 0: of nobody in particular.
+
+        Raises:
+            ControlError: `busy`: it is somebody else's, heard not long ago.
+        """
+        silent_s = self._clock() - self._heard
+        if self._owner in (0, owner) or silent_s >= LEASE_S:
+            self._owner = self._owner if self._owner == owner else 0
+            self._heard = self._clock()
+            return
+        raise ControlError(
+            "busy", f"another update is under way, by {self._by}, heard {silent_s:.0f} s ago"
+        )
+
+    def take(self, owner: int, by: str = "", take_over: bool = False) -> None:
+        """It is the update of `owner` from now on. Raises as `check`, unless `take_over`."""
+        if not take_over:
+            self.check(owner)
+        self._by = by or (self._by if owner == self._owner else f"number {owner}")
+        self._owner = owner
+        self._heard = self._clock()
+
+    def release(self) -> None:
+        """It is nobody's."""
+        self._owner = 0
+
+
+class NoStageError(StageError):
+    """A stage that is not here."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +103,7 @@ class Holding(ABC):
         """How many stages the chain has.
 
         Raises:
-            StageError: stage `number` is not here.
+            NoStageError: stage `number` is not here.
         """
 
     @abstractmethod
@@ -114,7 +157,7 @@ class BundleHolding(Holding):
     def stages(self, number: int) -> int:
         count = len(self._bundle.stages)
         if number >= count:
-            raise StageError(f"the bundle has no stage {number}, only 0 to {count - 1}")
+            raise NoStageError(f"the bundle has no stage {number}, only 0 to {count - 1}")
         return count
 
     def load(self, number: int, kernels: Kernels) -> Held:
@@ -138,12 +181,15 @@ class SlotHolding(Holding):
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
+        self._lease = Lease()
         self._fetch: Fetch | None = None
+        self._fetched_for = 0
 
     def boot(self) -> None:
         if self._fetch is not None:
             self._fetch.cancel("cancelled")
             self._fetch = None
+        self._lease.release()
         if self.slots.boot() is None:
             reason = self.slots.state().reason
             why = "" if reason == "ok" else f" (the last one: {reason})"
@@ -158,7 +204,8 @@ class SlotHolding(Holding):
             self._fetch.step(self.slots)
 
     def blob(self, piece: Blob) -> None:
-        with contextlib.suppress(SlotError):
+        with contextlib.suppress(SlotError, ControlError):
+            self._lease.check(piece.blob_id)
             self.slots.write(piece.offset, bytes(piece.piece))
 
     def update(self, name: str, fields: dict[str, Any], ca: str | None = None) -> dict[str, Any]:
@@ -171,14 +218,19 @@ class SlotHolding(Holding):
             raise ControlError("bad_command", f"data has more than {UPDATE_PIECE_BYTES} bytes")
         if name == "update_begin" and data[6:7] == bytes([images.FIRMWARE]):
             raise ControlError("unsupported", "a virtual board has no slot for a firmware")
-        slots = self.slots
+        slots, owner = self.slots, fields.get("owner", 0)
+        if name in ("update_begin", "update_activate"):
+            self._lease.take(owner, fields.get("by", ""), fields.get("take_over", False))
+        else:
+            self._lease.check(owner)
         actions: dict[str, Callable[[], object]] = {
-            "update_begin": lambda: slots.begin(data, digest),
+            "update_begin": lambda: self._begin(data, digest, owner),
             "update_data": lambda: slots.write(fields["offset"], data),
             "update_finish": slots.finish,
             "update_activate": lambda: slots.activate(digest),
             "update_abort": self._abort,
-            "update_fetch": lambda: self._start_fetch(fields.get("url", ""), digest, ca),
+            "update_release": self._lease.release,
+            "update_fetch": lambda: self._start_fetch(fields.get("url", ""), digest, ca, owner),
         }
         try:
             actions[name]()
@@ -188,17 +240,25 @@ class SlotHolding(Holding):
         fetched = {} if self._fetch is None else {"fetch": self._fetch.state}
         return {"offset": offset, "bytes": length, **fetched}
 
+    def _begin(self, header: bytes, digest: bytes, owner: int) -> None:
+        if self._fetch is not None and self._fetched_for != owner:
+            self._fetch.cancel("cancelled")
+            self._fetch = None
+        self.slots.begin(header, digest)
+
     def _abort(self) -> None:
         if self._fetch is not None:
             self._fetch.cancel("cancelled")
+        self._lease.release()
         self.slots.abort()
 
-    def _start_fetch(self, url: str, digest: bytes, ca: str | None) -> None:
+    def _start_fetch(self, url: str, digest: bytes, ca: str | None, owner: int) -> None:
         if not url.startswith(("http://", "https://")):
             raise ControlError("invalid", "url: http:// or https://")
         if self.fetching:
             raise ControlError("busy", "a download is under way")
         self._fetch = Fetch(url, digest, ca)
+        self._fetched_for = owner
 
     @property
     def _running(self) -> Image:
@@ -216,7 +276,7 @@ class SlotHolding(Holding):
 
     def stages(self, number: int) -> int:
         if number != self._running.stage:
-            raise StageError(
+            raise NoStageError(
                 f"the flash holds an image of stage {self._running.stage}, not of stage {number}"
             )
         return self._running.stage_count

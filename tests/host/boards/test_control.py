@@ -31,12 +31,12 @@ def test_a_command_written_is_the_command_read() -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        (b"", "bad_command", "no"),
-        (b"{", "bad_command", "not a line of JSON"),
-        (b"[1]", "bad_command", "JSON object"),
-        (b"\xff\xfe", "bad_command", "not a line of JSON"),
-        (b'{"cmd":"info"}', "bad_command", "needs an id"),
-        (b'{"id":true,"cmd":"info"}', "bad_command", "needs an id"),
+        (b"", "malformed", "no"),
+        (b"{", "malformed", "not a line of JSON"),
+        (b"[1]", "malformed", "JSON object"),
+        (b"\xff\xfe", "malformed", "not a line of JSON"),
+        (b'{"cmd":"info"}', "malformed", "needs an id"),
+        (b'{"id":true,"cmd":"info"}', "malformed", "needs an id"),
         (b'{"id":1,"cmd":"explode"}', "unknown_command", "no command 'explode'"),
         (b'{"id":1,"cmd":["info"]}', "unknown_command", "no command"),
         (b'{"id":1,"cmd":"info","x":2}', "bad_command", "'x' was unexpected"),
@@ -44,7 +44,7 @@ def test_a_command_written_is_the_command_read() -> None:
         (b'{"id":1,"cmd":"run","input":"camera"}', "bad_command", "camera"),
         (b'{"id":1,"cmd":"configure","set":{"stage":-1}}', "bad_command", "set/stage"),
         (b'{"id":1,"cmd":"configure","set":{"wifi":1}}', "bad_command", "wifi"),
-        (b"[" * 100_000, "bad_command", "not a line of JSON"),
+        (b"[" * 100_000, "malformed", "not a line of JSON"),
     ],
 )
 def test_bad_commands(line: bytes, code: str, message: str) -> None:

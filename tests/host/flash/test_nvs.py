@@ -171,7 +171,7 @@ def test_namespace_and_key_are_the_firmwares() -> None:
 
 def test_secrets_are_those_of_the_firmware() -> None:
     table = (MAIN / "settings.c").read_text()
-    assert set(re.findall(r"OF_TEXT\(SETTING_SECRET, (\w+),", table)) == set(nvs.SECRETS)
+    assert set(re.findall(r"OF_TEXT\(SETTING_SECRET, (\w+),", table)) == set(control.SECRETS)
 
 
 def test_nothing_given_leaves_the_defaults(board: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_the_firmware_refuses_is_refused_here(board: Path, settings: dict[s
     with pytest.raises(SettingsError) as refused:
         nvs.entries(settings)
     assert "\n" not in str(refused.value)
-    for name in nvs.SECRETS:
+    for name in control.SECRETS:
         assert settings.get(name, "-----") not in str(refused.value)
 
 

@@ -40,11 +40,13 @@ METADATA = "Calibrated: 1\n" + "".join(
 @dataclass(frozen=True)
 class Behaviour:
     """`profile`: (samples, amperes, marks) over and over; `lose`: (first, count) of samples not
-    sent; `silent`: answers nothing; `stop_after`: sends no more after so many samples;
+    sent; `lose_by_turns`: (period, lossy, every): in the first `lossy` samples of each period, each
+    `every`-th is not; `silent`: answers nothing; `stop_after`: sends no more after so many samples;
     `vanish_after`: is unplugged after them."""
 
     profile: list[tuple[int, float, int]]
     lose: tuple[tuple[int, int], ...] = ()
+    lose_by_turns: tuple[int, int, int] = (1, 0, 1)
     silent: bool = False
     stop_after: int = 0
     vanish_after: int = 0
@@ -136,9 +138,11 @@ class Device:
             numbers = np.arange(self._sent, self._sent + count)
             counters = (numbers & 63).astype(np.uint32) << 18
             words = self._turn[numbers % len(self._turn)] | counters
+            period, lossy, every = self._behaviour.lose_by_turns
+            kept = (numbers % period >= lossy) | (numbers % every != 0)
             for first, many in self._behaviour.lose:
-                kept = (numbers < first) | (numbers >= first + many)
-                words, numbers = words[kept], numbers[kept]
+                kept &= (numbers < first) | (numbers >= first + many)
+            words = words[kept]
             data = words.astype("<u4").tobytes()
             while data:
                 data = data[os.write(self._fd, data) :]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from click.testing import Result
 from host.boards import reach
 from host.boards.reach import Reach
 from host.cli import main
+from host.ota import courier as courier_module
 from host.ota import fleet, keys, shipment
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome
@@ -26,7 +29,7 @@ from host.ota.shipment import packed_already
 from partitioner.output import OutputError
 
 from .conftest import Cuts
-from .pairs import Inferring, Pair
+from .pairs import Inferring, Pair, free_port
 
 Invoke = Callable[..., Result]
 LABELS = ("head", "tail")
@@ -42,6 +45,23 @@ def told(self):
         print("asking", file=sys.stderr, flush=True)
     survey(self)
 Courier.survey = told
+main()
+"""
+
+
+# Before the tail is told to restart it waits for a line on standard input.
+INTERRUPTIBLE_RESTART = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from host.cli import main
+from host.ota.courier import Courier
+restart = Courier.restart
+def told(self):
+    if self.node.stage == 1:
+        print("restarting", file=sys.stderr, flush=True)
+        sys.stdin.readline()
+    restart(self)
+Courier.restart = told
 main()
 """
 
@@ -191,6 +211,77 @@ def test_ctrl_c_does_not_wait_for_boards_that_are_gone(cuts: Cuts, tmp_path: Pat
         process.wait()
     assert process.returncode == 130
     assert said.strip() == "interrupted; the same command again goes on from here"
+
+
+def test_ctrl_c_while_boards_restart_ends_at_once_and_says_where_each_is(
+    cuts: Cuts, pair: Pair, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTIBLE_RESTART, "ota", str(cuts.folder / "images-b")]
+    process = subprocess.Popen(
+        [*command, *pair.arguments, "--patience", "600"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stdin is not None
+    try:
+        said = ""
+        while "restarting" not in said:
+            said += process.stderr.readline()
+        pair.kill(1)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while not re.search("head.*: running", said):
+            said += process.stderr.readline()
+        time.sleep(0.3)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=20)
+        took_s = time.monotonic() - sent
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert took_s < 2.0  # With the interpreter's own end.
+    assert rest.splitlines()[0] == "interrupted; the same command again goes on from here"
+    assert re.search(r"head \(.*\): runs it", rest)
+    assert re.search(r"tail \(.*\): starts it when it restarts", rest)
+    assert "Traceback" not in rest
+    pair.start(1)
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_boards_that_do_not_meet_are_an_error(
+    cuts: Cuts, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "LEAST_MEETING_S", 0.5)
+
+    head = pair.boards[0]
+    assert head is not None
+    head.ask("configure", set={"next": f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"})
+    head.reboot()
+    outcome, couriers = moved(pair, cuts.folder / "images-b", patience_s=0.2)
+    assert not outcome.done
+    assert couriers[0].report.code == "no_session"
+    assert outcome.problem is not None
+    assert "has no session to its next stage after" in outcome.problem
+    assert outcome.advice is not None
+    assert "all boards run the new image" in outcome.advice
+    assert not outcome.gaps_ms
+    assert states(couriers) == ["running"] * 2
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_a_part_of_a_chain_waits_for_nobody(cuts: Cuts, pair: Pair, invoke: Invoke) -> None:
+    head, tail = (
+        ("--node", f"{label}={name}") for label, name in zip(LABELS, pair.names, strict=True)
+    )
+    done = invoke(main, "ota", cuts.folder / "images-b", *head, "--partial")
+    assert done.exit_code == 0, done.output
+    assert "no results until the boards not named here run it, too" in done.stderr
+    assert bundles(pair) == [cuts.b.manifest.id, cuts.a.manifest.id]
+    done = invoke(main, "ota", cuts.folder / "images-b", *head, *tail)
+    assert done.exit_code == 0, done.output
+    assert bundles(pair) == [cuts.b.manifest.id] * 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,25 @@
+"""tinysplit/<node>/cmd, /reply, /telemetry, /status."""
+
+from __future__ import annotations
+
+import re
+
+ROOT = "tinysplit"
+CMD, REPLY, TELEMETRY, STATUS = "cmd", "reply", "telemetry", "status"
+_NODE = r"[A-Za-z0-9._-]{1,32}"  # The setting `name` in control.schema.json.
+
+
+def is_node(name: str) -> bool:
+    """Whether a node can be called so."""
+    return re.fullmatch(_NODE, name) is not None
+
+
+def topic(node: str, what: str) -> str:
+    """The topic of a node, or with `+` of every node."""
+    return f"{ROOT}/{node}/{what}"
+
+
+def parse(name: str) -> tuple[str, str] | None:
+    """The node and what of it a topic is; None for topics that are none of ours."""
+    match = re.fullmatch(rf"{ROOT}/({_NODE})/({CMD}|{REPLY}|{TELEMETRY}|{STATUS})", name)
+    return None if match is None else (match[1], match[2])
