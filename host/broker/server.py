@@ -10,6 +10,7 @@ import resource
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,13 @@ from host.broker import access, lasting, packets, users
 from host.broker.broker import Broker, Lasting, Limits, Session
 from host.broker.log import Log
 from host.broker.packets import Connect, Parser, ProtocolError
+from host.broker.tls import Channel
 from host.broker.users import Checker, UsersError
 from models.errors import TinysplitError
 
 _FIRST_PACKET_BYTES = 16 << 10  # Of who has not logged in: CONNECT, with a will.
 _LOGIN_S = 5.0  # From the connection to the CONNECT, TLS included.
-_PENDING = 256  # Connections that have not logged in; a further one ends the oldest.
+_PENDING = 128  # Connections that have not logged in; one more ends the oldest of its kind.
 _WAITING_LOGINS = 64  # Passwords to be checked; there is no queue beyond.
 _HASHERS = 2
 _UNSENT_BYTES = 2 << 20  # From here on a client is not written to until it reads.
@@ -68,11 +70,12 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = Parser(min(_FIRST_PACKET_BYTES, server.settings.limits.packet_bytes))
         self._session: Session | None = None
-        self._waits = False  # For TLS or for its password to be checked.
+        self._waits = False  # For its password to be checked.
         self._held = False
-        self._securing: asyncio.Task[None] | None = None
+        context = server.settings.tls
+        self._tls = None if context is None else Channel(context)
         self.opened_at = time.monotonic()
-        self.address = "?"
+        self.host = self.address = "?"
 
     # What asyncio calls.
 
@@ -80,39 +83,25 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("peername") or ("?", 0)
-        self.address = f"{peer[0]}:{peer[1]}"
+        self.host, self.address = str(peer[0]), f"{peer[0]}:{peer[1]}"
         taken: socket.socket = transport.get_extra_info("socket")
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE:
             if hasattr(socket, name):
                 taken.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._server.opened(self)
-        if self._server.settings.tls is not None:
-            self._securing = asyncio.ensure_future(self._secure(self._server.settings.tls))
-        else:
-            transport.set_write_buffer_limits(_UNSENT_BYTES)
-
-    async def _secure(self, context: ssl.SSLContext) -> None:
-        plain = self._transport
-        assert plain is not None
-        loop = asyncio.get_running_loop()
-        try:
-            secure = await loop.start_tls(
-                plain, self, context, server_side=True, ssl_handshake_timeout=_LOGIN_S
-            )
-        except (OSError, ssl.SSLError) as error:
-            why = getattr(error, "reason", None) or type(error).__name__
-            self._server.log.warning("no_tls", f"{self.address}: no TLS ({why})")
-            plain.abort()
-            self._server.closed(self)
-            return
-        if secure is None:  # It left meanwhile.
-            self._server.closed(self)
-            return
-        self._transport = secure
-        secure.set_write_buffer_limits(_UNSENT_BYTES)
+        transport.set_write_buffer_limits(_UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except ssl.SSLError as error:
+                self._server.log.warning("no_tls", f"{self.address}: no TLS ({error.reason})")
+                self._write(self._tls.outgoing())
+                self.close()
+                return
+            self._write(self._tls.outgoing())
         self._parser.feed(data)
         self._take()
 
@@ -133,8 +122,16 @@ class _Connection(asyncio.Protocol):
     # What the broker calls.
 
     def send(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._tls is not None:
+            self._tls.send(data)
+            data = self._tls.outgoing()
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or not data:
             return
         transport.write(data)
         if transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
@@ -284,8 +281,11 @@ class Server:
         self._open.add(connection)
         self._pending[connection] = None
         if len(self._pending) > _PENDING:
-            oldest = next(iter(self._pending))
-            self.log.warning("too_many", "too many connections that do not log in: one was ended")
+            # Of the address that has most of them: a flood ends its own, not those of boards.
+            hosts = Counter(one.host for one in self._pending)
+            busiest = hosts.most_common(1)[0][0]
+            oldest = next(one for one in self._pending if one.host == busiest)
+            self.log.warning("too_many", f"{busiest}: too many connections that do not log in")
             self.closed(oldest)
             oldest.abort()
 

@@ -35,7 +35,7 @@ from host.link.events import (
 )
 from host.link.messages import Phase, PhaseRecord
 from host.link.session import Node
-from host.link.transport import ServerTransport
+from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
 
 HEAD_BYTES: Final = 24_000  # What a session costs beside its messages, measured: docs/gateway.md.
@@ -124,6 +124,7 @@ class Gateway(ListenerUser, PoolUser):
         self._say = say
         self._next_key = 0
         self._dirty: set[Listener] = set()
+        self._troubles: dict[Listener, str] = {}  # What was said of each last.
         self._flushing = False
         self._reloading = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
@@ -326,6 +327,11 @@ class Gateway(ListenerUser, PoolUser):
         listener.history[event.peer] = Past(head.sessions, head.requests, head.errors)
         if len(listener.history) > self.options.heads:
             listener.history.popitem(last=False)
+
+    def trouble(self, listener: Listener, error: TransportError) -> None:
+        if self._troubles.get(listener) != str(error):
+            self._troubles[listener] = str(error)
+            self._say(f"{listener.name}: {error}")
 
     def asked(self, listener: Listener, event: TensorReceived) -> None:
         head = listener.heads[event.peer]

@@ -752,6 +752,24 @@ def test_an_image_is_downloaded(
     assert board.reboot(30)["image_version"] == 2
 
 
+def test_a_firmware_is_downloaded_and_found_there(
+    start: Start, stages: list[bytes], tmp_path: Path
+) -> None:
+    flash = factory_flash(tmp_path / "flash", {0: stages[0]})
+    board = start(flash=flash)
+    app = application(30_001, 7)
+    packed = pack_firmware(app, None, version=5)
+    with served(packed.data) as server:
+        board.ask("update_fetch", url=server.url, digest=packed.digest)
+        assert board.wait_event("update", 40)["code"] == "ok"
+    # How `tinysplit ota` asks whether it is all there; nothing is begun anew by that.
+    begun = board.ask("update_begin", data=encoded(packed.data[:64]), digest=packed.digest)
+    assert begun["offset"] == len(packed.data)
+    assert written_app(flash, 1, len(app)) == app
+    assert board.update(packed.data) == packed.digest
+    board.ask("update_activate", digest=packed.digest)
+
+
 @pytest.mark.parametrize(("trouble", "code"), [("changes", "image_"), ("absent", "peer_lost")])
 def test_a_download_that_cannot_be_ends_by_name(
     start: Start, stages: list[bytes], stranger_bundle: Bundle, trouble: str, code: str

@@ -7,7 +7,6 @@ import hashlib
 import json
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -91,16 +90,14 @@ class Running:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
+    def stop(self) -> int:
+        self.process.terminate()
+        with self.process:
+            return self.process.wait(10)
 
-    def restart(self, number: int = signal.SIGTERM) -> None:
+    def restart(self) -> None:
         """With the same files, at the same port."""
-        self.stop(number)
+        self.stop()
         self.start()
 
     @property
@@ -153,5 +150,4 @@ def running(broker: Running) -> Iterator[Running]:
     try:
         yield broker
     finally:
-        if broker.process.poll() is None:
-            broker.stop()
+        broker.stop()
