@@ -16,7 +16,7 @@ from host.boards.control import ControlError
 from host.boards.kinds import OnSerial
 from host.boards.reach import Reach
 from host.mqtt import access
-from partitioner.command import Command, FiniteRange, verbose_option
+from partitioner.command import Command, FiniteRange, existing, verbose_option
 
 
 def broker_options(command: Any) -> Any:
@@ -25,13 +25,13 @@ def broker_options(command: Any) -> Any:
         click.option(
             "--mqtt-ca",
             "ca",
-            type=click.Path(path_type=Path),
+            type=existing(),
             help=f"Certificate (PEM) that the broker is checked with.  [{access.CA_VARIABLE}]",
         ),
         click.option(
             "--mqtt-login",
             "login",
-            type=click.Path(path_type=Path),
+            type=existing(),
             help="File of mode 600 with user=NAME and password=...  "
             f"[{access.LOGIN_VARIABLE}, or {access.USER_VARIABLE} and {access.PASSWORD_VARIABLE}]",
         ),

@@ -15,15 +15,15 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from host.bench.spec import Experiment, SpecError
+from host.bench.spec import Experiment
 from host.sim import experiment as experiments
 from host.sim import scenario as scenarios
 from host.sim import timeline, world
-from host.sim.scenario import Scenario, ScenarioError
+from host.sim.scenario import Scenario
 from host.sim.sweep import Total, sweep, total
 from host.sim.world import Report
 from models.errors import TinysplitError
-from partitioner.command import Command, describe, verbose_option, wide_console
+from partitioner.command import Command, existing, verbose_option, wide_console
 from partitioner.output import whole_file
 
 _COLUMNS = (
@@ -39,19 +39,8 @@ class PropertyError(TinysplitError):
     """A property did not hold for a seed."""
 
 
-class InputError(click.ClickException):
-    """A file that is no scenario and no experiment."""
-
-    exit_code = 2
-
-    def show(self, file: object = None) -> None:
-        context = click.get_current_context(silent=True)
-        name = context.command_path if context else "tinysplit sim"
-        click.echo(f"{name}: error: {self.message}", err=True)
-
-
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=existing())
 @click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="How many.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="The first of them.  [default: a fresh one]"
@@ -108,13 +97,10 @@ def main(
 
 
 def _load(path: Path) -> Scenario | Experiment:
-    try:
-        content = scenarios.content(path)
-        if experiments.is_experiment(content):
-            return experiments.read(path)
-        return scenarios.of_file(path, content)
-    except (ScenarioError, SpecError) as error:
-        raise InputError(describe(error)) from error
+    content = scenarios.content(path)
+    if experiments.is_experiment(content):
+        return experiments.read(path)
+    return scenarios.of_file(path, content)
 
 
 def _print_cells(experiment: Experiment, seed: int) -> None:
