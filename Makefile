@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-radio power-cuts ota-kills meter-hold lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts ota-kills meter-hold gateway-hold lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -41,6 +41,11 @@ power-cuts:
 meter-hold: setup-dev
 	@TINYSPLIT_LONG=1 $(BIN)/python -m pytest -q tests/host/meters/test_ppk2.py -k ten_minutes
 
+# A gateway with ten heads over mixed transports, 5 % of frames lost, for ten minutes.
+gateway-hold: setup-dev
+	@test -d $(BUNDLE) || $(BIN)/partition --layer $(LAYER) --output $(BUNDLE)
+	@$(BIN)/python -m tests.host.gateway.hold $(BUNDLE)
+
 # 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 ota-kills: setup-dev
 	@$(BIN)/python -m tests.host.ota.kills 200
@@ -65,12 +70,12 @@ NATIVE += host/boards/virtual/build_core.py host/sim/build_sim.py
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml $(NATIVE)
 	@echo "== Install tinysplit with TensorFlow (about 300 MB to fetch, once)"
-	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters]'
+	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready pyproject.toml
 	@echo "== Install what the tests need"
-	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,dev]'
+	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway,dev]'
 	@touch $@
 
 clean:

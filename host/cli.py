@@ -33,6 +33,7 @@ from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError
 from host.mqtt import access
 from host.mqtt.access import AccessError
+from host.mqtt.options import broker_options
 from host.ota.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
@@ -137,9 +138,11 @@ class Commands(Group):
 
     elsewhere: ClassVar = {
         "bench": "host.bench.cli:bench",
-        "cmd": "host.mqtt.cli:cmd",
+        "broker": "host.broker.command:broker",
         "calibrate": "partitioner.plan.cli:calibrate",
+        "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
+        "gateway": "host.gateway.cli:gateway",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
@@ -202,7 +205,7 @@ def main() -> None:
     default="board",
     metavar="NODE",
     help="With a transport: what stage 0 runs on: board (a virtual one, the default), "
-    "serial:PORT[@BAUD] (one that is there), or qemu:BUILD_DIR (an emulated one).",
+    "serial:PORT[@BAUD] or mqtt:NODE (one that is there), or qemu:BUILD_DIR (an emulated one).",
 )
 @click.option(
     "--relay",
@@ -259,6 +262,7 @@ def main() -> None:
     metavar="S",
     help="With a transport: how long an inference may take.",
 )
+@broker_options
 @verbose_option()
 def run(
     bundle: Path,
@@ -282,6 +286,9 @@ def run(
     lmk_file: Path | None,
     att_mtu: int | None,
     codec: str,
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
     verbose: bool,
     **network: Any,
 ) -> None:
@@ -328,12 +335,13 @@ def run(
             boards={
                 stage: replace(kind, qemu=qemu_bin) if isinstance(kind, kinds.Emulated) else kind
                 for stage, kind in enumerate(nodes)
-                if isinstance(kind, kinds.OnSerial | kinds.Emulated)
+                if isinstance(kind, kinds.OnSerial | kinds.OnMqtt | kinds.Emulated)
             },
             on_text=_print_text if verbose else None,
             radio=radio,
             bridge=bridge,
             codec=codec,
+            broker=access.find(broker, login, ca),
         )
         try:
             options.check(len(opened.stages))

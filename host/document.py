@@ -126,15 +126,17 @@ class Document:
     def _explained(self, error: jsonschema.ValidationError) -> DocumentError:
         given: Any = error.instance
         wanted: Any = error.validator_value
+        schema: Any = error.schema
+        place = tuple(error.absolute_path)
         if error.validator == "oneOf" and error.context:
             # Which alternative was meant: one for values of this kind.
             one_of = [self._resolved(one) for one in wanted]
             meant = [e for e in error.context if _fits(given, one_of[int(e.schema_path[0])])]
             if meant:
                 return self._explained(meant[0])
-        place = tuple(error.absolute_path)
+            kinds = " or ".join(dict.fromkeys(_wanted(one) for one in one_of))
+            return self.error(place, f"must be {kinds}, not {_shown(given)}")
         if error.validator == "additionalProperties":
-            schema: Any = error.schema
             known = list(schema["properties"])
             patterns = schema.get("patternProperties", {})
             unknown = next(
@@ -146,9 +148,19 @@ class Document:
             return self.error(
                 (*place, unknown), f"unknown key {unknown!r}; the nearest known is {close[0]!r}"
             )
+        if error.validator == "required":
+            missing = next(key for key in wanted if key not in given)
+            known = schema.get("properties", {}).get(missing, {})
+            what = f": {_wanted(self._resolved(known))}" if known else ""
+            return self.error(place, f"`{missing}` is missing{what}")
         if error.validator == "enum":
             known = [str(value) for value in wanted]
             return self.error(place, f"{str(given)!r} is not known; {nearest(str(given), known)}")
+        if error.validator == "uniqueItems":
+            twice = next(one for number, one in enumerate(given) if one in given[:number])
+            return self.error(place, f"names {_shown(twice)} twice")
+        if error.validator in _BOUNDS:
+            return self.error(place, f"must be {_wanted(schema)}, not {_shown(given)}")
         return self.error(place, error.message[:160])
 
     def _filled(self, given: Any, schema: dict[str, Any]) -> Any:
@@ -176,6 +188,58 @@ class Document:
     def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
         name = schema.get("$ref", "").removeprefix("#/$defs/")
         return {**self._schema["$defs"][name], **schema, "$ref": ""} if name else schema
+
+
+# Keywords of JSON Schema that `_wanted` puts into words.
+_BOUNDS = (
+    "type", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength",
+    "minItems", "maxItems", "minProperties",
+)  # fmt: skip
+_KINDS = {
+    "string": "text", "integer": "a whole number", "number": "a number", "array": "a list",
+    "boolean": "true or false", "object": "a mapping of names to values", "null": "nothing",
+}  # fmt: skip
+
+
+def _wanted(schema: dict[str, Any]) -> str:
+    """What a schema takes, in words. `x-words` says it of a pattern."""
+    if "const" in schema:
+        return repr(schema["const"])
+    if "enum" in schema:
+        return f"one of {', '.join(str(value) for value in schema['enum'][:12])}"
+    if "x-words" in schema:
+        return str(schema["x-words"])
+    if schema.get("oneOf") or "type" not in schema:
+        return "something else"
+    types = schema["type"]
+    kinds = [_KINDS[one] for one in ([types] if isinstance(types, str) else types)]
+    said = " or ".join(kinds)
+    low, above, high = (schema.get(name) for name in ("minimum", "exclusiveMinimum", "maximum"))
+    if low is not None:
+        said += f" from {low:,}" + (" on" if high is None else "")
+    elif above is not None:
+        said += f" above {above:,}"
+    if high is not None:
+        said += f" {'up ' if low is None and above is None else ''}to {high:,}"
+    for least, most, of in (
+        ("minLength", "maxLength", "characters"), ("minItems", "maxItems", "entries"),
+        ("minProperties", "maxProperties", "entries"),
+    ):  # fmt: skip
+        if most in schema:
+            said += f" of {schema.get(least, 0):,} to {schema[most]:,} {of}"
+        elif least in schema:
+            said += " that is not empty"
+    return said
+
+
+def _shown(value: Any) -> str:
+    """A value, short."""
+    if isinstance(value, dict | list):
+        kind = _KINDS["object" if isinstance(value, dict) else "array"]
+        return f"an empty {kind.split()[1]}" if not value else f"{kind} ({len(value)} entries)"
+    plain = {True: "true", False: "false", None: "nothing"}
+    said = plain[value] if value is None or isinstance(value, bool) else repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."
 
 
 def _fits(value: Any, schema: dict[str, Any]) -> bool:

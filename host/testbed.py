@@ -5,7 +5,8 @@
 Each node listens on a free port of this machine; a relay that impairs the link stands before
 it if any impairment is asked for. Nodes with radios share an air instead, which this process
 hosts and which does the impairing. The tail may be this process, with the Python end of the
-protocol. Any stage may be a board that is there already, on a serial port, or an emulated one.
+protocol. Any stage may be a board that is there already, on a serial port or at a broker, or an
+emulated one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from host.boards.attached import AttachedBoard
 from host.boards.board import Board, BoardError
 from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
-from host.boards.kinds import Emulated, OnSerial
+from host.boards.kinds import Attached, Emulated, OnMqtt, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
 from host.boards.virtual.radio import Air, AirCounts, create_air, not_installed
@@ -39,11 +40,16 @@ from host.link.session import Node
 from host.link.tcp import TcpServer
 from host.link.transport import ServerTransport
 from host.link.udp import UdpServer
+from host.mqtt import access
+from host.mqtt.access import Access
 from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.bundle import Bundle
 from partitioner.chain import Stage
 from partitioner.kernels import Array
+
+if TYPE_CHECKING:
+    from host.mqtt.board import MqttBoard
 
 SESSIONS_TIMEOUT_S = 8.0
 SESSIONS_LOOK_S = 0.05
@@ -58,6 +64,7 @@ class Options:
     is 4 or 6. `radio` has the options that belong to a radio's transport, as its air takes them.
     `bridge` lends the host's tail its ESP-NOW radio where the boards are real. `codec` is `raw`,
     `auto` (codec 1 on each link whose ends both speak it) or `1` (on every link).
+    `broker` is where boards on MQTT are; None: the environment says it.
     `on_text` gets the name of a board and a line it printed beside its answers.
 
     Raises:
@@ -71,10 +78,11 @@ class Options:
     timeout_ms: int = 10_000
     mtu: int = 0
     radio: Mapping[str, Any] = field(default_factory=dict)
-    boards: Mapping[int, OnSerial | Emulated] = field(default_factory=dict)
+    boards: Mapping[int, Attached | Emulated] = field(default_factory=dict)
     on_text: Callable[[str, str], None] | None = None
     bridge: OnSerial | None = None
     codec: str = "raw"
+    broker: Access | None = None
 
     @property
     def codec_setting(self) -> str:
@@ -92,7 +100,7 @@ class Options:
             self.transport in RADIOS or self.family == 6
         ):
             raise TestbedError("emulated boards have udp and tcp over IPv4 only")
-        attached = sum(isinstance(kind, OnSerial) for kind in kinds)
+        attached = sum(isinstance(kind, OnSerial | OnMqtt) for kind in kinds)
         real_host = attached > 0 and self.tail == "host" and self.transport == "espnow"
         if real_host != (self.bridge is not None):
             raise TestbedError(
@@ -193,7 +201,7 @@ class Testbed:
         last = len(self._bundle.stages) - 1
         options.check(last + 1)
         for stage, board in options.boards.items():
-            if isinstance(board, OnSerial):
+            if isinstance(board, OnSerial | OnMqtt):
                 self._attached[stage] = self._attach(stage, board)
         if radio and not self._attached:
             chosen = {**options.radio, "stages": last + 1}
@@ -205,7 +213,7 @@ class Testbed:
             if stage == last and options.tail == "host":
                 place = self._start_tail(stage)
                 node = StageNode("this host", "measured", "host")
-            elif isinstance(kind, OnSerial):
+            elif isinstance(kind, OnSerial | OnMqtt):
                 place, node = self._configure(stage, following)
             elif isinstance(kind, Emulated):
                 place = self._start_emulated(stage, kind, following)
@@ -245,9 +253,18 @@ class Testbed:
         tell = self._options.on_text
         return None if tell is None else lambda line: tell(f"stage {stage}", line)
 
-    def _attach(self, stage: int, kind: OnSerial) -> AttachedBoard:
-        name = f"stage {stage} on {kind.port}"
-        board = SerialBoard(kind.port, name=name, baud=kind.baud, on_text=self._printer(stage))
+    def _reach(self, stage: int, kind: Attached) -> SerialBoard | MqttBoard:
+        printer = self._printer(stage)
+        if isinstance(kind, OnSerial):
+            name = f"stage {stage} on {kind.port}"
+            return SerialBoard(kind.port, name=name, baud=kind.baud, on_text=printer)
+        from host.mqtt.board import MqttBoard  # paho: not for those who need none.
+
+        broker = self._options.broker or access.need()
+        return MqttBoard(broker, kind.node, name=f"stage {stage} on {kind.node}", on_text=printer)
+
+    def _attach(self, stage: int, kind: Attached) -> AttachedBoard:
+        board = self._reach(stage, kind)
         self._stack.enter_context(board)
         attached = AttachedBoard(board, stage, self._bundle.manifest.id)
         attached.join(self._options.transport, self._options.family)

@@ -20,8 +20,14 @@
 #include "sdkconfig.h"
 #include "tinysplit/stream.h"
 
+/* Of each of the two; frames of a bridge are up to 3 KB with their stuffing. */
+#if CONFIG_SPIRAM
 #define RX_BYTES 8192
 #define TX_BYTES 8192
+#else
+#define RX_BYTES 4096
+#define TX_BYTES 4096
+#endif
 #define READ_BYTES 512
 #define LOG_BYTES 320
 #define STACK_BYTES 8192 /* a signature is verified on it */

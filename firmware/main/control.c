@@ -14,7 +14,6 @@
 #include "esp_log.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
-#include "esp_timer.h"
 #include "flash.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/queue.h"
@@ -336,8 +335,18 @@ static cJSON *info(void) {
     } else {
         cJSON_AddNullToObject(o, "problem");
     }
-    cJSON_AddNumberToObject(o, "uptime_ms", (double)(esp_timer_get_time() / 1000));
+    cJSON_AddNumberToObject(o, "uptime_ms", (double)telemetry_uptime_ms());
     return o;
+}
+
+static void add_stamp(cJSON *o, const char *name, const struct node_stamp *stamp) {
+    if (stamp->at_us == 0) {
+        cJSON_AddNullToObject(o, name);
+        return;
+    }
+    cJSON *s = cJSON_AddObjectToObject(o, name);
+    cJSON_AddNumberToObject(s, "inference", stamp->inference);
+    cJSON_AddNumberToObject(s, "at_us", (double)stamp->at_us);
 }
 
 static cJSON *stats(void) {
@@ -367,10 +376,14 @@ static cJSON *stats(void) {
     if (n.clock_known) {
         cJSON_AddNumberToObject(o, "clock_offset_us", (double)n.clock_offset_us);
         cJSON_AddNumberToObject(o, "clock_uncertainty_us", n.clock_uncertainty_us);
+        cJSON_AddNumberToObject(o, "clock_age_us", n.clock_age_us);
     } else {
         cJSON_AddNullToObject(o, "clock_offset_us");
         cJSON_AddNullToObject(o, "clock_uncertainty_us");
+        cJSON_AddNullToObject(o, "clock_age_us");
     }
+    add_stamp(o, "complete", &n.complete);
+    add_stamp(o, "handed", &n.handed);
     telemetry_add_memory(o);
     return o;
 }

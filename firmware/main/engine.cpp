@@ -14,6 +14,7 @@
 #include "esp_timer.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/task.h"
+#include "node.h"
 #include "reference_kernels.h"
 #include "sdkconfig.h"
 
@@ -25,15 +26,13 @@ namespace {
 
 constexpr char TAG[] = "engine";
 
-// Internal memory left to radio stacks, TLS and tasks, which start after the engine. firmware/README.md, memory.
-constexpr size_t kReserve = 48 * 1024
+// Internal memory left to what starts after the engine: our tasks and buffers, TLS, and the radios in use.
+// firmware/README.md, memory.
+constexpr size_t kOwnReserve = 48 * 1024;
+constexpr size_t kOwnReserveAlone = 112 * 1024; // without PSRAM
 #if CONFIG_TINYSPLIT_WIFI
-                            + 80 * 1024
+constexpr size_t kRadioReserve = 64 * 1024; // of Wi-Fi, and of NimBLE and its controller
 #endif
-#if CONFIG_TINYSPLIT_BLE
-                            + 64 * 1024
-#endif
-    ;
 constexpr size_t kSpiramReserve = 64 * 1024;
 constexpr size_t kAlign = 16;
 constexpr size_t kCanaryBytes = 64;
@@ -287,6 +286,20 @@ bool canary_alive() {
     return true;
 }
 
+size_t internal_reserve() {
+    bool alone = heap_caps_get_total_size(MALLOC_CAP_SPIRAM) == 0;
+    size_t bytes = alone ? kOwnReserveAlone : kOwnReserve;
+    for (uint32_t i = 0; alone && engine.image.stage == 0 && i < engine.image.received; i++) {
+        bytes += NODE_JOBS * engine.received[i]; // the head's input buffers
+    }
+#if CONFIG_TINYSPLIT_WIFI
+    const struct settings *settings = app_settings();
+    bool ble = settings->transport == TRANSPORT_BLE;
+    bytes += ble && settings->mqtt_url[0] != '\0' ? 2 * kRadioReserve : kRadioReserve;
+#endif
+    return bytes;
+}
+
 size_t largest(uint32_t capabilities, size_t reserve) {
     size_t block = heap_caps_get_largest_free_block(capabilities | MALLOC_CAP_8BIT);
     size_t total = heap_caps_get_free_size(capabilities | MALLOC_CAP_8BIT);
@@ -301,7 +314,7 @@ size_t largest(uint32_t capabilities, size_t reserve) {
 int place_arena() {
     drop_arena();
     size_t floor = engine.image.arena_bytes;
-    size_t internal = largest(MALLOC_CAP_INTERNAL, kReserve);
+    size_t internal = largest(MALLOC_CAP_INTERNAL, internal_reserve());
     size_t external = largest(MALLOC_CAP_SPIRAM, kSpiramReserve);
     bool use_external = external > internal;
     size_t room = use_external ? external : internal;
@@ -317,7 +330,7 @@ int place_arena() {
                       static_cast<unsigned>(room));
     }
     size_t exact = (used + kPlanSlack + kAlign - 1) / kAlign * kAlign;
-    engine.state.arena_internal = exact <= largest(MALLOC_CAP_INTERNAL, kReserve) || !use_external;
+    engine.state.arena_internal = exact <= largest(MALLOC_CAP_INTERNAL, internal_reserve()) || !use_external;
     drop_arena();
     exact = exact < room ? exact : room;
     uint32_t place = engine.state.arena_internal ? MALLOC_CAP_INTERNAL : MALLOC_CAP_SPIRAM;

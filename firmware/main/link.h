@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "esp_err.h"
+#include "sdkconfig.h"
 #include "tinysplit/session.h"
 
 #ifdef __cplusplus
@@ -36,10 +37,15 @@ struct settings;
  * (SPEC.md section 8: the radio's mtu plus 19). */
 #define LINK_FRAME_BYTES 1492u
 
-/* Frame buffers. A peer may have a whole window in flight (LINK_WINDOW), and acknowledgements of
+/* Frame buffers, in internal memory. A peer may have a whole window in flight (LINK_WINDOW), and acknowledgements of
  * another session come between. */
+#if CONFIG_SPIRAM
 #define LINK_RX_FRAMES 24u
 #define LINK_WINDOW 16u
+#else
+#define LINK_RX_FRAMES 12u
+#define LINK_WINDOW 8u
+#endif
 
 /* Index of a link in ts_config.links. Every role has the first; a bridge has both. */
 #define LINK_RADIO 0u

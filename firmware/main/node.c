@@ -22,7 +22,13 @@
 static const char TAG[] = "node";
 
 #define LINK_STACK 6144
-#define ENGINE_STACK 24576 /* ESP-NN keeps quantization of odd channel counts on the stack */
+/* ESP-NN keeps quantization of odd channel counts on the stack: 12 bytes a channel, of 1,280 at most where the arena of
+ * such a layer fits, and of a few hundred without PSRAM. */
+#if CONFIG_SPIRAM
+#define ENGINE_STACK 24576
+#else
+#define ENGINE_STACK 16384
+#endif
 #define CALL_WAIT_MS 10000
 #define SELF_TEST_WAIT_MS 300000
 #define SLACK_BYTES 512 /* headers and phase records beside the tensors of a message */
@@ -57,6 +63,7 @@ struct run {
 };
 static struct run runs[NODE_JOBS];
 static uint32_t next_inference = 1;
+static struct node_stamp complete, handed;
 static uint32_t auto_left;
 static uint64_t auto_at;
 
@@ -305,6 +312,8 @@ static int do_stats(void *arg) {
     out->auto_left = auto_left;
     out->raw_bytes = coding.raw_bytes;
     out->coded_bytes = coding.coded_bytes;
+    out->complete = complete;
+    out->handed = handed;
     for (uint16_t i = 0; i < config.endpoint.session_count; i++) {
         const struct ts_session *s = &sessions[i];
         out->sessions_up = (uint8_t)(out->sessions_up + (s->state == TS_S_UP));
@@ -316,6 +325,7 @@ static int do_stats(void *arg) {
             out->clock_known = s->clock.known;
             out->clock_offset_us = s->clock.offset_us;
             out->clock_uncertainty_us = s->clock.uncertainty_us;
+            out->clock_age_us = node->ep.now - s->clock.at;
         }
     }
     return TS_OK;
@@ -402,6 +412,7 @@ static uint32_t random_word(void *ctx) {
 static int invoke(void *ctx, struct ts_invoke *run) {
     (void)ctx;
     enum engine_order order = ORDER_INVOKE;
+    complete = (struct node_stamp){.inference = run->inference, .at_us = ts_complete_at(node, run)};
     invocation = run;
     return xQueueSend(orders, &order, 0) == pdTRUE ? TS_E_WOULD_BLOCK : TS_E_BUSY;
 }
@@ -418,6 +429,7 @@ static void add_phases(struct node_result *out, const struct ts_phases *own, con
 
 static void finished(void *ctx, const struct ts_result *result) {
     (void)ctx;
+    handed = (struct node_stamp){.inference = result->inference, .at_us = ts_handed_at(node, result)};
     struct run *run = NULL;
     for (unsigned i = 0; i < NODE_JOBS; i++) {
         if (runs[i].used && runs[i].inference == result->inference) {

@@ -32,6 +32,12 @@ struct node_result {
 
 #define NODE_AUTO 0xFFFFFFFFu /* token of inferences on the board's own account */
 
+/* When something happened to an inference, by esp_timer; 0: not known. */
+struct node_stamp {
+    uint32_t inference;
+    uint64_t at_us;
+};
+
 struct node_stats {
     struct ts_stats link;
     uint8_t sessions_up;
@@ -45,7 +51,10 @@ struct node_stats {
     bool clock_known;
     int64_t clock_offset_us;
     uint32_t clock_uncertainty_us;
-    uint32_t auto_left; /* inferences still to come on the board's own account */
+    uint32_t clock_age_us;      /* since it was last estimated */
+    struct node_stamp complete; /* the last boundary that arrived */
+    struct node_stamp handed;   /* the boundary of the last inference that went well, handed to the link */
+    uint32_t auto_left;         /* inferences still to come on the board's own account */
 };
 
 /* Starts the engine task, which finds the image to run, tests it, and then serves. Waits until it is ready, or

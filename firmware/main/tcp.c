@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "app.h"
+#include "esp_heap_caps.h"
 #include "esp_random.h"
 #include "esp_task_wdt.h"
 #include "esp_timer.h"
@@ -28,6 +29,7 @@
 #define IDLE_MS 60000u  /* sessions send something every 50 s at least (SPEC.md section 10) */
 #define RETRY_FIRST_MS 250u
 #define RETRY_MOST_MS 8000u
+#define STACK_BYTES 4096
 #define BUFFER_WAITS 100 /* ticks to wait for a frame buffer before a frame is dropped */
 
 enum state { CLOSED, CONNECTING, OPEN };
@@ -44,8 +46,8 @@ struct connection {
     uint8_t out[TS_PREFIX_BYTES + TCP_MTU];
 };
 
-static struct connection connections[CONNECTIONS];
-static SemaphoreHandle_t lock; /* of state, fd and out: held for moments only */
+static struct connection *connections; /* of start, in PSRAM where there is some; only boards on TCP need them */
+static SemaphoreHandle_t lock;         /* of state, fd and out: held for moments only */
 static StaticSemaphore_t lock_state;
 static int listener = -1;
 static uint16_t own_port, mtu;
@@ -56,8 +58,6 @@ static struct sockaddr_in6 next;
 static uint64_t retry_at;
 static uint32_t retries;
 static atomic_uint dropped, failed, reconnects;
-static StaticTask_t task_state;
-static StackType_t task_stack[4096];
 
 static uint64_t now_us(void) {
     return (uint64_t)esp_timer_get_time();
@@ -341,6 +341,11 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     }
     if (lock == NULL) {
         lock = xSemaphoreCreateMutexStatic(&lock_state);
+        connections = heap_caps_calloc_prefer(CONNECTIONS, sizeof *connections, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT,
+                                              MALLOC_CAP_DEFAULT);
+    }
+    if (connections == NULL) {
+        return ESP_ERR_NO_MEM;
     }
     mtu = settings->mtu != 0 && settings->mtu < TCP_MTU ? (uint16_t)settings->mtu : (uint16_t)TCP_MTU;
     own_port = settings->port;
@@ -368,8 +373,8 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     }
     link_on_wait(LINK_RADIO, flush);
     running = true;
-    if (xTaskCreateStaticPinnedToCore(tcp_task, "tcp", sizeof task_stack / sizeof *task_stack, NULL, APP_PORT_PRIORITY,
-                                      task_stack, &task_state, APP_RADIO_CORE) == NULL) {
+    if (xTaskCreatePinnedToCore(tcp_task, "tcp", STACK_BYTES, NULL, APP_PORT_PRIORITY, NULL, APP_RADIO_CORE) !=
+        pdPASS) {
         running = false;
         if (listener >= 0) {
             close(listener);
@@ -406,7 +411,7 @@ static void describe(struct link_status *out) {
     memset(out, 0, sizeof *out);
     network_describe(out);
     out->peers = 0;
-    for (size_t i = 0; i < CONNECTIONS; i++) {
+    for (size_t i = 0; connections != NULL && i < CONNECTIONS; i++) {
         out->peers = (uint8_t)(out->peers + (connections[i].state == OPEN));
     }
     out->mtu = mtu;

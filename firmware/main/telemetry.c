@@ -23,7 +23,7 @@
 #define PERIOD_US 5000000
 
 static const char *reset_reason = "unknown";
-static int64_t next_at;
+static int64_t started_us, next_at;
 #if CONFIG_TINYSPLIT_TEMPERATURE
 static temperature_sensor_handle_t sensor;
 #endif
@@ -56,6 +56,7 @@ static const char *name_of(esp_reset_reason_t reason) {
 }
 
 void telemetry_start(void) {
+    started_us = esp_timer_get_time();
     reset_reason = name_of(esp_reset_reason());
 #if CONFIG_TINYSPLIT_TEMPERATURE
     temperature_sensor_config_t config = TEMPERATURE_SENSOR_CONFIG_DEFAULT(-10, 80);
@@ -63,6 +64,10 @@ void telemetry_start(void) {
         sensor = NULL;
     }
 #endif
+}
+
+int64_t telemetry_uptime_ms(void) {
+    return (esp_timer_get_time() - started_us) / 1000;
 }
 
 const char *telemetry_reset_reason(void) {
@@ -108,7 +113,7 @@ cJSON *telemetry(void) {
     static struct node_stats stats;
     cJSON *o = cJSON_CreateObject();
     struct engine_state engine = engine_state();
-    cJSON_AddNumberToObject(o, "uptime_ms", (double)(esp_timer_get_time() / 1000));
+    cJSON_AddNumberToObject(o, "uptime_ms", (double)telemetry_uptime_ms());
     cJSON_AddStringToObject(o, "reset", reset_reason);
     cJSON_AddStringToObject(o, "kernels", engine_kernels_name(engine.kernels));
     cJSON_AddNumberToObject(o, "runs", engine.runs);

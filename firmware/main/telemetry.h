@@ -2,6 +2,8 @@
 #ifndef TELEMETRY_H
 #define TELEMETRY_H
 
+#include <stdint.h>
+
 #include "cJSON.h"
 
 #ifdef __cplusplus
@@ -10,6 +12,9 @@ extern "C" {
 
 /* Reads why the board restarted, opens the temperature sensor. Once, early. */
 void telemetry_start(void);
+
+/* Since telemetry_start. esp_timer's clock is no such thing in the emulator, where it outlasts a restart. */
+int64_t telemetry_uptime_ms(void);
 
 /* "power_on", "panic", "task_watchdog", ... */
 const char *telemetry_reset_reason(void);

@@ -17,14 +17,13 @@
 #define UDP_MTU 1452u
 #define WAIT_MS 500
 #define AT_ONCE 16
+#define STACK_BYTES 4096
 
 static int fd = -1;
 static uint16_t own_port, mtu;
 static bool blocked;         /* the link task met a full driver */
 static atomic_bool stopping; /* set by stop, cleared by the task when it is gone */
 static atomic_uint dropped, failed;
-static StaticTask_t task_state;
-static StackType_t task_stack[4096];
 
 /* Takes one datagram; false if there is none. */
 static bool receive(void) {
@@ -98,8 +97,8 @@ static esp_err_t start(const struct settings *settings, struct ts_link *link) {
     }
     atomic_store(&stopping, false);
     link_on_wait(LINK_RADIO, flush);
-    if (xTaskCreateStaticPinnedToCore(udp_task, "udp", sizeof task_stack / sizeof *task_stack, NULL, APP_PORT_PRIORITY,
-                                      task_stack, &task_state, APP_RADIO_CORE) == NULL) {
+    if (xTaskCreatePinnedToCore(udp_task, "udp", STACK_BYTES, NULL, APP_PORT_PRIORITY, NULL, APP_RADIO_CORE) !=
+        pdPASS) {
         close(fd);
         fd = -1;
         return ESP_ERR_NO_MEM;

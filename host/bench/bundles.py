@@ -44,6 +44,9 @@ def folder_of(request: Request, cut: Sequence[str], cache: Path) -> Path:
     return cache / f"{stem[:100]}-{digest[:8]}"
 
 
+Wanted = list[tuple[tuple[str, ...], Path]]  # Cuts of one network, and where their bundles go.
+
+
 def prepare(
     experiment: Experiment, cache: Path, report: Callable[[str], None] = lambda _: None
 ) -> dict[Key, Path]:
@@ -53,8 +56,37 @@ def prepare(
         SpecError: an unknown layer or model, by name; a bundle that does not fit its set of nodes.
         TinysplitError: a bundle cannot be made or read.
     """
+    found, missing = _folders(experiment, cache)
+    for name, (request, wanted) in missing.items():
+        report(f"cut {name} ({len(wanted)} cuts)")
+        _elsewhere(_make, name, request, wanted)
+    return found
+
+
+def check(
+    experiment: Experiment, cache: Path, report: Callable[[str], None] = lambda _: None
+) -> None:
+    """Whether every layer is there that cells are cut at, and every bundle; nothing is made.
+
+    Raises:
+        SpecError: an unknown layer or model, by name.
+        TinysplitError: a bundle cannot be read.
+    """
+    _, missing = _folders(experiment, cache)
+    for name, (request, wanted) in missing.items():
+        report(f"layers of {name}")
+        _elsewhere(_look, name, request, wanted)
+    for model in experiment.models:
+        if model.bundle is not None:
+            bundles.read(model.bundle)
+
+
+def _folders(
+    experiment: Experiment, cache: Path
+) -> tuple[dict[Key, Path], dict[str, tuple[Request, Wanted]]]:
+    """Where each cell's bundle is to be, and by model those that are not there."""
     found: dict[Key, Path] = {}
-    missing: dict[str, tuple[Request, list[tuple[tuple[str, ...], Path]]]] = {}
+    missing: dict[str, tuple[Request, Wanted]] = {}
     for cell in experiment.cells:
         if key(cell) in found:
             continue
@@ -67,26 +99,36 @@ def prepare(
         found[key(cell)] = folder
         if not (folder / "manifest.json").exists():
             missing.setdefault(model.name, (model.request, []))[1].append((cell.cut, folder))
-    for name, (request, wanted) in missing.items():
-        report(f"cut {name} ({len(wanted)} cuts)")
-        _make_elsewhere(name, request, wanted)
-    return found
+    return found, missing
 
 
-def _make_elsewhere(
-    name: str, request: Request, wanted: list[tuple[tuple[str, ...], Path]]
+def _elsewhere(
+    work: Callable[[Request, Wanted], str | None], name: str, request: Request, wanted: Wanted
 ) -> None:
+    """Work on a network in a process of its own: its converter may take much memory, or die."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            why = pool.submit(_make, request, wanted).result()
+            why = pool.submit(work, request, wanted).result()
     except BrokenProcessPool as error:
         raise SpecError(f"model {name}: the process that was to cut it was killed") from error
     if why is not None:
         raise SpecError(f"model {name}: {why}")
 
 
-def _make(request: Request, wanted: list[tuple[tuple[str, ...], Path]]) -> str | None:
+def _look(request: Request, wanted: Wanted) -> str | None:
+    """Look layers up; returns what went wrong in one line."""
+    try:
+        source = open_source(request)
+        catalogue = Catalogue(source.graph, source.layers)
+        for cut, _ in wanted:
+            catalogue.chain(cut)
+    except TinysplitError as error:
+        return describe(error)
+    return None
+
+
+def _make(request: Request, wanted: Wanted) -> str | None:
     """Make bundles; returns what went wrong in one line."""
     try:
         source = open_source(request)

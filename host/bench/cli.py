@@ -38,7 +38,12 @@ class CellsFailedError(TinysplitError):
     "--bundles", "cache", type=click.Path(path_type=Path), default=Path("build/bundles"),
     show_default=True, metavar="DIR", help="Where bundles made for sweeps are kept.",
 )  # fmt: skip
-@click.option("--list", "list_cells", is_flag=True, help="Print the cells in order; run nothing.")
+@click.option(
+    "--list",
+    "list_cells",
+    is_flag=True,
+    help="Print the cells in order, look up layers; run nothing.",
+)
 @click.option("--prepare", is_flag=True, help="Make the bundles and print where; run nothing.")
 @click.option("--retry-failed", is_flag=True, help="Run cells that failed before once more.")
 @click.option("--csv", is_flag=True, help="Write rows.csv beside rows.parquet.")
@@ -76,6 +81,8 @@ def bench(
     if list_cells:
         for cell in experiment.ordered():
             click.echo(cell.name)
+        with Steps(quiet=quiet) as steps:
+            bundles.check(experiment, cache, steps)
         return
     if prepare:
         with Steps(quiet=quiet) as steps:

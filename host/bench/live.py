@@ -9,16 +9,18 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from host.bench import rows, store
 from host.bench.progress import cell_names, cells_table
 from host.bench.store import Progress
+from partitioner.command import wide_console
 
 _LOOK_EVERY_S = 0.5
 
 
-def picture(folder: Path) -> tuple[RenderableType, bool]:
+def picture(folder: Path) -> tuple[Group, bool]:
     """The folder as it is now, and whether the sweep is over.
 
     Raises:
@@ -50,7 +52,10 @@ def under_way(now: Progress, names: Mapping[int, str]) -> str:
     if now.rows:
         last = now.rows[-1]
         where = "warm-up" if last["purpose"] == rows.WARM_UP else f"run {last['run'] + 1}"
-    median = f", median {statistics.median(took) / 1e3:.2f} ms" if took else ""
+    median = ""
+    if took:
+        how = now.rows[-1]["provenance"]
+        median = f", median {statistics.median(took) / 1e3:.2f} ms ({how})"
     name = names.get(now.number, now.name)
     return f"now: {name}: {where}, {len(now.rows)} inferences{median}, {failures} failed"
 
@@ -59,7 +64,7 @@ def follow(folder: Path, console: Console, *, once: bool = False) -> None:
     """Draw the folder again and again until the sweep is over; once where there is no terminal."""
     shown, over = picture(folder)
     if once or not console.is_terminal:
-        console.print(shown)
+        wide_console(*(one for one in shown.renderables if isinstance(one, Table))).print(shown)
         return
     with Live(shown, console=console, auto_refresh=False) as screen:
         while not over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from host.bench.bundles import Key, key
 from host.bench.rows import Row
 from host.bench.spec import Cell, Experiment, Inputs, cut_name
 from host.boards.board import BoardError
-from host.boards.kinds import Emulated, Host, OnSerial
+from host.boards.kinds import Emulated, Host, OnMqtt, OnSerial
 from host.link.messages import Phase
 from host.link_run import Example
 from host.meters.meter import Meter, MeterError, Phases, phase_name
@@ -72,7 +73,9 @@ def options(
         mtu=cell.transport.mtu,
         radio=cell.transport.radio,
         boards={
-            stage: kind for stage, kind in enumerate(nodes) if isinstance(kind, OnSerial | Emulated)
+            stage: kind
+            for stage, kind in enumerate(nodes)
+            if isinstance(kind, OnSerial | OnMqtt | Emulated)
         },
         bridge=boards.bridge,
         codec=cell.codec,
@@ -236,7 +239,11 @@ class OnNodes:
             **durations(phases, found.round_trip_us, len(self._bundle.stages)),
             **energy,
         }
-        return {**row, **self._on_link()}
+        before = self._counted
+        row |= self._on_link()
+        if len(self._counted) > 1 and before[0].get("handed") != self._counted[0].get("handed"):
+            row |= by_clocks(row, self._counted[0], self._counted[1])
+        return row
 
     def _energy(self, meter: Meter, phases: Phases) -> Row:
         return metering.columns(meter.end(phases), len(self._bundle.stages))
@@ -325,6 +332,40 @@ def durations(phases: Mapping[tuple[int, int], int], round_trip_us: int, stages:
         row["one_way_uncertainty_us"] = (most - least + 1) // 2
         row["one_way_method"] = "bounds"
     return row
+
+
+# Of two crystals against each other: ESP32-S3 boards take ones of 10 ppm each (ESP32-S3 Hardware
+# Design Guidelines, clock source), and as much again for their temperatures.
+_DRIFT = 40e-6
+
+
+def by_clocks(row: Row, head: Mapping[str, Any], following: Mapping[str, Any]) -> Row:
+    """The one-way time by both ends' stamps and the clocks' offset, where they say more.
+
+    `head` and `following` are their `stats` after the inference: `handed` and `complete` are by
+    each one's own clock, and the offset is off by half of the shortest PING's round trip at most,
+    and by what the clocks have drifted since. What `row` has is the range that needs no clocks (see
+    `durations`); the time is in both. Stamps that contradict that range say nothing.
+    """
+    sent, came, offset_us = head.get("handed"), following.get("complete"), head["clock_offset_us"]
+    if sent is None or came is None or offset_us is None or sent["inference"] != came["inference"]:
+        return {}
+    took_us = came["at_us"] - offset_us - sent["at_us"]
+    doubt_us = head["clock_uncertainty_us"] + math.ceil(head["clock_age_us"] * _DRIFT) + 1
+    low_us, high_us = max(took_us - doubt_us, 0), took_us + doubt_us
+    if row["one_way_us"] is not None:
+        least_us = row["one_way_us"] - row["one_way_uncertainty_us"]
+        most_us = row["one_way_us"] + row["one_way_uncertainty_us"]
+        if low_us <= least_us and most_us <= high_us:
+            return {}
+        low_us, high_us = max(low_us, least_us), min(high_us, most_us)
+    if low_us > high_us:
+        return {}
+    return {
+        "one_way_us": (low_us + high_us) // 2,
+        "one_way_uncertainty_us": (high_us - low_us + 1) // 2,
+        "one_way_method": "clocks",
+    }
 
 
 def _negotiated(cell: Cell, radio: Mapping[str, Any] | None) -> dict[str, Any]:

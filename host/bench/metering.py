@@ -67,6 +67,11 @@ def open_meter(experiment: Experiment, cell: Cell, bundle: Bundle) -> Meter | No
 
         mode = given.get("mode", AMPERE_MODE)
         return Ppk2(given["port"], mode, given["voltage_mv"], sampling(spec))
+    if spec.meter == "joulescope":
+        from host.meters.joulescope import Joulescope
+
+        chosen = given.get("serial"), sampling(spec), given.get("channels")
+        return Joulescope(*chosen, given.get("accuracy_percent"))
     if spec.meter == "replay":
         from host.meters.replay import Replay
 

@@ -95,7 +95,7 @@ class Lines(Observer):
         if summary["state"] != "done":
             line += f"{summary['state']}: {summary['reason']}"
         elif summary["median_us"] is not None:
-            line += f"{summary['median_us'] / 1e3:.2f} ms (median)"
+            line += f"{summary['median_us'] / 1e3:.2f} ms (median, {_how(summary)})"
         print(f"{line} in {clock(summary['seconds'])}", file=self._sink, flush=True)
 
 
@@ -107,6 +107,7 @@ class Screen(Observer):
         self._live: Live | None = None
         self._drawn = 0.0
         self._now: Cell | None = None
+        self._provenance = ""
         self._round_trips: list[int] = []
         self._inferences = self._failures = self._run = 0
 
@@ -122,14 +123,14 @@ class Screen(Observer):
         self._draw()
 
     def cell(self, cell: Cell) -> None:
-        self._now, self._round_trips = cell, []
+        self._now, self._round_trips, self._provenance = cell, [], ""
         self._cell_started = time.monotonic()
         self._inferences = self._failures = self._run = 0
         self._draw()
 
     def row(self, row: Row) -> None:
         self._inferences += 1
-        self._run = row["run"]
+        self._run, self._provenance = row["run"], row["provenance"]
         if row["round_trip_us"] is None:
             self._failures += 1
         else:
@@ -160,7 +161,7 @@ class Screen(Observer):
         if self._now is not None:
             table.add_row(
                 Text(f"> {self._names[self._now.number]}"), _ms(self._round_trips), "",
-                f"{self._inferences}", _failures(self._failures), self._where(),
+                self._provenance, f"{self._inferences}", _failures(self._failures), self._where(),
             )  # fmt: skip
         self._live.update(Group(table, Text(self._line())), refresh=True)
 
@@ -207,11 +208,17 @@ def labels(coordinates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Table:
-    """Cells that are over, as cells.json has them, under these names by number."""
+    """Cells that are over, as cells.json has them, under these names by number.
+
+    `how` is how their round trips came about.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cell", overflow="fold")
-    for heading in ("median ms", "of runs", "inferences", "failed"):
-        table.add_column(heading, justify="right")
+    table.add_column("cell", overflow="fold", min_width=20)
+    for heading in ("median ms", "of runs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("how")
+    for heading in ("inferences", "failed"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
     for cell in cells:
         least, largest = cell["least_us"], cell["largest_us"]
@@ -225,10 +232,15 @@ def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) ->
         elif cell.get("note"):
             state = f"done; {cell['note']}"
         table.add_row(
-            Text(names[cell["number"]]), median, spread, f"{cell['inferences']:,}",
-            _failures(cell["failed"]), state,
+            Text(names[cell["number"]]), median, spread, _how(cell) if median else "",
+            f"{cell['inferences']:,}", _failures(cell["failed"]), state,
         )  # fmt: skip
     return table
+
+
+def _how(cell: Mapping[str, Any]) -> str:
+    """Of sweeps from before it was noted beside the rows, it is in the rows only."""
+    return cell.get("provenance") or "not noted"
 
 
 def _failures(count: int) -> Text:

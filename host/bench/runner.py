@@ -72,6 +72,7 @@ def run(
             summary = _failed(experiment, store, cell, bundle, error, reason)
             state = {"state": FAILED, "reason": reason}
         boots = store.progress.boot + 1
+        state["provenance"] = store.progress.base["provenance"]
         store.end_cell(
             {
                 **state,

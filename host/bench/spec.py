@@ -18,7 +18,7 @@ from typing import Any
 
 from host.boards import kinds
 from host.boards.address import RADIOS
-from host.boards.kinds import Emulated, Kind, KindError, OnSerial
+from host.boards.kinds import Emulated, Kind, KindError, OnMqtt, OnSerial
 from host.document import Document, DocumentError, nearest, text_of
 from host.link.impairment import Impairment, ImpairmentError
 from models.errors import TinysplitError
@@ -34,12 +34,14 @@ METERS: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "modelled": (),
     "ppk2": ("port", "voltage_mv"),
+    "joulescope": (),
     "board": (),
     "replay": ("file",),
 }
 _SAMPLED = ("stage", "phases", "channels", "rule", "baseline_s")
 _TAKES: Mapping[str, tuple[str, ...]] = {
     "ppk2": ("port", "mode", "voltage_mv", *_SAMPLED),
+    "joulescope": ("serial", "accuracy_percent", *_SAMPLED),
     "board": ("baseline_s",),
     "replay": ("file", "voltage_mv", *_SAMPLED),
 }
@@ -97,7 +99,8 @@ class BoardsSpec:
     @property
     def attached(self) -> bool:
         """Whether a real board takes part."""
-        return any(isinstance(kind, OnSerial) for kind in (self.head, *self.relays, self.tail))
+        nodes = (self.head, *self.relays, self.tail)
+        return any(isinstance(kind, OnSerial | OnMqtt) for kind in nodes)
 
 
 BUILT_IN_BOARDS = {

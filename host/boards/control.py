@@ -102,7 +102,9 @@ def _check(content: Any, name: str) -> str | None:
         where = "/".join(str(p) for p in worst.absolute_path)
         why = worst.message
         if worst.absolute_path and worst.absolute_path[-1] in SECRETS:
-            return f"{where}: not as the schema says"  # Its words would quote the value.
+            # Its words would quote the value.
+            rule = f"{worst.validator} {worst.validator_value}"
+            return f"{where}: a secret (not shown) that does not fit {rule}"
         if isinstance(worst.instance, str) and len(worst.instance) > _MOST_QUOTED:
             quoted = f"{worst.instance[:_MOST_QUOTED]!r}... ({len(worst.instance)} characters)"
             why = why.replace(repr(worst.instance), quoted)

@@ -348,7 +348,7 @@ def _packed(
 def _number(stages: int, stage: int | None, role: str | None) -> int:
     if stage is not None:
         if stage >= stages:
-            raise ImageError(f"there are stages 0 to {stages - 1}, not {stage}")
+            raise click.UsageError(f"there are stages 0 to {stages - 1}, not {stage}")
         return stage
     if role is None:
         raise click.UsageError(

@@ -67,7 +67,7 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-class _Driver(ABC):
+class Driver(ABC):
     """The loop of two steps. Subclasses say what an event means."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
@@ -92,9 +92,11 @@ class _Driver(ABC):
         await self.close()
 
     def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
-        receive, now = self._endpoint.receive, now_us()
+        receive = self._endpoint.receive
         for frame, peer in batch:
-            for event in receive(frame, peer, now):
+            # The time anew for each: what an event leads to is later than the frame before, and the
+            # endpoint would take an older time for a clock that stepped back.
+            for event in receive(frame, peer, now_us()):
                 self._on_event(event)
         self._pump()
 
@@ -190,7 +192,7 @@ class _Pending:
     encode_us: int = 0
 
 
-class LinkClient(_Driver):
+class LinkClient(Driver):
     """An initiator under asyncio: `async with LinkClient(transport, node) as client: ...`.
 
     Entering opens the session; it raises the refusal, `NoPeerError` or a TransportError.
@@ -513,7 +515,7 @@ Answer = Reply | Sequence[Buffer]
 Handler = Callable[[Request], Answer | Awaitable[Answer]]
 
 
-class LinkServer(_Driver):
+class LinkServer(Driver):
     """An acceptor under asyncio that calls `handler` for every inference.
 
     A coroutine function runs in the loop; a plain function in one of `workers` threads, so that

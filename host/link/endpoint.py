@@ -78,7 +78,7 @@ from host.link.session import (
     Profile,
     Session,
     accept_hello,
-    judge_hello,
+    choose_node,
     judge_hello_ack,
 )
 from host.link.transfer import NEVER, Counters, Delivered, NotSent, Outgoing, Sent
@@ -148,7 +148,8 @@ class Endpoint(ABC):
         self._steady = _SteadyClock()
         self._events: list[Event] = []
         self._token = 0
-        self._last_reset_us = -RESET_PAUSE_US
+        self._resets = 0
+        self._resets_since_us = -RESET_PAUSE_US
 
     @abstractmethod
     def receive(self, frame: bytes, peer: Address, now: int) -> list[Event]:
@@ -174,6 +175,11 @@ class Endpoint(ABC):
 
     @abstractmethod
     def _touch(self, peer: Address) -> None: ...
+
+    @property
+    @abstractmethod
+    def _most_resets(self) -> int:
+        """For strangers, per RESET_PAUSE_US."""
 
     def largest_message(self, peer: Address) -> int:
         """The longest message body that the peer takes, bytes; 0: no session is up."""
@@ -203,9 +209,11 @@ class Endpoint(ABC):
 
     def _reset_for(self, frame: bytes, sid: int, now: int) -> bytes | None:
         """The RESET that answers a PING of a session not known here, not too often."""
-        if now < self._last_reset_us + RESET_PAUSE_US:
+        if now >= self._resets_since_us + RESET_PAUSE_US:
+            self._resets, self._resets_since_us = 0, now
+        if self._resets >= self._most_resets:
             return None
-        self._last_reset_us = now
+        self._resets += 1
         return Reset(int.from_bytes(frame[2:4], "little"), sid).encode(Seal(sid))
 
     def _settled(self, peer: Address, outcome: Sent | NotSent) -> None:
@@ -259,11 +267,17 @@ class Endpoint(ABC):
             return BlobReceived(*place, messages.decode_blob(body))
         return PrivateReceived(*place, kind, body)
 
-    def _opened(self, peer: Address, session: Session) -> None:
+    def _opened(self, peer: Address, session: Session, node: Node) -> None:
         hello = session.peer
         self._events.append(
             SessionOpened(
-                peer, session.seal.sid, hello.role, hello.stage, hello.bundle, session.frame_size
+                peer,
+                session.seal.sid,
+                hello.role,
+                hello.stage,
+                hello.bundle,
+                session.frame_size,
+                node,
             )
         )
 
@@ -442,6 +456,10 @@ class Initiator(Endpoint):
     def _touch(self, peer: Address) -> None:
         pass
 
+    @property
+    def _most_resets(self) -> int:
+        return 1
+
     def _send(
         self, kind: int, body: Buffer, now: int, deadline_us: int | None, say_ttl: bool = False
     ) -> int:
@@ -562,7 +580,7 @@ class Initiator(Endpoint):
         session.ping()
         self._hello_wait_us = self.profile.hello_timer_us
         self._hello_due_us = now + self._hello_wait_us
-        self._opened(self.peer, session)
+        self._opened(self.peer, session, self.node)
         waiting, self._outbox = self._outbox, []
         for message in waiting:
             self._submit(message)
@@ -607,9 +625,10 @@ class Initiator(Endpoint):
 
 
 class _Offer(NamedTuple):
-    """A session of an acceptor with the HELLO exchange that made it."""
+    """A session of an acceptor with the HELLO exchange that made it, and whom it is with."""
 
     session: Session
+    node: Node
     nonce: int
     ack_frame: bytes
     until_us: int
@@ -624,14 +643,16 @@ class _Peer:
         "frames",
         "hello",
         "in_progress",
+        "node",
         "offer",
         "returning",
         "state",
         "up",
     )
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, node: Node) -> None:
         self.address = address
+        self.node = node  # Whom the last HELLO is for.
         self.state = Accepting.NONE
         self.up: _Offer | None = None
         self.offer: _Offer | None = None  # Pending.
@@ -643,25 +664,37 @@ class _Peer:
 
 
 class Acceptor(Endpoint):
-    """The end that is called: one session per peer address, `profile.max_sessions` of them."""
+    """The end that is called: one session per peer address, `profile.max_sessions` of them.
+
+    It may be several nodes, such as the tails of several bundles: each HELLO finds its own.
+    """
 
     MAX_LOOSE_FRAMES = 64  # HELLO_ACKs and RESETs waiting for `poll`.
+    LOOSE_DEADLINES = 1024  # Entries of the heap that nobody waits for any more.
 
     def __init__(
         self,
-        node: Node,
+        node: Node | Sequence[Node],
         profile: Profile = UDP_PROFILE,
         *,
         accept: Collection[int] = (),
         nonce: Callable[[], int] = random_nonce,
     ) -> None:
-        super().__init__(node, profile, accept=accept, nonce=nonce)
+        nodes = [node] if isinstance(node, Node) else node
+        super().__init__(nodes[0], profile, accept=accept, nonce=nonce)
+        self.serve(nodes)
         self._peers: dict[Address, _Peer] = {}
+        self._pending: dict[Address, None] = {}  # Peers without a session that is up, oldest first.
         self._touched: dict[Address, None] = {}
         self._due: list[tuple[int, int, _Peer]] = []
         self._order = 0
         self._loose: list[tuple[Address, bytes]] = []
         self._end_error: LinkError = ClosedError()
+
+    def serve(self, nodes: Sequence[Node]) -> None:
+        """Be these nodes from now on, for HELLOs to come; sessions that are there stay."""
+        self.nodes = tuple(nodes)
+        self.node = self.nodes[0]
 
     @property
     def peers(self) -> list[Address]:
@@ -681,7 +714,8 @@ class Acceptor(Endpoint):
 
         If it cannot be delivered an ERROR is sent in its place.
         """
-        body = messages.encode_results(request.inference_id, tensors, phases, stage=self.node.stage)
+        stage = self._stage(request.peer)
+        body = messages.encode_results(request.inference_id, tensors, phases, stage=stage)
         return self._answer(request, MessageKind.RESULT, body, now, deadline_us)
 
     def send_failure(
@@ -693,8 +727,13 @@ class Acceptor(Endpoint):
         *,
         deadline_us: int | None = None,
     ) -> int | None:
-        """Report that an inference failed; the token, or None if its session is gone."""
-        body = messages.encode_failure(request.inference_id, code, self.node.stage, text)
+        """Report that an inference failed; the token.
+
+        None if its session is gone, or if the peer has not taken `max_queued` messages before:
+        then its own deadline ends the inference.
+        """
+        stage = self._stage(request.peer)
+        body = messages.encode_failure(request.inference_id, code, stage, text)
         return self._answer(request, MessageKind.ERROR, body, now, deadline_us)
 
     def send_control(
@@ -796,6 +835,16 @@ class Acceptor(Endpoint):
     def _touch(self, peer: Address) -> None:
         self._touched[peer] = None
 
+    @property
+    def _most_resets(self) -> int:
+        return self.profile.max_sessions  # One that restarted is missed by all of them at once.
+
+    def _stage(self, peer: Address) -> int:
+        """The stage of the node that this peer has its session with."""
+        known = self._peers.get(peer)
+        node = self.node if known is None or known.up is None else known.up.node
+        return node.stage
+
     def _answer(
         self,
         request: TensorReceived,
@@ -807,6 +856,9 @@ class Acceptor(Endpoint):
         """Never across sessions: the peer may be another run that reuses inference ids."""
         known = self._peers.get(request.peer)
         if known is None or known.up is None or known.up.session.seal.sid != request.session:
+            return None
+        if kind == MessageKind.ERROR and known.up.session.sender.count >= self.profile.max_queued:
+            known.in_progress.discard(request.inference_id)
             return None
         now = self._steady(now)
         message = self._outgoing(kind, body, now, deadline_us)
@@ -840,11 +892,16 @@ class Acceptor(Endpoint):
             when = min(when, peer.offer.until_us)
         if peer.state is Accepting.NONE:
             self._peers.pop(peer.address, None)
+            self._pending.pop(peer.address, None)
         if when < peer.due_us:
             # A later deadline needs no entry of its own: the earlier one leads back here.
             self._order += 1
             heapq.heappush(self._due, (when, self._order, peer))
             peer.due_us = when
+            if len(self._due) > 4 * len(self._peers) + self.LOOSE_DEADLINES:
+                self._due = [one for one in self._due if one[0] == one[2].due_us]
+                self._due = [one for one in self._due if self._peers.get(one[2].address) is one[2]]
+                heapq.heapify(self._due)
 
     def _timers(self, peer: _Peer, now: int) -> None:
         if peer.offer is not None and now >= peer.offer.until_us:
@@ -885,20 +942,24 @@ class Acceptor(Endpoint):
 
     def _hello(self, frame: bytes, address: Address, now: int) -> None:
         hello = decode_hello(frame, Kind.HELLO)
-        verdict = None if hello is None else judge_hello(self.node, hello)
-        if hello is None or verdict is None:
+        if hello is None:
+            self.receiving.dropped += 1
+            return
+        node, verdict = choose_node(self.nodes, hello)
+        if verdict is None:
             self.receiving.dropped += 1
             return
         peer = self._peers.get(address)
-        if not verdict and peer is None and len(self._peers) >= self.profile.max_sessions:
+        if not verdict and peer is None and not self._room(now):
             verdict = ErrorCode.BUSY
         if verdict:
-            own = self.profile.hello(self.node, 0)
+            own = self.profile.hello(node, 0)
             self._say(address, refusal(own, hello, verdict))
             return
         if peer is None:
-            peer = self._peers[address] = _Peer(address)
-        peer.hello = hello
+            peer = self._peers[address] = _Peer(address, node)
+            self._pending[address] = None
+        peer.hello, peer.node = hello, node
         if peer.offer is not None and peer.offer.nonce == hello.initiator_nonce:
             cause = Cause.HELLO_PENDING
         elif peer.up is not None and peer.up.nonce == hello.initiator_nonce:
@@ -908,10 +969,21 @@ class Acceptor(Endpoint):
         self._apply(peer, cause, now)
         self._touch(address)
 
-    def _judge(self, hello: Hello) -> Callable[[int], int]:
+    def _room(self, now: int) -> bool:
+        """Whether one more peer fits; the oldest unconfirmed one may have to go for it."""
+        profile = self.profile
+        full = len(self._peers) >= profile.max_sessions
+        if full and self._pending:
+            oldest = self._peers[next(iter(self._pending))]
+            self._apply(oldest, Cause.PENDING_OVER, now)
+            self._schedule(oldest, now)
+            full = len(self._peers) >= profile.max_sessions
+        return not full
+
+    def _judge(self, hello: Hello, node: Node) -> Callable[[int], int]:
         def judge(kind: int) -> int:
             if kind == MessageKind.TENSOR:
-                same = hello.bundle == self.node.bundle and any(hello.bundle)
+                same = hello.bundle == node.bundle and any(hello.bundle)
                 return 0 if same else ErrorCode.BUNDLE_MISMATCH
             return 0 if kind in self._accept else ErrorCode.UNSUPPORTED
 
@@ -947,8 +1019,10 @@ class Acceptor(Endpoint):
             inference_id = (
                 int.from_bytes(message.body[:4], "little") if len(message.body) > 3 else 0
             )
-            body = messages.encode_failure(inference_id, code, self.node.stage)
-            session.sender.submit(self._outgoing(MessageKind.ERROR, body, now, None))
+            body = messages.encode_failure(inference_id, code, self._stage(peer.address))
+            # A peer that takes no answers is not told more than it may queue.
+            if session.sender.count < self.profile.max_queued:
+                session.sender.submit(self._outgoing(MessageKind.ERROR, body, now, None))
 
     @staticmethod
     def _judge_tensor(peer: _Peer, event: TensorReceived, agreed: int) -> int:
@@ -965,11 +1039,14 @@ class Acceptor(Endpoint):
         if inference_id is None:
             return
         if isinstance(outcome, NotSent) and was_result:
-            body = messages.encode_failure(inference_id, outcome.error.code, self.node.stage)
+            stage = self._stage(peer.address)
+            body = messages.encode_failure(inference_id, outcome.error.code, stage)
             message = self._outgoing(MessageKind.ERROR, body, now, None)
+            if peer.up is None or peer.up.session.sender.count >= self.profile.max_queued:
+                peer.in_progress.discard(inference_id)
+                return
             peer.returning[message.token] = (inference_id, False)
-            if peer.up is not None:
-                peer.up.session.sender.submit(message)
+            peer.up.session.sender.submit(message)
         else:
             peer.in_progress.discard(inference_id)
 
@@ -984,13 +1061,13 @@ class Acceptor(Endpoint):
 
     def _do_make_pending(self, peer: _Peer, now: int) -> None:
         hello = peer.hello
-        ack = accept_hello(self.profile, self.node, hello, self._nonce())
+        ack = accept_hello(self.profile, peer.node, hello, self._nonce())
         session = Session(
             Seal(session_id(hello.initiator_nonce, ack.acceptor_nonce)),
             self.profile,
             ack,
             hello,
-            self._judge(hello),
+            self._judge(hello, peer.node),
             now,
             self.sending,
             self.receiving,
@@ -999,7 +1076,7 @@ class Acceptor(Endpoint):
         frame = ack.encode(Kind.HELLO_ACK)
         if peer.offer is not None and peer.offer.ack_frame in peer.frames:
             peer.frames.remove(peer.offer.ack_frame)
-        peer.offer = _Offer(session, hello.initiator_nonce, frame, until)
+        peer.offer = _Offer(session, peer.node, hello.initiator_nonce, frame, until)
         peer.frames.append(frame)
 
     def _do_repeat_pending(self, peer: _Peer, now: int) -> None:
@@ -1017,9 +1094,10 @@ class Acceptor(Endpoint):
 
     def _do_promote(self, peer: _Peer, now: int) -> None:
         peer.up, peer.offer = peer.offer, None
+        self._pending.pop(peer.address, None)
         if peer.up is not None:
             peer.up.session.ping()
-            self._opened(peer.address, peer.up.session)
+            self._opened(peer.address, peer.up.session, peer.up.node)
 
     def _do_replace(self, peer: _Peer, now: int) -> None:
         self._end_error = ReplacedError()
@@ -1040,6 +1118,8 @@ class Acceptor(Endpoint):
         error = self._end_error
         unresolved = peer.up.session.sender.unresolved()
         peer.up = None
+        if peer.state is Accepting.PENDING:
+            self._pending[peer.address] = None
         peer.in_progress.clear()
         peer.returning.clear()
         for message in unresolved:

@@ -13,6 +13,7 @@ from typing import Any
 
 from host.link.errors import LinkError
 from host.link.messages import Blob, PhaseRecord
+from host.link.session import Node
 
 Address = Any  # Hashable; whatever the transport calls a peer.
 
@@ -26,13 +27,14 @@ class Event:
 
 @dataclass(frozen=True)
 class SessionOpened(Event):
-    """A session is up. `frame_size` in bytes; `bundle` is the peer's."""
+    """A session is up. `frame_size` in bytes; `bundle` is the peer's, `node` this end's."""
 
     session: int
     role: int
     stage: int
     bundle: bytes
     frame_size: int
+    node: Node
 
 
 @dataclass(frozen=True)

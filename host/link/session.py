@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from host.link.errors import ErrorCode, InvalidError
 from host.link.frames import (
@@ -108,6 +108,8 @@ class Profile:
     received at once. `max_message`: largest body accepted, bytes. `pace_bps`: bits per
     second of DATA frames, 0 for no limit. `reorder`: how many later frames must arrive before
     a missing one counts as lost. `max_queued`: messages an application may queue per peer.
+    `max_sessions`: peers of an acceptor; where they are used up, one more makes the oldest
+    unconfirmed one forgotten, so that HELLOs from nowhere keep nobody out.
     """
 
     mtu: int = 1452
@@ -186,11 +188,12 @@ def _neighbours(node: Node, hello: Hello) -> bool:
     )
 
 
-def judge_hello(node: Node, hello: Hello) -> int | None:
-    """SPEC 2.2, checks 1 to 8: None to drop, 0 to accept, else the code to refuse with."""
-    if hello.acceptor_nonce or not hello.initiator_nonce or hello.status:
-        return None
-    checks = (
+def _well_formed(hello: Hello) -> bool:
+    return bool(not hello.acceptor_nonce and hello.initiator_nonce and not hello.status)
+
+
+def _checks(node: Node, hello: Hello) -> tuple[tuple[Any, ErrorCode], ...]:
+    return (
         (node.version_max >= hello.version_min, ErrorCode.VERSION_NEWER),
         (hello.version_max >= node.version_min, ErrorCode.VERSION_OLDER),
         (hello.mtu >= MIN_MTU, ErrorCode.MTU_TOO_SMALL),
@@ -203,7 +206,32 @@ def judge_hello(node: Node, hello: Hello) -> int | None:
         ),
         (hello.codecs & node.codecs, ErrorCode.CODEC_MISMATCH),
     )
-    return next((int(code) for passed, code in checks if not passed), 0)
+
+
+def judge_hello(node: Node, hello: Hello) -> int | None:
+    """SPEC 2.2, checks 1 to 9: None to drop, 0 to accept, else the code to refuse with."""
+    if not _well_formed(hello):
+        return None
+    return next((int(code) for passed, code in _checks(node, hello) if not passed), 0)
+
+
+def choose_node(nodes: Sequence[Node], hello: Hello) -> tuple[Node, int | None]:
+    """Which of the nodes of one end a HELLO is for, and `judge_hello`'s verdict (SPEC 2.2).
+
+    It is the one that accepts, else the one that gets furthest in the checks, so that the refusal
+    names what is wrong: a known stage of an unknown bundle is `bundle_mismatch`. Of several alike
+    the one whose bundle is the peer's.
+    """
+    if len(nodes) == 1 or not _well_formed(hello):
+        return nodes[0], judge_hello(nodes[0], hello)
+
+    def passed(node: Node) -> tuple[int, bool]:
+        checks = _checks(node, hello)
+        failed = next((i for i, (passed, _) in enumerate(checks) if not passed), len(checks))
+        return failed, hello.bundle == node.bundle
+
+    chosen = max(nodes, key=passed)
+    return chosen, judge_hello(chosen, hello)
 
 
 def accept_hello(profile: Profile, node: Node, hello: Hello, acceptor_nonce: int) -> Hello:

@@ -10,6 +10,8 @@ that does not read loses the frames that its buffer has no room for; it cannot h
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Container
 from typing import Any, Final, cast
 
 from host.link.errors import MalformedError
@@ -27,6 +29,9 @@ from host.link.transport import (
 
 SERVER_BUFFER_BYTES: Final = 1 << 20
 CLOSE_WAIT_S: Final = 1.0
+OPENING_S: Final = 10.0  # For a session on a connection, where somebody sweeps.
+UNOPENED: Final = 256  # Connections beyond the sessions that are wanted.
+BACKLOG: Final = 1024
 
 
 class _Connection(asyncio.Protocol):
@@ -38,6 +43,7 @@ class _Connection(asyncio.Protocol):
         self._decoder = LengthPrefixDecoder(owner.profile.mtu)
         self._broken: Exception | None = None
         self.peer = peer
+        self.since_s = asyncio.get_running_loop().time()
         self.blocked = False
         self.quiet = False  # Closed on purpose: nobody needs to hear of it.
         self.transport = cast("asyncio.Transport", None)
@@ -137,9 +143,19 @@ class TcpClient(ClientTransport):
 class TcpServer(ServerTransport):
     """A TCP port that many peers connect to. Port 0 takes a free one; see `address`."""
 
-    def __init__(self, host: str, port: int, profile: Profile = TCP_PROFILE) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        profile: Profile = TCP_PROFILE,
+        *,
+        reuse_port: bool = False,
+    ) -> None:
+        """`reuse_port`: share the port with other processes that say so, too."""
         self.profile = profile
         self.address = (host, port)
+        self._most = 1 << 30
+        self._reuse_port = reuse_port
         self._server: asyncio.Server | None = None
         self._connections: dict[Address, _Connection] = {}
 
@@ -156,7 +172,10 @@ class TcpServer(ServerTransport):
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: _Connection(self, user, None), *self.address
+                lambda: _Connection(self, user, None),
+                *self.address,
+                backlog=BACKLOG,
+                reuse_port=self._reuse_port or None,
             )
         except OSError as failed:
             raise transport_error(failed, self.place) from failed
@@ -175,10 +194,30 @@ class TcpServer(ServerTransport):
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        for connection in list(self._connections.values()):
-            await connection.close()
+        await asyncio.gather(*(one.close() for one in list(self._connections.values())))
+
+    def limit(self, peers: int) -> None:
+        self._most = peers + UNOPENED
+
+    def refuse_more(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def sweep(self, known: Container[Address]) -> None:
+        oldest = asyncio.get_running_loop().time() - OPENING_S
+        for peer, connection in list(self._connections.items()):
+            if peer in known:
+                connection.since_s = math.inf
+            elif connection.since_s < oldest:
+                connection.transport.abort()
+            elif connection.since_s == math.inf:  # Its session ended; it may open another one.
+                connection.since_s = oldest + OPENING_S
 
     def connected(self, connection: _Connection) -> None:
+        if len(self._connections) >= self._most:
+            connection.quiet = True
+            connection.transport.abort()
+            return
         self._connections[connection.peer] = connection
 
     def disconnected(self, connection: _Connection) -> None:

@@ -672,6 +672,11 @@ class Sender:
         return sorted([*live, *self._queue, *self._blobs], key=lambda message: message.token)
 
     @property
+    def count(self) -> int:
+        """How many messages have no outcome."""
+        return len(self._live) + len(self._queue) + len(self._blobs)
+
+    @property
     def idle(self) -> bool:
         return not (self._live or self._queue or self._blobs)
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Container
 from typing import Protocol
 
 from host.link.events import Address
-from host.link.session import Profile
+from host.link.session import Node, Profile
 from models.errors import TinysplitError
 
 
@@ -130,6 +131,18 @@ class ServerTransport(Transport):
     """A link that many peers call. `address` is (host, port) once it is open."""
 
     address: tuple[str, int]
+
+    def welcome(self, nodes: Collection[Node]) -> None:
+        """Whom peers find here, for links on which it is this end that looks for them."""
+
+    def limit(self, peers: int) -> None:
+        """So many peers are wanted at most; connections beyond that may be refused."""
+
+    def refuse_more(self) -> None:
+        """Take no new peers where the link below can refuse them; those that are there stay."""
+
+    def sweep(self, known: Container[Address]) -> None:
+        """Called once a second: let go of what peers hold here that never became `known`."""
 
 
 def place_of(kind: str, host: str, port: int) -> str:

@@ -59,6 +59,7 @@ class _Udp(Transport):
         self.is_blocked = False
         self._host = host
         self._port = port
+        self.reuse_port = False
         self._transport: asyncio.DatagramTransport | None = None
         self._sock: socket.socket | None = None
 
@@ -75,7 +76,7 @@ class _Udp(Transport):
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
-            sock = self._socket(found[0][0], found[0][4], listen)
+            sock = self._socket(found[0][0], found[0][4], listen, self.reuse_port)
             try:
                 self._transport, _ = await loop.create_datagram_endpoint(
                     lambda: _Protocol(self, user, peer), sock=sock
@@ -89,12 +90,14 @@ class _Udp(Transport):
         self.is_blocked = False
 
     @staticmethod
-    def _socket(family: int, address: Any, listen: bool) -> socket.socket:
+    def _socket(family: int, address: Any, listen: bool, reuse_port: bool) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if listen:
                 sock.bind(address)
             else:
@@ -141,9 +144,22 @@ class UdpClient(_Udp, ClientTransport):
 class UdpServer(_Udp, ServerTransport):
     """A UDP port that many peers send to. Port 0 takes a free one; see `address`."""
 
-    def __init__(self, host: str, port: int, profile: Profile = UDP_PROFILE) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        profile: Profile = UDP_PROFILE,
+        *,
+        reuse_port: bool = False,
+    ) -> None:
+        """`reuse_port`: share the port with other processes that say so, too."""
         super().__init__(host, port, profile)
         self.address = (host, port)
+        self.reuse_port = reuse_port
+
+    @property
+    def place(self) -> str:
+        return place_of("udp", *self.address)
 
     async def open(self, user: TransportUser) -> None:
         await self._start(user, None, listen=True)

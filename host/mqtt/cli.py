@@ -1,4 +1,4 @@
-"""`tinysplit cmd` and `tinysplit monitor`, and the options that name a broker."""
+"""`tinysplit cmd` and `tinysplit monitor`."""
 
 from __future__ import annotations
 
@@ -16,34 +16,8 @@ from host.boards.control import ControlError
 from host.boards.kinds import OnSerial
 from host.boards.reach import Reach
 from host.mqtt import access
-from partitioner.command import Command, FiniteRange, existing, verbose_option
-
-
-def broker_options(command: Any) -> Any:
-    """Options `broker`, `login` and `ca` of a command, as `access.find` takes them."""
-    for option in (
-        click.option(
-            "--mqtt-ca",
-            "ca",
-            type=existing(),
-            help=f"Certificate (PEM) that the broker is checked with.  [{access.CA_VARIABLE}]",
-        ),
-        click.option(
-            "--mqtt-login",
-            "login",
-            type=existing(),
-            help="File of mode 600 with user=NAME and password=...  "
-            f"[{access.LOGIN_VARIABLE}, or {access.USER_VARIABLE} and {access.PASSWORD_VARIABLE}]",
-        ),
-        click.option(
-            "--broker",
-            metavar="URL",
-            help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT], ?version=5 for MQTT 5.  "
-            f"[{access.URL_VARIABLE}]",
-        ),
-    ):
-        command = option(command)
-    return command
+from host.mqtt.options import broker_options
+from partitioner.command import Command, FiniteRange, verbose_option
 
 
 def _fields(given: tuple[str, ...]) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class Connection:
         self._granting: int | None = None  # The SUBSCRIBE that is not answered yet.
         self._refused = False
         self._running = False
+        self._latest: paho.MQTTMessageInfo | None = None
         five = access.version == 5
         self._paho = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -185,20 +186,25 @@ class Connection:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hand over a message; with QoS 1 it is sent until the broker has it. False: no room."""
-        return self._paho.publish(topic, payload, qos, retain).rc in (
+        self._latest = self._paho.publish(topic, payload, qos, retain)
+        return self._latest.rc in (
             paho.MQTT_ERR_SUCCESS,
             paho.MQTT_ERR_NO_CONN,
         )
 
-    def close(self, last: tuple[str, bytes] | None = None) -> None:
+    def close(self, last: tuple[str, bytes] | None = None, flush_s: float = 0.0) -> None:
         """Disconnect. Safe to call twice.
 
         Args:
             last: a topic and what is published there, retained, before; not waited for long.
+            flush_s: how long to wait until the broker has all that was handed over.
         """
         if not self._running:
             return
         self._running = False
+        if flush_s and self._up and self._latest is not None:
+            with contextlib.suppress(ValueError, RuntimeError):
+                self._latest.wait_for_publish(flush_s)
         if last is not None and self._up:
             with contextlib.suppress(ValueError, RuntimeError):
                 self._paho.publish(*last, qos=1, retain=True).wait_for_publish(_FAREWELL_S)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from host.boards import control
-from host.boards.control import ControlError
 from host.mqtt.access import Access
 from host.mqtt.connection import Connection, MqttError
 from host.mqtt.once import Once
@@ -59,11 +58,10 @@ class Node:
         self._about, self._wake, self._log = about, wake, log
         self._commands: queue.Queue[bytes] = queue.Queue(_WAITING)
         self._next_telemetry = 0.0
-        self._closing = False
         self._connection = Connection(
             access,
             client_id=name,
-            subscriptions=[topic(name, CMD), topic(name, STATUS)],
+            subscriptions=[topic(name, CMD)],
             on_message=self._heard,
             on_up=self._say_online,
             on_problem=self._tell,
@@ -76,7 +74,6 @@ class Node:
 
     def close(self) -> None:
         """Say that the node is offline, and disconnect."""
-        self._closing = True
         self._connection.close((topic(self._name, STATUS), control.status(None).strip()))
 
     @property
@@ -129,13 +126,6 @@ class Node:
         self._connection.publish(topic(self._name, STATUS), status, retain=True)
 
     def _heard(self, where: str, payload: bytes, retained: bool) -> None:
-        if where == topic(self._name, STATUS):
-            # The last will of a connection that the broker took for lost only later.
-            with contextlib.suppress(ControlError):
-                online = retained or self._closing or control.parse_status(payload)["online"]
-                if not online:
-                    self._say_online()
-            return
         if where != topic(self._name, CMD):
             return
         if retained:

@@ -120,6 +120,10 @@ def pack(
         packed, name = [one], "firmware"
     else:
         opened = bundles.read(bundle)
+        if stage >= len(opened.stages):
+            raise click.UsageError(
+                f"--stage: the bundle has stages 0 to {len(opened.stages) - 1}, not {stage}"
+            )
         packed = packing.pack(
             opened,
             range(len(opened.stages)) if stage < 0 else [stage],

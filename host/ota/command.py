@@ -20,6 +20,8 @@ from rich.table import Table
 
 from host.boards import kinds
 from host.boards.reach import Reach
+from host.mqtt import access
+from host.mqtt.options import broker_options
 from host.ota import fleet, shipment
 from host.ota import keys as key_files
 from host.ota import nodes as naming
@@ -179,7 +181,8 @@ class _Images:
     "pairs",
     multiple=True,
     metavar="STAGE=NAME",
-    help="A board: head, tail or a stage's number, and its serial port or link address. Repeat it.",
+    help="A board: head, tail or a stage's number, and its serial port, mqtt:NODE or link address. "
+    "Repeat it.",
 )
 @click.option(
     "--fleet",
@@ -233,6 +236,7 @@ class _Images:
     help="How long a board may be gone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What became of each board, as JSON.")
+@broker_options
 @verbose_option()
 def ota(
     bundle: Path | None,
@@ -252,6 +256,9 @@ def ota(
     take_over: bool,
     patience: float,
     as_json: bool,
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
     verbose: bool,
 ) -> None:
     """Move running boards to BUNDLE (or a folder of `tinysplit pack`), all of them or none.
@@ -279,7 +286,7 @@ def ota(
     except NodesError as error:
         if fleet_file is None:
             raise click.UsageError(str(error)) from error
-        raise
+        raise NodesError(f"{fleet_file}: {error}") from error
     lender = None if bridge is None else kinds.parse(bridge)
     if lender is not None and not isinstance(lender, kinds.OnSerial):
         raise click.UsageError("--bridge is serial:PORT")
@@ -287,7 +294,12 @@ def ota(
     with ExitStack() as stack:
         show, phase = stack.enter_context(_progress(as_json))
         way = stack.enter_context(
-            Reach(bridge=lender, air=air, timeout_s=min(max(patience, 1.0), 5.0))
+            Reach(
+                bridge=lender,
+                air=air,
+                timeout_s=min(max(patience, 1.0), 5.0),
+                broker=lambda: access.need(broker, login, ca),
+            )
         )
         server = None
         if via == "http":

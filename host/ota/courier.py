@@ -51,6 +51,7 @@ PASSING = frozenset(
     (
         *("gone", "no_answer", "no_port", "restarted", "unreachable", "no_peer", "peer_lost"),
         *("busy", "deadline", "replaced", "reset", "closed", "send_failed", "cancelled"),
+        *("offline", "no_node", "no_broker"),
     )
 )
 

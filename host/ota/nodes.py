@@ -52,7 +52,7 @@ def read(path: Path) -> list[Node]:
         document = Document(text_of(path), _schema())
         return [node for chain in range(len(document.content)) for node in _chain(document, chain)]
     except DocumentError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error)) from error
 
 
 def _chain(document: Document, number: int) -> list[Node]:

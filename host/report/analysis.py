@@ -160,9 +160,9 @@ def cells(frame: Frame) -> Frame:
     (how many results were compared with the uncut model's, and are equal), `runs`,
     `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms` (median_interval),
     `run_low_ms` and `run_high_ms` (lowest and highest median of a run), `p95_ms`, `link_ms`,
-    `one_way_ms` and `one_way_uncertainty_ms` (medians), `compute_ms` (median of the invocations'
-    sum), `rate_hz` (1 / median), `loss`, `retransmission_share` (of data frames), `wire_bytes` and
-    `air_bytes` (means), `energy_mj` (median), `energy_low_mj`, `energy_high_mj`,
+    `one_way_ms` and `one_way_uncertainty_ms` (medians), `one_way_method`, `compute_ms` (median of
+    the invocations' sum), `rate_hz` (1 / median), `loss`, `retransmission_share` (of data frames),
+    `wire_bytes` and `air_bytes` (means), `energy_mj` (median), `energy_low_mj`, `energy_high_mj`,
     `energy_uncertainty_mj`, `energy_source`, `energy_method`. NaN: not known.
     """
     rows = counted(frame)
@@ -221,6 +221,7 @@ def _cell(group: Frame) -> dict[str, Any]:
         "p95_ms": float(trips.quantile(0.95)) if len(trips) else math.nan,
         "link_ms": median("link_us"),
         "one_way_ms": median("one_way_us"),
+        "one_way_method": " and ".join(sorted(set(good["one_way_method"].dropna()))) or "none",
         "one_way_uncertainty_ms": median("one_way_uncertainty_us"),
         "compute_ms": float(compute.median()) / 1000 if len(compute.dropna()) else math.nan,
         "rate_hz": 1000 / float(trips.median()) if len(trips) and trips.median() else math.nan,

@@ -210,8 +210,10 @@ def spread(frame: Frame) -> Drawing | None:
     axes.set_ylim(0, 1.02)
     axes.grid(visible=True, color=GRID)
     _labels(axes, "round trip (ms)", "share of inferences")
-    if len(groups) <= 12:
-        _legend(axes, loc="lower right")
+    if len(groups) > 12:  # Too many to name: whose they are.
+        for transport in drawn:
+            axes.plot([], [], color=_colour(transport), linewidth=1.8, label=transport)
+    _legend(axes, loc="lower right")
     return Drawing(
         "spread",
         "Distribution of round trips",

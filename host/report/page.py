@@ -127,10 +127,14 @@ def render(content: Content) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(ms=milliseconds, sig=figure, isnan=math.isnan)
+    told, cells = ("nodes", "kernels"), content.cells  # Once for all cells, where they agree.
+    shared = {name: cells[name].iloc[0] for name in told if cells[name].nunique() == 1}
     return environment.get_template("page.html.j2").render(
         content=content,
-        cells=content.cells.to_dict("records"),
-        transports=sorted(set(content.cells["transport"])),
+        shared=shared,
+        apart=[name for name in told if name not in shared],
+        cells=cells.to_dict("records"),
+        transports=sorted(set(cells["transport"])),
         svg=svg,
         styles=(folder / "page.css").read_text("utf-8"),
         script=(folder / "page.js").read_text("utf-8"),

@@ -97,6 +97,7 @@ def main(
 
 
 def _load(path: Path) -> Scenario | Experiment:
+    """Raises ScenarioError, SpecError."""
     content = scenarios.content(path)
     if experiments.is_experiment(content):
         return experiments.read(path)

@@ -135,6 +135,7 @@ def test_info_of_a_head(start: Start, stages: list[bytes], stranger_bundle: Bund
     assert info["selftest"] == {"vectors": 1, "passed": 1, "first_wrong": None}
     assert (info["kernels"], info["problem"]) == ("esp-nn", None)
     assert info["arena"]["memory"] == "internal"
+    assert 0 <= info["uptime_ms"] < 600_000
     assert {"link", "engine", "control", "uart", "udp"} <= set(info["memory"]["stack_unused"])
 
 
@@ -142,6 +143,7 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     board = start({0: stages[0]}, next="udp://127.0.0.1:9")
     values = board.ask("telemetry")
     assert {"uptime_ms", "reset", "kernels", "rssi_dbm", "temperature_c", "memory"} <= set(values)
+    assert 0 <= values["uptime_ms"] < 600_000  # Since this start, whatever esp_timer says.
     assert values["temperature_c"] == pytest.approx(41.2)
     operators = board.ask("profile", on=True)["operators"]
     assert len(operators) > 1
@@ -364,6 +366,13 @@ def test_a_chain_gives_the_golden_result(
     stats = head.ask("stats")
     assert (stats["next_up"], stats["next_error"]) == (True, "ok")
     assert stats["codec"] == (codec == "auto")
+    # The boundary's way by both clocks: within the round trip, but for what the clocks may be off.
+    handed, complete = stats["handed"], boards[1].ask("stats")["complete"]
+    assert handed["inference"] == complete["inference"]
+    way_us = complete["at_us"] - stats["clock_offset_us"] - handed["at_us"]
+    doubt_us = stats["clock_uncertainty_us"] + stats["clock_age_us"] * 1e-3
+    assert -doubt_us <= way_us <= answer["total_us"] + doubt_us
+    assert (stats["complete"], boards[2].ask("stats")["handed"]) == (None, None)
     first = head.ask("run", 20, input="pattern")["tensors"]
     assert head.ask("run", 20, input="pattern")["tensors"] == first
     code, why = refusal(head, "run", input="tensors", tensors=["AAA="])

@@ -66,6 +66,8 @@ USAGE = [
     ("ota", "does not exist", "{bundle} --unsigned --fleet nowhere.yaml", ""),
     ("ota", "is neither", "{bundle} --unsigned --partial --node 0=serial:x --bridge x", ""),
     ("flash", "does not exist", "nowhere --role head", ""),
+    ("broker", "does not exist", "--tls-cert nowhere --tls-key nowhere", ""),
+    ("gateway", "does not exist", "nowhere", ""),
     ("flash", "does not exist", "--build nowhere --role bridge", ""),
     ("flash", "not one of", "{bundle} --role haed", "head"),
     ("flash", "the nearest is", "{bundle} --role head --set wifi_sid=x", "wifi_ssid"),
@@ -96,6 +98,7 @@ CONTENT = [
     ("ota", "--firmware {text} --unsigned --node head=serial:x", "no application"),
     ("flash", "--build {folder} --role bridge", "{folder}"),
     ("partition", "--list --model {text}", "{text}"),
+    ("gateway", "{folder}", "is not a bundle"),
 ]
 
 

@@ -91,6 +91,7 @@ struct vb {
     struct ts_node node;
     struct ts_crc_fast tables;
     struct ts_coding coding;
+    struct vb_stamp complete, handed;
     uint8_t *coded;
     int (*unpack)(struct ts_node *node, struct ts_job *job);
     struct ts_addr next;
@@ -278,6 +279,7 @@ static int send_frame(void *ctx, const struct ts_addr *to, const uint8_t *frame,
 
 static int invoke(void *ctx, struct ts_invoke *run) {
     vb *b = ctx;
+    b->complete = (struct vb_stamp){.inference = run->inference, .at_us = ts_complete_at(&b->node, run)};
     flush_all(b); /* the acknowledgement must not wait for the engine */
     return b->config.invoke(b->config.ctx, run->input->data, run->input->bytes, run->input->count, run->output,
                             run->output_cap, run->bytes, &run->count, &run->invoke_us, &run->encode_us);
@@ -316,6 +318,7 @@ static void free_input(vb *b, uint32_t inference) {
 
 static void take_result(void *ctx, const struct ts_result *r) {
     vb *b = ctx;
+    b->handed = (struct vb_stamp){.inference = r->inference, .at_us = ts_handed_at(&b->node, r)};
     size_t len = r->tensors != NULL ? r->tensors->total : 0;
     struct pending *p = calloc(1, sizeof *p + len);
     if (p == NULL) {
@@ -859,6 +862,8 @@ void vb_get_status(vb *b, struct vb_status *status) {
     status->downstream_error = b->downstream_error;
     status->raw_bytes = b->coding.raw_bytes;
     status->coded_bytes = b->coding.coded_bytes;
+    status->complete = b->complete;
+    status->handed = b->handed;
     const struct ts_config *cfg = &b->node_config.endpoint;
     for (uint16_t i = 0; i < cfg->session_count; i++) {
         const struct ts_session *s = &cfg->sessions[i];
@@ -870,6 +875,7 @@ void vb_get_status(vb *b, struct vb_status *status) {
             status->srtt_us = s->rtt.known ? s->rtt.srtt_us : 0;
             status->clock_offset_us = s->clock.offset_us;
             status->clock_uncertainty_us = s->clock.known ? s->clock.uncertainty_us : 0;
+            status->clock_age_us = b->node.ep.now - s->clock.at;
         }
     }
 }

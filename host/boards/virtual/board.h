@@ -80,6 +80,12 @@ struct vb_message {
     uint32_t len;
 };
 
+/* When something happened to an inference, by this board's clock; 0: not known. */
+struct vb_stamp {
+    uint32_t inference;
+    uint64_t at_us;
+};
+
 struct vb_status {
     struct ts_stats link;
     uint16_t port; /* bound */
@@ -93,6 +99,9 @@ struct vb_status {
     uint32_t srtt_us;          /* to the next stage, 0: not known */
     int64_t clock_offset_us;
     uint32_t clock_uncertainty_us; /* 0: not known */
+    uint32_t clock_age_us;         /* since it was last estimated */
+    struct vb_stamp complete;      /* the last boundary that arrived */
+    struct vb_stamp handed;        /* the boundary of the last inference that went well, handed to the link */
 };
 
 typedef struct vb vb;

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from host.boards import address, control
 from host.boards.address import RADIOS
@@ -34,12 +34,14 @@ from host.link.frames import MIN_MTU
 from host.link.messages import MessageKind
 from host.link.session import Node, Role
 from host.mqtt import access
-from host.mqtt.node import Node as MqttNode
 from host.mqtt.once import Verdict
 from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.chain import StageError
 from partitioner.command import describe
+
+if TYPE_CHECKING:
+    from host.mqtt.node import Node as MqttNode
 
 Answer = Callable[[bytes], object]
 Announce = Callable[[dict[str, Any]], AbstractContextManager[object]]
@@ -224,6 +226,8 @@ class Board:
     def _join_broker(self) -> None:
         found = broker(self._active)
         if found is not None:
+            from host.mqtt.node import Node as MqttNode  # paho: not for boards that need none.
+
             status = self._status()
             self._mqtt = MqttNode(
                 found, self._active["name"], lambda: status, self._wake, self._log_mqtt

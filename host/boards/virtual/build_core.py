@@ -61,6 +61,7 @@ ffibuilder.cdef(
         char text[65];
     };
     struct vb_message { uint16_t session; uint8_t kind; uint32_t sid, len; };
+    struct vb_stamp { uint32_t inference; uint64_t at_us; };
     struct vb_status {
         struct ts_stats link;
         uint16_t port;
@@ -70,7 +71,8 @@ ffibuilder.cdef(
         uint32_t raw_bytes, coded_bytes;
         uint32_t srtt_us;
         int64_t clock_offset_us;
-        uint32_t clock_uncertainty_us;
+        uint32_t clock_uncertainty_us, clock_age_us;
+        struct vb_stamp complete, handed;
     };
     typedef struct vb vb;
     vb *vb_new(const struct vb_config *config, int *error);

@@ -84,6 +84,11 @@ def error_name(code: int) -> str:
     return name.decode() if name != b"unknown" else f"error {code}"
 
 
+def _stamp(stamp: Any) -> dict[str, int] | None:
+    """A `struct vb_stamp`; None: not known."""
+    return {"inference": stamp.inference, "at_us": stamp.at_us} if stamp.at_us else None
+
+
 def role_of(stage: int, stages: int) -> str:
     """head, relay or tail."""
     return "head" if stage == 0 else "tail" if stage == stages - 1 else "relay"
@@ -305,4 +310,7 @@ class Core:
             "srtt_us": status.srtt_us or None,
             "clock_offset_us": status.clock_offset_us if known else None,
             "clock_uncertainty_us": status.clock_uncertainty_us if known else None,
+            "clock_age_us": status.clock_age_us if known else None,
+            "complete": _stamp(status.complete),
+            "handed": _stamp(status.handed),
         }

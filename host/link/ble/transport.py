@@ -2,7 +2,7 @@
 
 Theory of operation. A host is always the GATT central (SPEC.md section 13). `BleClient` opens
 sessions to a board; `BleServer` lets a board open them, over a connection that the host makes and
-makes again when it breaks. Both hold a `_Central`: find, connect, check the service, read what was
+makes again when it breaks. Both hold a `Central`: find, connect, check the service, read what was
 granted, subscribe; then frames go out as values through a queue with one writer, so that they keep
 their order, and `blocked` while the stack has not taken those before. The ATT_MTU that counts is
 the one in the board's status record: bleak on BlueZ cannot tell (23 until `_acquire_mtu`).
@@ -154,10 +154,10 @@ def ble_error(cause: BaseException, place: str) -> TransportError:
     return TransportError(f"{place} failed: {cause or type(cause).__name__}")
 
 
-_CAUGHT: Final = (BleakError, OSError, asyncio.TimeoutError, MalformedError, EOFError)
+CAUGHT: Final = (BleakError, OSError, asyncio.TimeoutError, MalformedError, EOFError)
 
 
-class _Central:
+class Central:
     """One connection to one board, and its queue of values."""
 
     def __init__(
@@ -188,6 +188,11 @@ class _Central:
     def blocked(self) -> bool:
         return len(self._queue) >= gatt.VALUES_IN_STACK
 
+    @property
+    def waiting(self) -> int:
+        """Values that the stack has not taken."""
+        return len(self._queue)
+
     def _matches(self, device: BLEDevice, adv: AdvertisementData) -> bool:
         if ADDRESS.fullmatch(self._target):
             return device.address.upper() == self._target.upper()
@@ -197,17 +202,17 @@ class _Central:
         wanted, name = self._target, adv.local_name or device.name or ""
         return not wanted or name == wanted or name.encode() == gatt.shortened(wanted, 8)
 
-    async def open(self) -> None:
-        """Raises TransportError; then nothing is left open."""
+    async def open(self, device: BLEDevice | None = None) -> None:
+        """To `device`, or what is found. Raises TransportError; then nothing is left open."""
         await self.close()
         self._closing = False
         try:
-            await self._connect(await self._find())
+            await self._connect(device or await self._find())
         except BaseException as failed:
             await self.close()
             if isinstance(failed, TransportError | asyncio.CancelledError):
                 raise
-            if isinstance(failed, _CAUGHT):
+            if isinstance(failed, CAUGHT):
                 raise ble_error(failed, self.place) from failed
             raise
 
@@ -286,7 +291,7 @@ class _Central:
                         self._writable()
                 self._wake.clear()
                 await self._wake.wait()
-        except _CAUGHT as failed:
+        except CAUGHT as failed:
             self._broke(ble_error(failed, self.place))
 
     def _disconnected(self, client: BleakClient) -> None:
@@ -307,13 +312,13 @@ class _Central:
             return
         if writer is not None:
             if client.is_connected and not self._closing:
-                with contextlib.suppress(*_CAUGHT):
+                with contextlib.suppress(*CAUGHT):
                     await asyncio.wait_for(self._flush(client), CLOSE_TIMEOUT_S)
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
         self._closing = True
         self._queue.clear()
-        with contextlib.suppress(*_CAUGHT):
+        with contextlib.suppress(*CAUGHT):
             await asyncio.wait_for(client.disconnect(), REQUEST_TIMEOUT_S)
 
     async def _flush(self, client: BleakClient) -> None:
@@ -330,7 +335,7 @@ class _Ble(Transport):
     def __init__(self, target: str, backend: Backend | None, profile: Profile) -> None:
         self.profile = profile
         self._user: TransportUser | None = None
-        self._central = _Central(
+        self._central = Central(
             target, backend or Backend(), self._on_frames, self._on_lost, self._on_writable
         )
 
@@ -494,7 +499,7 @@ async def scan(seconds: float = 4.0, *, backend: Backend | None = None) -> list[
         async with BleakScanner(service_uuids=[gatt.SERVICE], backend=scanner_type) as scanner:
             await asyncio.sleep(seconds)
             seen = scanner.discovered_devices_and_advertisement_data
-    except _CAUGHT as failed:
+    except CAUGHT as failed:
         raise ble_error(failed, "the scan") from failed
     boards = [found(device, adv) for device, adv in seen.values()]
     return sorted(boards, key=lambda board: (-board.rssi_dbm, board.address))

@@ -884,6 +884,7 @@ void *heap_caps_calloc_prefer(size_t count, size_t size, size_t choices, ...);
 void heap_caps_free(void *block);
 size_t heap_caps_get_free_size(uint32_t caps);
 size_t heap_caps_get_minimum_free_size(uint32_t caps);
+size_t heap_caps_get_total_size(uint32_t caps);
 size_t heap_caps_get_largest_free_block(uint32_t caps);
 
 /*@ esp_app_desc.h */

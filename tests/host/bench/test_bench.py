@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -53,6 +54,7 @@ def swept(place: Path, invoke: Callable[..., Result]) -> Path:
     done = invoke(bench, place / "small.yaml", "--output", place / "out", "--csv")
     assert done.exit_code == 0, done.output
     assert "2 of 2: " in done.stderr
+    assert " ms (median, measured) in " in done.stderr
     assert "rows in" in done.stdout
     return place / "out"
 
@@ -80,9 +82,17 @@ def test_a_sweep_ends_with_a_row_per_inference_and_all_that_is_known_of_it(
         assert row["between_us"] > 0
         assert row["wire_bytes"] > row["payload_bytes"] + row["wire_frames"] * 2
         assert row["data_frames"] >= 1
-        if row["one_way_us"] is not None:
-            assert row["one_way_us"] + row["one_way_uncertainty_us"] >= row["link_us"]
+        received = sum(
+            p["duration_us"] for p in row["phases"] if (p["stage"], p["phase"]) == (1, "receive")
+        )
+        assert received - 1 <= row["one_way_us"] + row["one_way_uncertainty_us"]
+        assert row["one_way_us"] - row["one_way_uncertainty_us"] <= row["link_us"] + 1
         assert {p["stage"] for p in row["phases"]} == {0, 1, 2}
+    # Both clocks are this machine's, and the rows know only that they are near each other.
+    clocked = [row for row in found if row["one_way_method"] == "clocks"]
+    assert clocked
+    for row in clocked:
+        assert abs(row["clock_offset_us"]) <= row["clock_uncertainty_us"] + 1
     for run in (0, 1):
         iterations = [r["iteration"] for r in counted if (r["transport"], r["run"]) == ("udp", run)]
         assert iterations == list(range(len(iterations)))
@@ -115,6 +125,7 @@ def test_a_sweep_ends_with_a_row_per_inference_and_all_that_is_known_of_it(
     assert (swept / store.ROWS).stat().st_mtime_ns == before
     told = invoke(follow, swept)
     assert "small: 2 of 2 cells are over" in told.stdout
+    assert told.stdout.count(" measured ") == 2
 
 
 def start(place: Path, *more: str) -> subprocess.Popen[str]:
@@ -153,7 +164,7 @@ def test_kill_9_loses_the_running_inference_at_most_and_the_sweep_goes_on(
     assert f"another sweep (process {running.pid}) writes to" in refused.stderr
     followed = invoke(follow, place / "out", "--once")
     assert "small: 0 of 2 cells are over" in followed.stdout
-    assert "now: " in followed.stdout
+    assert re.search(r"now: .*, median [0-9.]+ ms \(measured\), 0 failed", followed.stdout)
     before = len(progress_rows(place / "out"))
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
@@ -410,6 +421,24 @@ def test_cells_are_listed_in_the_order_of_their_running(
     listed = [cell.name for cell in spec.read(place / "small.yaml").ordered()]
     assert done.stdout.splitlines() == listed
     assert not (Path.cwd() / "results").exists()
+
+
+def test_listing_names_layers_and_bundles_that_are_not_there(
+    place: Path, stranger_bundle: Bundle, invoke: Callable[..., Result]
+) -> None:
+    (place / "stranger.tflite").write_bytes(stranger_bundle.full)
+    model = "{name: stranger, model: stranger.tflite, preprocess: tf}"
+    text = EXPERIMENT.replace("{name: stranger, bundle: bundle}", model)
+    for cut, told in (("'#3'", None), ("'#99'", "model stranger: "), ("conv9", "conv9")):
+        (place / "small.yaml").write_text(f"{text}cuts: ['#1', {cut}]\n")
+        done = invoke(bench, place / "small.yaml", "--list")
+        assert done.stdout.count("stranger / ") == 4
+        assert done.exit_code == (told is not None), done.output
+        assert told is None or told in done.stderr.splitlines()[-1]
+    (place / "small.yaml").write_text(EXPERIMENT.replace("bundle: bundle", "bundle: nothing"))
+    done = invoke(bench, place / "small.yaml", "--list")
+    assert (done.exit_code, "is not a bundle" in done.stderr) == (1, True)
+    assert not (Path.cwd() / "build").exists()
 
 
 def test_bundles_can_be_made_before_boards_are_flashed(

@@ -29,16 +29,18 @@ def tell(observer: Observer) -> None:
     over, left = summary(3, "done", 5000.0), list(experiment.cells[:3])
     observer.begin(experiment, [over], left)
     observer.cell(left[0])
+    blank = {**rows.blank(), "provenance": "emulated"}
     for number in range(4):
-        row = {**rows.blank(), "run": 1, "round_trip_us": 2000 + number, "iteration": number}
+        row = {**blank, "run": 1, "round_trip_us": 2000 + number, "iteration": number}
         observer.row(row)
-    observer.row({**rows.blank(), "run": 1, "error": "lost"})
+    observer.row({**blank, "run": 1, "error": "lost"})
     observer.run_over({"boot": 0, "run": 1, "median_us": 2001.5})
 
 
 def summary(number: int, state: str, median_us: float | None) -> dict[str, Any]:
     return {
         "number": number, "name": "long name", "state": state, "reason": "stage1 ended: killed",
+        "provenance": "measured and modelled",
         "median_us": median_us, "least_us": median_us, "largest_us": median_us, "inferences": 10,
         "failed": 0, "warm_up": 20, "steady_after": None, "seconds": 70.0, "runs": [],
     }  # fmt: skip
@@ -54,7 +56,8 @@ def test_the_screen_has_the_cell_its_median_failures_and_the_time_left(
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sink.getvalue())
     assert "> udp, clean" in shown
     last = shown.rsplit("> udp, clean", 1)[1]
-    assert last.split()[:2] == ["2.00", "5"]
+    assert last.split()[:3] == ["2.00", "emulated", "5"]
+    assert re.search(r"espnow, lossy +5.00 +5.00 to 5.00 +measured and modelled +10 ", shown)
     assert "run 2 of 3" in last
     assert "test: 1 of 4 cells, about 1 min 45 s left" in last
     assert "espnow, lossy" in shown
@@ -74,7 +77,7 @@ def test_a_log_gets_a_line_per_cell() -> None:
     observer.cell_over(summary(0, "done", 2000.0))
     observer.cell_over(summary(1, "failed", None))
     assert sink.getvalue().splitlines() == [
-        "2 of 4: udp, clean: 2.00 ms (median) in 1 min 10 s",
+        "2 of 4: udp, clean: 2.00 ms (median, measured and modelled) in 1 min 10 s",
         "3 of 4: udp, lossy: failed: stage1 ended: killed in 1 min 10 s",
     ]
 

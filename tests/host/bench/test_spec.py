@@ -82,7 +82,8 @@ def test_repetitions_are_cells() -> None:
          "'loss'"),
         ("espnow_version: 2", "espnow_version: 3", "line 5: transports/2/espnow_version: '3'"),
         ("espnow_version: 2", "espnow_vers: 2", "the nearest known is 'espnow_version'"),
-        ("runs: 2", "runs: 0", "line 11: method/runs: 0 is less than the minimum of 1"),
+        ("runs: 2", "runs: 0", "line 11: method/runs: must be a whole number from 1 to "
+         "1,000, not 0"),
         ("link: lossy}", "link: losy}", "line 7: exclude/0/link: 'losy' is not known; the nearest "
          "is 'lossy'"),
         ("[virtual, mine]", "[virtual, mien]", "line 8: use: 'mien' is not known; the nearest is "
@@ -90,9 +91,9 @@ def test_repetitions_are_cells() -> None:
         ("tail: host,", "tail: hots,", "line 10: boards/mine/tail: 'hots' is neither board, host"),
         ('head: "serial:/dev/ttyACM0"', "head: host", "only the tail can run on the host"),
         ("name: test", "name: test\nname: again", "line 3: name: is given twice"),
-        ("version: 1", "version: 2", "line 1: version: 1 was expected"),
+        ("version: 1", "version: 2", "line 1: version: must be 1, not 2"),
         ("loss: 0.1", "loss: .inf", "line 6: links/1/loss: is not finite"),
-        ("loss: 0.1", "loss: 2", "line 6: links/1/loss: 2 is greater than the maximum of 1"),
+        ("loss: 0.1", "loss: 2", "line 6: links/1/loss: must be a number from 0 to 1, not 2"),
         ("{name: lossy,", "{name: clean,", "line 6: links/1: the name 'clean' is taken"),
         ("exclude: [{transport: tcp, link: lossy}]", "exclude: []", "a TCP stream cannot lose"),
         ("exclude: [", "exclude: [{link: lossy}, {link: lossy}, ", "line 7: exclude/1: leaves out "
@@ -105,14 +106,24 @@ def test_repetitions_are_cells() -> None:
         (', bridge: "serial:/dev/ttyACM1"', "", "from real boards needs a `bridge`"),
         ("method:", "codecs: [zip]\nmethod:", "line 11: codecs/0: 'zip' is not known; the nearest"),
         ("models: [", "models: ]", "no YAML"),
-        ("name: test", "name: ..", "line 2: name: '..' does not match"),
-        ("name: test", 'name: "test\\n"', "line 2: name: 'test\\n' does not match"),
+        ("name: test", "name: ..", "line 2: name: must be a name of 1 to 64 letters"),
+        ("name: test", 'name: "test\\n"', "the first no dot, not 'test\\n'"),
         ("method:", 'room: {place: "\\ud800"}\nmethod:', "line 11: room/place: has half of a"),
         ("method:", 'room: {"\\ud800": x}\nmethod:', "line 11: room: has a key that is no name"),
         ("name: test", 'name: !!int ""', "line 2: name: is no int"),
         ("name: test", "name: !!bool x", "line 2: name: is no bool"),
         ("name: test", "name: !!timestamp x", "line 2: name: is no timestamp"),
-        ("method:", "heads: [1, 1]\nmethod:", "line 11: heads: [1, 1] has non-unique elements"),
+        ("name: test\n", "", "`name` is missing: a name of 1 to 64 letters"),
+        ("runs: 2", "runs: two", "method/runs: must be a whole number from 1 to 1,000, not 'two'"),
+        ("runs: 2", "runs:", "method/runs: must be a whole number from 1 to 1,000, not nothing"),
+        ("runs: 2", "runs: [2]", "not a list (1 entries)"),
+        ("cuts: [block_5_add,", "cuts: [5,", "cuts/0: must be text that is not empty or a list of"),
+        ("links: [{name: clean}, ", "links: [{}, ", "links/0: `name` is missing: a name of 1 to"),
+        ("transports: [udp, tcp, {transport: espnow, espnow_version: 2}]", "transports: []",
+         "transports: must be a list of 1 to 64 entries, not an empty list"),
+        ("use: [virtual, mine]", "use: {virtual: 1}", "use: must be a name of 1 to 64 letters, digi"
+         "ts and . _ + % # - or a list of 1 to 16 entries, not a mapping"),
+        ("method:", "heads: [1, 1]\nmethod:", "line 11: heads: names 1 twice"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(old: str, new: str, told: str) -> None:
@@ -168,10 +179,19 @@ def test_the_experiments_that_ship_are_experiments(path: Path) -> None:
         ("[ppk2]", "ppk2 needs `port`"),
         ("[{meter: ppk2, port: /dev/ttyACM2}]", "ppk2 needs `voltage_mv`"),
         ("[{meter: replay}]", "replay needs `file`"),
+        ("[{meter: joulescope, port: COM3}]", "joulescope does not take `port`"),
+        (
+            "[{meter: joulescope, serial: 415}]",
+            "serial: must be text of 1 to 64 characters, not 415",
+        ),
+        ("[joulescop]", "'joulescop' is not known; the nearest is 'joulescope'"),
         ("[{meter: board, port: COM3}]", "board does not take `port`"),
         ("[{meter: ppk2, prt: COM3}]", "unknown key 'prt'; the nearest known is 'port'"),
         ("[{meter: ppk2, port: COM3, voltage_mv: 12000}]", "12000"),
-        ("[{meter: ppk2, port: COM3, voltage_mv: 3300, channels: {invoke: 8}}]", "8 is greater"),
+        (
+            "[{meter: ppk2, port: COM3, voltage_mv: 3300, channels: {invoke: 8}}]",
+            "must be a whole number from 0 to 7, not 8",
+        ),
         ("[modelled, board]\nuse: modelled", "without boards there is nothing to meter"),
     ],
 )

@@ -122,6 +122,45 @@ def test_busy_until_a_session_is_free() -> None:
     assert sim.run(2 * S, lambda: bool(sim.of("second", SessionOpened)))
 
 
+def test_hellos_from_nowhere_keep_nobody_out() -> None:
+    sim = Simulation()
+    tail = sim.tail(profile=Profile(max_sessions=4))
+    kept = sim.head("kept")
+    kept.connect(sim.now)
+    sim.run(100 * MS)
+    hello = Profile().hello(Node.head(BUNDLE), 77).encode(frames.Kind.HELLO)
+    for port in range(500):
+        sim.inject("tail", hello, f"nowhere {port}", port * MS)
+    fresh = sim.head("fresh")
+    fresh.connect(sim.now)
+    assert sim.run(400 * MS, lambda: bool(sim.of("fresh", SessionOpened)))
+    sim.run(S)
+    assert sorted(tail.peers) == ["fresh", "kept"]
+    assert not sim.of("kept", SessionEnded)
+
+
+def test_as_many_heads_at_once_as_there_are_sessions() -> None:
+    sim = Simulation()
+    tail = sim.tail(profile=Profile(max_sessions=100))
+    for number in range(100):
+        sim.head(f"{number}").connect(sim.now)
+    sim.run(50 * MS)
+    assert len(tail.peers) == 100
+    assert not any(sim.of(f"{number}", SessionEnded) for number in range(100))
+
+
+def test_a_tail_that_restarts_is_found_again_by_all_heads_at_once() -> None:
+    sim = Simulation()
+    profile = Profile(max_sessions=100)
+    sim.tail(profile=profile)
+    heads = [sim.head(f"{number}") for number in range(100)]
+    for head in heads:
+        head.connect(sim.now)
+    sim.run(S)
+    tail = sim.tail(profile=profile)
+    assert sim.run(6 * S, lambda: len(tail.peers) == 100)  # After a third of the idle timeout.
+
+
 def test_two_heads_at_one_tail() -> None:
     sim = Simulation(3, network(loss=0.1, jitter_us=2 * MS))
     sim.tail()

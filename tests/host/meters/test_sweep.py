@@ -1,6 +1,7 @@
 """Meters in sweeps: what rows say of energy, and what a meter that fails does to a sweep."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from click.testing import Result
 from host.bench import store
 from host.bench.cli import bench
 from partitioner.bundle import Bundle
+from tests.host.meters import fake_joulescope
 from tests.host.meters.conftest import PlugIn
+from tests.host.meters.fake_joulescope import Instrument
 from tests.host.meters.fake_ppk2 import Behaviour
 from tests.host.meters.test_replay import capture
 
@@ -60,6 +63,28 @@ def test_a_ppk2_gives_every_row_its_energy(plug_in: PlugIn, sweep: Sweep) -> Non
         shares = {share["phase"]: share["energy_mj"] for share in row["energy_phases"]}
         assert sum(shares.values()) == pytest.approx(row["energy_mj"])
         assert {"invoke", "send", "downstream"} <= set(shares)
+
+
+def test_a_joulescope_gives_every_row_its_energy(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = Instrument("u/js220/000415", [(2_000_000, 0.1, 3.3, 0)])  # 330 mW, no marks.
+    monkeypatch.setitem(sys.modules, "pyjoulescope_driver", fake_joulescope.module(flat))
+    wanted = {"meter": "joulescope", "serial": "000415", "accuracy_percent": 2}
+    absent = {"name": "absent", "meter": "joulescope", "serial": "1"}
+    _, rows, cells = sweep(json.dumps([wanted, absent]))
+    assert {cell["coordinates"]["meter"]: cell["state"] for cell in cells} == {
+        "joulescope": "done", "absent": "failed",
+    }  # fmt: skip
+    for row in rows:
+        if row["meter"] == "absent":
+            assert row["error_code"] == "no_meter"
+            continue
+        assert row["energy_source"].startswith("Joulescope JS220")
+        assert (row["energy_method"], row["energy_provenance"]) == ("timestamps", "measured")
+        lasted_us = sum(p["duration_us"] for p in row["phases"] if p["stage"] == 0)
+        lasted_us -= row["preprocess_us"]
+        assert row["energy_mj"] == pytest.approx(lasted_us * 0.330 / 1e3, rel=0.01)
 
 
 def test_a_meter_that_is_pulled_out_fails_its_cell_and_not_the_sweep(

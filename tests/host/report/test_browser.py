@@ -74,6 +74,7 @@ def test_every_figure_has_ink_in_it(page: Any, theme: str) -> None:
     found = page.find_elements("css selector", "figure svg")
     assert len(found) == 7
     for element in found:
+        page.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", element)
         picture = Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")
         colours = picture.getcolors(1 << 24)
         assert colours is not None
@@ -95,6 +96,25 @@ def test_the_page_itself_never_scrolls_sideways(page: Any, width: int) -> None:
     seen(page, width=width, theme="light")
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.execute_script(wide) == 0
+
+
+def test_the_summary_is_whole_at_1280_and_its_rows_are_two_lines_high(page: Any) -> None:
+    seen(page, width=1280, theme="light")
+    table = "document.querySelector('#summary')"
+    script = f"const s = {table}.parentElement; return [s.scrollWidth, s.clientWidth]"
+    wide, shown = page.execute_script(script)
+    assert wide == shown
+    heights = f"return [...{table}.tBodies[0].rows].map(row => row.offsetHeight)"
+    assert max(page.execute_script(heights)) < 60
+
+
+def test_on_a_phone_cells_stay_named_while_figures_scroll_and_notes_are_whole(page: Any) -> None:
+    seen(page, width=360, theme="light")
+    box = "const r = document.querySelector('{}').getBoundingClientRect(); return [r.left, r.right]"
+    page.execute_script("document.querySelector('#summary').parentElement.scrollLeft = 300")
+    for selector in ("#summary tbody th", "#summary-note", "#paper-note", "figcaption"):
+        left, right = page.execute_script(box.format(selector))
+        assert 0 <= left < right <= 360, selector
 
 
 def test_a_mark_tells_its_figure(page: Any) -> None:

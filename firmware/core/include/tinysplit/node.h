@@ -179,6 +179,25 @@ void ts_node_on_datagram(struct ts_node *node, uint64_t now_us, const struct ts_
  * the caller's clock; TS_NEVER if nothing is planned. */
 uint64_t ts_node_poll(struct ts_node *node, uint64_t now_us);
 
+/* A boundary's way from one node to the next, for owners who compare clocks (ts_clock); 0: not known. All by the
+ * caller's clock. */
+
+/* When the boundary that run works on was complete; in cfg->invoke. */
+static inline uint64_t ts_complete_at(const struct ts_node *node, const struct ts_invoke *run) {
+    const struct ts_job *job = &node->cfg->jobs[run->job];
+    const uint32_t *us = job->phases.duration_us;
+    return job->upstream == TS_LOCAL ? 0 : node->ep.raw - us[TS_P_QUEUE] - us[TS_P_DECODE];
+}
+
+/* When the boundary of an inference that went well was handed to the link; in cfg->result. Not known if the result was
+ * back before the boundary's acknowledgement. */
+static inline uint64_t ts_handed_at(const struct ts_node *node, const struct ts_result *result) {
+    const uint32_t *us = result->phases->duration_us;
+    unsigned both = 1u << TS_P_SEND | 1u << TS_P_DOWNSTREAM;
+    bool known = result->code == TS_OK && (result->phases->known & both) == both;
+    return known ? node->ep.raw - us[TS_P_SEND] - us[TS_P_DOWNSTREAM] : 0;
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,105 @@
+"""Health, metrics and heads on HTTP: read only, and as open as the address it is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from host.gateway.bundles import GatewayError
+from host.gateway.metrics import Metrics
+from host.gateway.service import Gateway
+from host.link.driver import now_us
+
+
+class Http:
+    """An asynchronous context manager. `address` is (host, port) once it is entered.
+
+    /healthz: the process answers. /readyz: it serves, or 503 and why not. /metrics: for Prometheus.
+    /heads: every head as JSON.
+
+    Raises (entering):
+        GatewayError: the address cannot be had.
+    """
+
+    def __init__(self, host: str, port: int, gateway: Gateway, metrics: Metrics) -> None:
+        self.address = (host, port)
+        self._gateway = gateway
+        self._metrics = metrics
+        app = web.Application(client_max_size=1024)
+        app.router.add_get("/healthz", self._health)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._show_metrics)
+        app.router.add_get("/heads", self._heads)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+    async def __aenter__(self) -> Http:
+        host, port = self.address
+        try:
+            await self._runner.setup()
+            site = web.TCPSite(self._runner, host, port)
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise GatewayError(
+                f"--http: {host} port {port} cannot be had: {error.strerror or error}"
+            ) from error
+        self.address = self._runner.addresses[0][:2]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        why = not_ready(self._gateway)
+        return web.Response(text="ready\n") if why is None else web.Response(text=why, status=503)
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _heads(self, _: web.Request) -> web.Response:
+        return web.json_response(heads(self._gateway))
+
+
+def not_ready(gateway: Gateway) -> str | None:
+    """Why no head would be served now; None: it would."""
+    if gateway.stopping:
+        return "stopping\n"
+    if not gateway.listeners:
+        return "starting\n"
+    for served in gateway.served:
+        if served.retired_us is None and not gateway.pool.ready(served):
+            return f"no engine has bundle {served.label}\n"
+    return None
+
+
+def heads(gateway: Gateway) -> list[dict[str, Any]]:
+    """Every head that has a session."""
+    now = now_us()
+    found = []
+    for listener in gateway.listeners:
+        for head in listener.heads.values():
+            clock = listener.endpoint.clock(head.peer, now)
+            found.append(
+                {
+                    "head": head.name,
+                    "transport": listener.kind,
+                    "listener": listener.name,
+                    "bundle": head.served.id,
+                    "session": f"{head.session:08x}",
+                    "sessions": head.sessions,
+                    "up_s": round((now - head.opened_us) / 1e6, 3),
+                    "requests": head.requests,
+                    "errors": head.errors,
+                    "waiting": len(head.waiting),
+                    "working": head.taken,
+                    "rtt_us": None if clock is None else round(2 * clock.uncertainty_us),
+                    "rssi_dbm": None,
+                }
+            )
+    return found

@@ -1,0 +1,302 @@
+"""A gateway in this process, its engines in theirs, heads on the Python link."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host.gateway.http import heads as heads_of
+from host.gateway.http import not_ready
+from host.gateway.schedule import Job
+from host.link.driver import now_us
+from host.link.errors import (
+    BundleMismatchError,
+    BusyError,
+    ClosedError,
+    DeadlineError,
+    InvokeFailedError,
+    MalformedError,
+    NoSlotError,
+    RefusedError,
+    StageMismatchError,
+)
+from host.link.frames import Kind
+from host.link.messages import EVERY_CODEC, Phase
+from models.errors import TinysplitError
+from partitioner.bundle import Bundle
+from tests.host.gateway.heads import Examples, ask, connect, serving, stopped, until
+
+
+@pytest.fixture(scope="module")
+def two(pair: Bundle) -> Examples:
+    return Examples(pair)
+
+
+@pytest.fixture(scope="module")
+def three(stranger_bundle: Bundle) -> Examples:
+    return Examples(stranger_bundle)
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_heads_of_two_bundles_on_one_port_get_their_own_tails(
+    pair_folder: Path, folder: Path, two: Examples, three: Examples, tcp: bool
+) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, folder, tcp=tcp) as (gateway, port, _):
+            async with connect(port, two, tcp=tcp) as one, connect(port, three, tcp=tcp) as other:
+                for number in range(6):
+                    found = await asyncio.gather(ask(one, two, number), ask(other, three, number))
+                    assert [result.stage for result in found] == [1, 2]
+                phases = {record.phase for record in found[0].phases if record.stage == 1}
+                assert {Phase.RECEIVE, Phase.QUEUE, Phase.INVOKE} <= phases
+                assert all(0 <= record.duration_us < 60_000_000 for record in found[0].phases)
+                assert gateway.requests == {"ok": 12}
+                rows = heads_of(gateway)
+                assert {row["bundle"] for row in rows} == {two.id.hex(), three.id.hex()}
+                assert [row["requests"] for row in rows] == [6, 6]
+
+    asyncio.run(go())
+
+
+def test_codec_1_is_decoded(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (_, port, _said):
+            async with connect(port, two, codecs=EVERY_CODEC) as one:
+                await ask(one, two, 1)
+
+    asyncio.run(go())
+
+
+def test_who_does_not_fit_is_refused_by_name(
+    pair_folder: Path, folder: Path, two: Examples, three: Examples
+) -> None:
+    async def go() -> None:
+        foreign = copy.copy(two)
+        foreign.id = bytes(range(32))
+        async with serving(pair_folder, heads=1) as (gateway, port, _):
+            with pytest.raises(BundleMismatchError):
+                await connect(port, foreign).__aenter__()
+            with pytest.raises(StageMismatchError):
+                await connect(port, three).__aenter__()
+            async with connect(port, two) as one:
+                await ask(one, two, 1)
+                with pytest.raises(BusyError):
+                    await connect(port, two).__aenter__()
+            assert gateway.requests == {"ok": 1}
+
+    asyncio.run(go())
+
+
+def test_what_is_no_boundary_is_refused_and_the_next_one_is_served(
+    pair_folder: Path, two: Examples
+) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _):
+            async with connect(port, two) as one:
+                with pytest.raises(MalformedError, match="takes tensors of"):
+                    await one.infer(1, [b"abc"], 5.0)
+                await ask(one, two, 2)
+            assert gateway.requests == {"malformed": 1, "ok": 1}
+
+    asyncio.run(go())
+
+
+def test_one_request_too_many_is_told_so(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, queue=1) as (gateway, port, _):
+            async with connect(port, two) as one:
+                with stopped(*gateway.pool.pids):
+                    tasks = [asyncio.ensure_future(ask(one, two, n)) for n in range(60)]
+                    await until(lambda: gateway.requests["no_slot"] > 0)
+                    assert len(gateway.schedule) <= 1
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+            refused = [error for error in found if isinstance(error, NoSlotError)]
+            assert refused
+            assert "1 requests wait already" in str(refused[0])
+            assert len(refused) == gateway.requests["no_slot"]
+            assert gateway.requests["ok"] == 60 - len(refused)
+
+    asyncio.run(go())
+
+
+def test_what_waited_too_long_is_not_run(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _), connect(port, two) as one:
+            with stopped(*gateway.pool.pids):
+                tasks = [asyncio.ensure_future(ask(one, two, n, 0.3)) for n in range(50)]
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+                assert all(isinstance(error, DeadlineError) for error in found)
+                await until(lambda: not len(gateway.schedule))
+                given = gateway.pool.running
+            assert given < 50
+            await until(lambda: gateway.pool.running == 0)
+            assert gateway.requests["ok"] == given
+            assert gateway.requests["deadline"] > 0
+            await ask(one, two, 99)
+
+    asyncio.run(go())
+
+
+def test_an_engine_that_is_killed_costs_time_but_no_request(
+    pair_folder: Path, two: Examples
+) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, engines=2) as (gateway, port, said):
+            async with connect(port, two) as one:
+                victims = gateway.pool.pids
+                with stopped(*victims):
+                    tasks = [asyncio.ensure_future(ask(one, two, n)) for n in range(8)]
+                    await until(lambda: gateway.pool.running == 8)
+                    os.kill(victims[0], signal.SIGKILL)
+                    await until(lambda: gateway.pool.deaths == 1)
+                await asyncio.gather(*tasks)
+                assert any("an engine ended (killed by SIGKILL)" in line for line in said)
+                await until(lambda: gateway.pool.ready(gateway.served[0]) == 2)
+                assert not set(victims[:1]) & set(gateway.pool.pids)
+
+    asyncio.run(go())
+
+
+def test_a_request_that_kills_engines_is_given_up_and_the_others_go_on(
+    pair_folder: Path, two: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _):
+            pool, submit = gateway.pool, gateway.pool.submit
+
+            def deadly(engine: Any, job: Job, now: int) -> None:
+                if job.event.inference_id == 666:
+                    os.kill(engine.process.pid, signal.SIGSTOP)
+                    asyncio.get_running_loop().call_later(0.2, engine.process.kill)
+                submit(engine, job, now)
+
+            monkeypatch.setattr(pool, "submit", deadly)
+            async with connect(port, two) as bad, connect(port, two) as good:
+                poison = asyncio.ensure_future(ask(bad, two, 666))
+                await until(lambda: pool.running == 1)
+                await asyncio.gather(*(ask(good, two, n) for n in range(5)))
+                with pytest.raises(InvokeFailedError, match="2 engines died of it"):
+                    await poison
+                await ask(bad, two, 2)
+            assert pool.deaths == 2
+
+    asyncio.run(go())
+
+
+def test_an_engine_that_is_stuck_is_ended(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, engine_timeout_s=0.5) as (gateway, port, _):
+            async with connect(port, two) as one:
+                os.kill(gateway.pool.pids[0], signal.SIGSTOP)
+                await ask(one, two, 1)
+                assert gateway.pool.deaths == 1
+
+    asyncio.run(go())
+
+
+def test_a_new_bundle_is_served_beside_the_old_one(
+    pair: Bundle, folder: Path, tmp_path: Path, two: Examples, three: Examples
+) -> None:
+    here = tmp_path / "bundle"
+    pair.write(here)
+
+    async def go() -> None:
+        async with serving(here, reload_grace_s=0.2) as (gateway, port, _):
+            async with connect(port, two) as old:
+                assert "unchanged" in (await gateway.reload())[0]
+                (here / "stage1.tflite").write_bytes(b"broken")
+                (line,) = await gateway.reload()
+                assert "refused" in line
+                assert "stage1.tflite is not the file the manifest describes" in line
+                await ask(old, two, 1)
+                shutil.rmtree(here)
+                shutil.copytree(folder, here)
+                (line,) = await gateway.reload()
+                assert f"bundle {three.id.hex()[:12]} from now on" in line
+                assert not_ready(gateway) is None
+                async with connect(port, three) as new:
+                    await asyncio.gather(ask(old, two, 2), ask(new, three, 1))
+                    await until(lambda: len(gateway.served) == 1)  # The grace is over.
+                    with pytest.raises((ClosedError, StageMismatchError)):
+                        await old.infer(3, two.boundaries[0], 5.0)
+                    await ask(new, three, 2)
+
+    asyncio.run(go())
+
+
+def test_a_stop_answers_what_was_acknowledged_and_admits_nobody(
+    pair_folder: Path, two: Examples
+) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _):
+            async with connect(port, two) as one, connect(port, two) as idle:
+                await ask(idle, two, 1)
+                with stopped(*gateway.pool.pids):
+                    tasks = [asyncio.ensure_future(ask(one, two, n)) for n in range(2)]
+                    await until(lambda: gateway.pool.running == 2)
+                    stop = asyncio.ensure_future(gateway.stop(20.0))
+                    await until(lambda: len(gateway.listeners[0].heads) == 1)  # The idle one left.
+                    with pytest.raises(RefusedError):
+                        await connect(port, two).__aenter__()
+                    assert not_ready(gateway) == "stopping\n"
+                await asyncio.gather(*tasks)
+                assert await stop == 0
+
+    asyncio.run(go())
+
+
+def test_a_stop_does_not_wait_longer_than_its_grace(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _), connect(port, two) as one:
+            with stopped(*gateway.pool.pids):
+                task = asyncio.ensure_future(ask(one, two, 1, 3.0))
+                await until(lambda: gateway.pool.running == 1)
+                started = now_us()
+                assert await gateway.stop(0.3) == 1
+                assert now_us() - started < 2_000_000
+                task.cancel()
+
+    asyncio.run(go())
+
+
+def test_half_open_sessions_keep_nobody_out(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, heads=8) as (gateway, port, _):
+            endpoint = gateway.listeners[0].endpoint
+            for number in range(1, 200):
+                frame = endpoint.profile.hello(two.node(), number).encode(Kind.HELLO)
+                endpoint.receive(frame, ("192.0.2.1", number), now_us())
+            async with connect(port, two) as one:
+                await ask(one, two, 1)
+
+    asyncio.run(go())
+
+
+def test_bundles_that_cannot_be_served_are_named(pair_folder: Path, tmp_path: Path) -> None:
+    async def start(*folders: Path) -> None:
+        async with serving(*folders):
+            pass
+
+    for folders, text in (
+        ((pair_folder, pair_folder), "are the same bundle"),
+        ((tmp_path,), "is not a bundle"),
+    ):
+        with pytest.raises(TinysplitError, match=text):
+            asyncio.run(start(*folders))
+
+
+def test_memory_bounds_the_sessions(pair_folder: Path) -> None:
+    async def go() -> None:
+        async with serving(pair_folder, memory_bytes=1 << 20) as (gateway, _, _said):
+            profile = gateway.listeners[0].endpoint.profile
+            assert 1 <= profile.max_sessions < 44
+            assert profile.max_message < 100_000
+
+    asyncio.run(go())
