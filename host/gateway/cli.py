@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
 from host.mqtt import topics
+from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, verbose_option
 
 FILES_BESIDE_HEADS = 256
@@ -41,7 +41,7 @@ class ListenAt(click.ParamType):  # type: ignore[type-arg]  # Generic from click
             return value
         try:
             return places.parse(str(value))
-        except Exception as error:
+        except TinysplitError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -199,6 +199,8 @@ def gateway(
 
     SIGHUP reads the bundles' folders again.
     """
+    if sys.platform == "win32":
+        raise GatewayError("the gateway needs Linux or macOS; on Windows it runs in WSL")
     if not topics.is_node(name):
         raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
     options = Options(
@@ -276,6 +278,8 @@ class _Voice:
 
 def _raise_file_limit(wanted: int) -> None:
     """Each TCP head is an open file."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
