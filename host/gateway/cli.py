@@ -104,7 +104,10 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
     help="Processes that run the tail.  [default: one per processor]",
 )
 @click.option(
-    "--engine-cores", type=Cores(), metavar="CORES", help="Processors for them: 0, 0,2 or 1-3."
+    "--engine-cores",
+    type=Cores(),
+    metavar="CORES",
+    help="Processors for them alone: 0, 0,2 or 1-3.",
 )
 @click.option(
     "--kernels",
@@ -215,6 +218,7 @@ def gateway(
         reload_grace_s=reload_grace,
     )
     _raise_file_limit(heads + FILES_BESIDE_HEADS)
+    _leave(engine_cores)
     chosen = listen_at or (places.parse("udp://127.0.0.1:4000"),)
     transports = [(place.text, place.transport(reuse_port=reuse_port, air=air)) for place in chosen]
     voice = _Voice(as_json=as_json, quiet=quiet)
@@ -274,6 +278,14 @@ class _Voice:
             sys.stdout.flush()
         else:
             self._console.print(text)
+
+
+def _leave(engine_cores: frozenset[int] | None) -> None:
+    """The engines have their processors to themselves, where there are others."""
+    if engine_cores is not None and hasattr(os, "sched_setaffinity"):
+        rest = os.sched_getaffinity(0) - engine_cores
+        if rest:
+            os.sched_setaffinity(0, rest)
 
 
 def _raise_file_limit(wanted: int) -> None:
