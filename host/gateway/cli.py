@@ -24,7 +24,7 @@ from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
 from host.mqtt import topics
 from models.errors import TinysplitError
-from partitioner.command import Bytes, Command, FiniteRange, verbose_option
+from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
 FILES_BESIDE_HEADS = 256
 
@@ -85,9 +85,7 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(cls=Command)
-@click.argument(
-    "bundles", metavar="BUNDLE...", type=click.Path(path_type=Path), nargs=-1, required=True
-)
+@click.argument("bundles", metavar="BUNDLE...", type=existing(), nargs=-1, required=True)
 @click.option(
     "--listen",
     "listen_at",

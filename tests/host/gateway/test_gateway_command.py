@@ -279,8 +279,8 @@ def test_usage() -> None:
         assert found.exit_code == 2
         assert text in found.output
     found = run.invoke(main, ["gateway", "/nonexistent"])
-    assert found.exit_code == 1
-    assert "is not a bundle (it does not exist)" in found.output
+    assert found.exit_code == 2
+    assert "'/nonexistent' does not exist" in found.output
     assert "Traceback" not in found.output
 
 
