@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.control import ControlError
+from host.boards.discovery.found import Search
 from host.boards.virtual.espnow import LMK_VARIABLE, read_key
 from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
@@ -43,7 +44,15 @@ from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
-from partitioner.command import Command, FiniteRange, require_picture, verbose_option, wide_console
+from partitioner.command import (
+    Command,
+    FiniteRange,
+    Group,
+    existing,
+    require_picture,
+    verbose_option,
+    wide_console,
+)
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
 if TYPE_CHECKING:
@@ -125,7 +134,7 @@ def _espnow_options(command: Any) -> Any:
     return command
 
 
-class Commands(click.Group):
+class Commands(Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
@@ -135,6 +144,7 @@ class Commands(click.Group):
         "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
         "gateway": "host.gateway.cli:gateway",
+        "monitor": "host.mqtt.monitor:monitor",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
@@ -162,7 +172,7 @@ def main() -> None:
 
 
 @main.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=existing())
 @click.option(
     "--images",
     "image_source",
@@ -220,7 +230,7 @@ def main() -> None:
     metavar="serial:PORT",
     help="The bridge whose ESP-NOW radio --tail host uses; not needed with virtual boards.",
 )
-@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option("--qemu-bin", type=existing(), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
 @click.option("--delay", type=float, default=0.0, metavar="MS", help="Delay of each way.")
@@ -231,10 +241,10 @@ def main() -> None:
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
 @_espnow_options
-@click.option("--pmk-file", type=click.Path(path_type=Path), help="ESP-NOW's primary master key.")
+@click.option("--pmk-file", type=existing(), help="ESP-NOW's primary master key.")
 @click.option(
     "--lmk-file",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
 )
 @click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
@@ -467,16 +477,16 @@ class BoardCommand(Command):
 
 
 @main.command(cls=BoardCommand)
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=existing(), required=False)
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
 @click.option(
     "--qemu",
     "build",
-    type=click.Path(path_type=Path),
+    type=existing(),
     metavar="BUILD_DIR",
     help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
 )
-@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option("--qemu-bin", type=existing(), help=_QEMU_HELP)
 @click.option(
     "--role",
     type=click.Choice(["stage", "bridge"]),
@@ -526,19 +536,19 @@ class BoardCommand(Command):
 )
 @click.option(
     "--public-key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=existing(folder=False),
     help="With an image: only images signed with its private half are taken.",
 )
 @click.option("--mqtt", metavar="URL", help="Take commands from a broker, too; needs --name.")
 @click.option(
     "--mqtt-login",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="File of mode 600 with user=NAME and password=...  [TINYSPLIT_MQTT_LOGIN, or "
     "TINYSPLIT_MQTT_USER and TINYSPLIT_MQTT_PASSWORD]",
 )
 @click.option(
     "--mqtt-ca",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Certificate (PEM) that the broker is checked with.  [TINYSPLIT_MQTT_CA]",
 )
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")
@@ -716,19 +726,45 @@ def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None
     show_default=True,
     help="Where boards listen that no name service tells of.",
 )
+@click.option(
+    "--way",
+    "ways",
+    type=click.Choice(("mqtt", "serial", "network", "bluetooth")),
+    multiple=True,
+    help="Search there only; repeat it.  [everywhere; mqtt if a broker is named]",
+)
+@broker_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option()
 def boards(
-    ports: tuple[str, ...], seconds: float, udp_port: int, as_json: bool, verbose: bool
+    ports: tuple[str, ...],
+    seconds: float,
+    udp_port: int,
+    ways: tuple[str, ...],
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
+    as_json: bool,
+    verbose: bool,
 ) -> None:
-    """List boards on serial ports, on the network and in reach of Bluetooth."""
+    """List boards at a broker, on serial ports, on the network and in reach of Bluetooth."""
     from host.boards.discovery import bluetooth, network, usb
+    from host.boards.discovery import broker as brokers
 
-    with ThreadPoolExecutor(2) as pool:
-        asked = pool.submit(usb.search, ports)
-        heard = pool.submit(network.search, seconds, udp_port)
-        advertised = bluetooth.search(seconds)  # macOS wants the main thread for it.
-        searches = [asked.result(), heard.result(), advertised]
+    found = (access.need if "mqtt" in ways else access.find)(broker, login, ca)
+    tasks: dict[str, Callable[[], Search]] = {
+        "serial": lambda: usb.search(ports),
+        "network": lambda: network.search(seconds, udp_port),
+        "bluetooth": lambda: bluetooth.search(seconds),
+    }
+    if found is not None:
+        tasks = {"mqtt": lambda: brokers.search(found, seconds), **tasks}
+    tasks = {way: task for way, task in tasks.items() if not ways or way in ways}
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        started = {way: pool.submit(task) for way, task in tasks.items() if way != "bluetooth"}
+        # macOS wants the main thread for it.
+        advertised = [tasks["bluetooth"]()] if "bluetooth" in tasks else []
+        searches = [*(one.result() for one in started.values()), *advertised]
     if as_json:
         click.echo(boards_table.as_json(searches))
         return

@@ -323,9 +323,7 @@ class Broker:
     def _published(self, session: Session, link: Link, packet: Publish) -> None:
         message = packet.message
         if not access.may_publish(session.role, session.user, message.topic):
-            raise ProtocolError(
-                f"{session.shown} may not publish to {message.topic!r}", packets.NOT_AUTHORIZED
-            )
+            raise ProtocolError(f"it may not publish to {message.topic!r}", packets.NOT_AUTHORIZED)
         if message.retain and not self._has_room(message):
             raise ProtocolError(f"no room to retain a message for {message.topic!r}")
         if message.qos == 2:

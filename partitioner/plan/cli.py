@@ -19,6 +19,7 @@ from partitioner.command import (
     Command,
     FiniteRange,
     Steps,
+    existing,
     model_options,
     require_picture,
     verbose_option,
@@ -99,7 +100,7 @@ RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sle
     help="A node that may make the result; repeat it.  [default: all]",
 )  # fmt: skip
 @click.option(
-    "--calibration-file", type=click.Path(path_type=Path), metavar="FILE",
+    "--calibration-file", type=existing(), metavar="FILE",
     help="Made by `tinysplit calibrate` from your own board's profile.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True)
@@ -215,8 +216,8 @@ def _print_plans(
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("profile", type=click.Path(path_type=Path))
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("profile", type=existing())
+@click.argument("bundle", type=existing())
 @click.option("--stage", type=click.IntRange(0, 253), default=0, show_default=True)
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("calibration.json"),

@@ -142,7 +142,8 @@ def test_info_of_a_head(start: Start, stages: list[bytes], stranger_bundle: Bund
 def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     board = start({0: stages[0]}, next="udp://127.0.0.1:9")
     values = board.ask("telemetry")
-    assert {"uptime_ms", "reset", "kernels", "rssi_dbm", "temperature_c", "memory"} <= set(values)
+    assert {"uptime_ms", "reset", "kernels", "temperature_c", "memory", "errors"} <= set(values)
+    assert "commands" not in values  # Of MQTT.
     assert 0 <= values["uptime_ms"] < 600_000  # Since this start, whatever esp_timer says.
     assert values["temperature_c"] == pytest.approx(41.2)
     operators = board.ask("profile", on=True)["operators"]
@@ -156,19 +157,19 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "answers"),
     [
-        (b"rubbish", "bad_command", None),
-        (b"{", "bad_command", None),
-        (b"1", "bad_command", None),
-        (b'"info"', "bad_command", None),
-        (b"null", "bad_command", None),
-        (b"[]", "bad_command", None),
-        (b"{}", "bad_command", None),
-        (b'[{"id":1,"cmd":"info"}]', "bad_command", None),
-        (b'{"cmd":"info"}', "bad_command", None),
-        (b'{"id":true,"cmd":"info"}', "bad_command", None),
-        (b'{"id":1.5,"cmd":"info"}', "bad_command", None),
-        (b'{"id":1e300,"cmd":"info"}', "bad_command", None),
-        (b'{"id":[1],"cmd":"info"}', "bad_command", None),
+        (b"rubbish", "malformed", None),
+        (b"{", "malformed", None),
+        (b"1", "malformed", None),
+        (b'"info"', "malformed", None),
+        (b"null", "malformed", None),
+        (b"[]", "malformed", None),
+        (b"{}", "malformed", None),
+        (b'[{"id":1,"cmd":"info"}]', "malformed", None),
+        (b'{"cmd":"info"}', "malformed", None),
+        (b'{"id":true,"cmd":"info"}', "malformed", None),
+        (b'{"id":1.5,"cmd":"info"}', "malformed", None),
+        (b'{"id":1e300,"cmd":"info"}', "malformed", None),
+        (b'{"id":[1],"cmd":"info"}', "malformed", None),
         (b'{"id":"a"}', "unknown_command", "a"),
         (b'{"id":"a","cmd":7}', "unknown_command", "a"),
         (b'{"id":"a","cmd":"explode"}', "unknown_command", "a"),
@@ -190,9 +191,12 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
          "bad_command", "a"),
         (b'{"id":"a","cmd":"public_key","key":"04"}', "bad_setting", "a"),
         (b'{"id":"a","cmd":"public_key","key":4}', "bad_command", "a"),
-        (b"[" * 3000, "bad_command", None),
-        (b'{"id":"a","cmd":"info"' + b" " * 5000 + b"}", "bad_command", "a"),
-        (b"\xff\xfe\x01", "bad_command", None),
+        (b"[" * 3000, "malformed", None),
+        (b'{"id":"a","cmd":"info"' + b" " * 5000 + b"}", "too_long", "a"),
+        (b'{"id":"a","cmd":"info","boot":7}', "bad_command", "a"),
+        (b'{"id":"a","cmd":"info","after":-1}', "bad_command", "a"),
+        (b'{"id":"a","cmd":"info","boot":"0123456789abcdef"}', "stale", "a"),
+        (b"\xff\xfe\x01", "malformed", None),
     ],
 )  # fmt: skip
 def test_bad_lines_are_answered_by_name(
@@ -394,7 +398,7 @@ def test_operators_are_timed_from_boot_on(start: Start, stages: list[bytes]) -> 
 
 
 def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
-    assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "refused"
+    assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "stage_mismatch"
 
 
 def test_without_a_tail_an_inference_misses_its_deadline(start: Start, stages: list[bytes]) -> None:

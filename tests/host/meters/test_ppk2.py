@@ -58,8 +58,9 @@ def test_seconds_of_real_time_lose_nothing_and_have_every_phases_energy(plug_in:
         started, had = time.monotonic(), device.samples
         time.sleep(3)
         held_against(device, 2.5)
-        rate = (device.samples - had) / (time.monotonic() - started)
-        assert rate == pytest.approx(100_000, rel=0.03)
+        due = 100_000 * (time.monotonic() - started)
+        # Both ends are processes of this machine, which may keep them waiting.
+        assert device.samples - had == pytest.approx(due, abs=30_000)
         assert device.losses == 0
         assert device.source().name == "PPK2, source mode at 3300 mV"
 
