@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from host.bench.document import Document, DocumentError
+from host.document import Document, DocumentError, text_of
 from models.errors import TinysplitError
 from partitioner import kernels
 from partitioner.command import Command, Steps, verbose_option
@@ -50,9 +50,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     schema = json.loads(HERE.joinpath("planner.schema.json").read_text("utf-8"))
     try:
-        document = Document(path.read_text("utf-8"), schema)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(f"cannot read {path}: {error}") from error
+        document = Document(text_of(path), schema)
     except DocumentError as error:
         raise DocumentError(f"{path}: {error}") from error
     content = document.content

@@ -44,7 +44,15 @@ from models.images import ImageSet
 from partitioner import bundle as bundles
 from partitioner import evaluate, kernels
 from partitioner.bundle import Bundle, InexactError
-from partitioner.command import Command, FiniteRange, require_picture, verbose_option, wide_console
+from partitioner.command import (
+    Command,
+    FiniteRange,
+    Group,
+    existing,
+    require_picture,
+    verbose_option,
+    wide_console,
+)
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
 if TYPE_CHECKING:
@@ -126,7 +134,7 @@ def _espnow_options(command: Any) -> Any:
     return command
 
 
-class Commands(click.Group):
+class Commands(Group):
     """Those of this file, and some that are imported when they are called: boards start sooner."""
 
     elsewhere: ClassVar = {
@@ -146,6 +154,32 @@ class Commands(click.Group):
         "sim": "host.sim.cli:main",
     }
 
+    # For the list of commands, which needs none of them imported then.
+    briefly: ClassVar = {
+        "bench": "Run an experiment; run again, it goes on.",
+        "broker": "The MQTT broker of a fleet.",
+        "calibrate": "Fit the compute model to a board's profile.",
+        "cmd": "Have a board carry out a command.",
+        "flash": "Write firmware, settings and a stage by wire.",
+        "gateway": "The tail as a service for many heads.",
+        "keys": "The key pair that images are signed with.",
+        "live": "Follow a sweep in this terminal.",
+        "ota": "Move running boards to another bundle.",
+        "pack": "Pack a bundle's stages as images for boards.",
+        "plan": "Where to cut a network for a chain of nodes.",
+        "report": "One HTML page of what `bench` has left.",
+        "sim": "Simulate scenarios, and check what must hold.",
+    }
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in self.briefly else self.get_command(ctx, name)
+            brief = self.briefly[name] if command is None else command.get_short_help_str(60)
+            rows.append((name, brief))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
 
@@ -164,7 +198,7 @@ def main() -> None:
 
 
 @main.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=existing())
 @click.option(
     "--images",
     "image_source",
@@ -222,7 +256,7 @@ def main() -> None:
     metavar="serial:PORT",
     help="The bridge whose ESP-NOW radio --tail host uses; not needed with virtual boards.",
 )
-@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option("--qemu-bin", type=existing(), help=_QEMU_HELP)
 @click.option("--ipv6", is_flag=True, help="With a transport: over ::1 instead of 127.0.0.1.")
 @click.option("--loss", type=float, default=0.0, help="Share of datagrams lost, each way.")
 @click.option("--delay", type=float, default=0.0, metavar="MS", help="Delay of each way.")
@@ -233,10 +267,10 @@ def main() -> None:
 @click.option("--rate", type=int, default=0, metavar="BPS", help="Bottleneck in bits per second.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bad network.")
 @_espnow_options
-@click.option("--pmk-file", type=click.Path(path_type=Path), help="ESP-NOW's primary master key.")
+@click.option("--pmk-file", type=existing(), help="ESP-NOW's primary master key.")
 @click.option(
     "--lmk-file",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="ESP-NOW's local master key; encrypts. Or TINYSPLIT_ESPNOW_LMK and _PMK.",
 )
 @click.option("--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]")
@@ -469,16 +503,16 @@ class BoardCommand(Command):
 
 
 @main.command(cls=BoardCommand)
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=existing(), required=False)
 @click.option("--virtual", is_flag=True, help="The C core on this machine's sockets (default).")
 @click.option(
     "--qemu",
     "build",
-    type=click.Path(path_type=Path),
+    type=existing(),
     metavar="BUILD_DIR",
     help="The firmware of an ESP-IDF build in an ESP32-S3 emulator; --listen is forwarded to it.",
 )
-@click.option("--qemu-bin", type=click.Path(path_type=Path), help=_QEMU_HELP)
+@click.option("--qemu-bin", type=existing(), help=_QEMU_HELP)
 @click.option(
     "--role",
     type=click.Choice(["stage", "bridge"]),
@@ -528,19 +562,19 @@ class BoardCommand(Command):
 )
 @click.option(
     "--public-key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=existing(folder=False),
     help="With an image: only images signed with its private half are taken.",
 )
 @click.option("--mqtt", metavar="URL", help="Take commands from a broker, too; needs --name.")
 @click.option(
     "--mqtt-login",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="File of mode 600 with user=NAME and password=...  [TINYSPLIT_MQTT_LOGIN, or "
     "TINYSPLIT_MQTT_USER and TINYSPLIT_MQTT_PASSWORD]",
 )
 @click.option(
     "--mqtt-ca",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Certificate (PEM) that the broker is checked with.  [TINYSPLIT_MQTT_CA]",
 )
 @click.option("--announce", is_flag=True, help="Be found by mDNS, as real boards are.")

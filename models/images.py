@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from models import digits
-from models.errors import TinysplitError
+from models.errors import ArgumentError, TinysplitError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -22,6 +22,10 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 class ImageError(TinysplitError):
     """A folder or a file of images that cannot be used."""
+
+
+class NoFolderError(ImageError, ArgumentError):
+    """Images were to come from what is no folder."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _find(folder: Path) -> tuple[list[Path], set[str]]:
         raise ImageError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
     if not folder.is_dir():
-        raise ImageError(f"no folder of images {folder}: give a folder, or digits")
+        raise NoFolderError(f"no folder of images {folder}: give a folder, or digits")
     files, empty = [], set()
     for place, below, names in os.walk(folder, onerror=fail):
         found = [Path(place, n) for n in names if Path(n).suffix.lower() in SUFFIXES]

@@ -15,17 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import build, digits
-from models.errors import TinysplitError
+from models.errors import ArgumentError, TinysplitError
 
 DIGITS_WEIGHTS = "mobilenet_v2_0.35_96_digits.weights.h5"
 DIGITS_RECORD = "mobilenet_v2_0.35_96_digits.json"
 DATA = Path(__file__).parent / "data"
+NAMES = ("digits", "imagenet", "random")  # Of weights; others are files.
 
 _RANDOM_SEED = 0
 
 
 class WeightsError(TinysplitError):
     """The weights asked for cannot be had, or do not fit the network."""
+
+
+class NetworkError(WeightsError, ArgumentError):
+    """No network goes by that name, or with those values."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,51 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
+def checked(
+    architecture: str,
+    weights: str | None,
+    alpha: float | None,
+    size: int | None,
+    classes: int | None,
+) -> tuple[str, float, int, int]:
+    """`weights`, `alpha`, `size` and `classes` of `network`, defaults filled in.
+
+    Needs no TensorFlow.
+
+    Raises:
+        NetworkError: there is no such network.
+    """
+    chosen = build.ARCHITECTURES.get(architecture)
+    if chosen is None:
+        known = ", ".join(build.ARCHITECTURES)
+        raise NetworkError(f"no network {architecture!r}: one of {known}, or a file")
+    if weights is None:
+        weights = "digits" if architecture == "mobilenet_v2" else "imagenet"
+    if alpha is not None and architecture != "mobilenet_v2":
+        raise NetworkError(f"{architecture} has no alpha; leave --alpha out")
+    alpha = 0.35 if alpha is None else alpha
+    size = chosen.size if size is None else size
+    if classes is None:
+        classes = build.IMAGENET_CLASSES if weights == "imagenet" else 10
+    if not (32 <= size <= 1024 and 1 <= classes <= 100_000 and 0 < alpha <= 10):
+        raise NetworkError(
+            "size must be 32 to 1024, classes 1 to 100000, alpha above 0 and at most 10"
+        )
+    if weights not in NAMES and not Path(weights).is_file():
+        raise NetworkError(f"no weights file {weights}: digits, imagenet, random or a .weights.h5")
+    if weights == "digits" and (architecture, alpha, size, classes) != (
+        "mobilenet_v2",
+        0.35,
+        96,
+        10,
+    ):
+        raise NetworkError(
+            "the digits weights belong to mobilenet_v2 with alpha 0.35, size 96 and 10 classes; "
+            "for another network give --weights random, imagenet or a file"
+        )
+    return weights, alpha, size, classes
+
+
 def network(
     architecture: str,
     *,
@@ -74,32 +124,7 @@ def network(
     Raises:
         WeightsError: weights unknown, not to be had, or of another shape than the network.
     """
-    chosen = build.ARCHITECTURES.get(architecture)
-    if chosen is None:
-        known = ", ".join(build.ARCHITECTURES)
-        raise WeightsError(f"no network {architecture!r}: one of {known}, or a file")
-    if weights is None:
-        weights = "digits" if architecture == "mobilenet_v2" else "imagenet"
-    if alpha is not None and architecture != "mobilenet_v2":
-        raise WeightsError(f"{architecture} has no alpha; leave --alpha out")
-    alpha = 0.35 if alpha is None else alpha
-    size = chosen.size if size is None else size
-    if classes is None:
-        classes = build.IMAGENET_CLASSES if weights == "imagenet" else 10
-    if not (32 <= size <= 1024 and 1 <= classes <= 100_000 and 0 < alpha <= 10):
-        raise WeightsError(
-            "size must be 32 to 1024, classes 1 to 100000, alpha above 0 and at most 10"
-        )
-    if weights == "digits" and (architecture, alpha, size, classes) != (
-        "mobilenet_v2",
-        0.35,
-        96,
-        10,
-    ):
-        raise WeightsError(
-            "the digits weights belong to mobilenet_v2 with alpha 0.35, size 96 and 10 classes; "
-            "for another network give --weights random, imagenet or a file"
-        )
+    weights, alpha, size, classes = checked(architecture, weights, alpha, size, classes)
 
     import keras
 
@@ -119,14 +144,13 @@ def network(
             model.load_weights(DATA / DIGITS_WEIGHTS)
         elif weights != "random":
             _load_file(model, Path(weights))
-    known_names = ("digits", "imagenet", "random")
-    source = weights if weights in known_names else Path(weights).name
+    source = weights if weights in NAMES else Path(weights).name
     return Network(
         name=f"{label}_{source.split('.')[0]}",
         model=model,
         weights=source,
         weights_sha256=fingerprint(model),
-        preprocessing=chosen.preprocessing,
+        preprocessing=build.ARCHITECTURES[architecture].preprocessing,
         class_names=digits.CLASS_NAMES if weights == "digits" else None,
     )
 
@@ -164,11 +188,11 @@ def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Any:
     import keras
 
     if classes != build.IMAGENET_CLASSES:
-        raise WeightsError("the imagenet weights have 1000 classes; leave --classes out")
+        raise NetworkError("the imagenet weights have 1000 classes; leave --classes out")
     if architecture == "mobilenet_v2" and (
         alpha not in build.IMAGENET_ALPHAS or size not in build.IMAGENET_SIZES
     ):
-        raise WeightsError(
+        raise NetworkError(
             f"Keras has imagenet weights for alpha {', '.join(map(str, build.IMAGENET_ALPHAS))} "
             f"and size {', '.join(map(str, build.IMAGENET_SIZES))} only"
         )
@@ -186,8 +210,6 @@ def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Any:
 
 
 def _load_file(model: Any, path: Path) -> None:
-    if not path.is_file():
-        raise WeightsError(f"no weights file {path}: digits, imagenet, random or a .weights.h5")
     try:
         model.load_weights(path)
     except Exception as error:  # h5py, zip and Keras each raise their own kinds.

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.errors import TinysplitError
+from models.errors import ArgumentError
 from partitioner import arena, kernels
 from partitioner.cut import split
 from partitioner.graph import Cut, Graph
@@ -15,7 +15,7 @@ from partitioner.layers import PASS_THROUGH, Layer
 DEFAULT_RAM_BYTES = 300 * 1024
 
 
-class LayerNameError(TinysplitError):
+class LayerNameError(ArgumentError):
     """A layer that does not exist, or after which no cut is possible."""
 
 

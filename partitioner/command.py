@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import importlib.util
 import io
@@ -12,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.console import Console, ConsoleOptions
 from rich.status import Status
 from rich.table import Table
 
-from models.errors import TinysplitError
+from models.errors import ArgumentError, TinysplitError
 from models.preprocess import MODES
 from partitioner.entry import INTERRUPTED
 from partitioner.output import OutputError
@@ -30,17 +31,22 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Command(click.Command):
-    """A click command: 0 done, 1 failed with one line that says why, 2 wrong usage, 130 Ctrl-C.
+    """A click command: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C; 1 and 2 say why in one line.
 
     A traceback is shown with `--verbose` only.
     """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_in_one_line():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # A table must not fail on an ASCII terminal.
         try:
-            return super().invoke(ctx)
+            with _usage_in_one_line():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -55,7 +61,49 @@ class Command(click.Command):
             click.echo(f"{ctx.command_path}: error: {describe(error)}", err=True)
             if _no_room(error):
                 _drop_output()
-            sys.exit(1)
+            sys.exit(2 if isinstance(error, ArgumentError) else 1)
+
+
+class Group(click.Group):
+    """Commands under one name, which says wrong usage as they do."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_in_one_line():
+            return super().make_context(*args, **extra)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise _UsageError(f"no command {args[0][:40]!r}{hint}", ctx) from error
+
+
+class _UsageError(click.UsageError):
+    """As click's, in one line like all other errors."""
+
+    def show(self, file: Any = None) -> None:
+        path = "tinysplit" if self.ctx is None else self.ctx.command_path
+        text = " ".join(self.format_message().split()).rstrip(".")
+        click.echo(f"{path}: error: {text}; see `{path} --help`", file=file, err=True)
+
+
+@contextlib.contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, _UsageError):
+        raise
+    except click.UsageError as error:
+        raise _UsageError(error.format_message(), error.ctx) from error
+
+
+def existing(*, folder: bool = True) -> click.Path:
+    """The type of what a command reads: a file (or a folder) that is not there is wrong usage."""
+    return click.Path(exists=True, dir_okay=folder, path_type=Path)
 
 
 def _no_room(error: BaseException) -> bool:
@@ -177,16 +225,20 @@ def _unlimited(console: Console) -> ConsoleOptions:
     return console.options.update(width=10_000)
 
 
+class PictureError(OutputError, ArgumentError):
+    """No name of a picture."""
+
+
 def require_picture(path: Path) -> None:
     """Refuse early what cannot be drawn.
 
     Raises:
-        OutputError: the name does not end in a format matplotlib writes here, or matplotlib is
-            not installed.
+        PictureError: the name does not end in a format matplotlib writes here.
+        OutputError: matplotlib is not installed.
     """
     known = (".png", ".pdf", ".svg")
     if path.suffix.lower() not in known:
-        raise OutputError(f"cannot draw {path}: the name must end in {', '.join(known)}")
+        raise PictureError(f"cannot draw {path}: the name must end in {', '.join(known)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise OutputError("pictures need matplotlib: pip install matplotlib")
 

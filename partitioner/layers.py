@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import TinysplitError
+from models.errors import ArgumentError, TinysplitError
 from partitioner import kernels
 from partitioner.graph import Graph
 
@@ -55,6 +55,10 @@ _SPREAD = 0.1
 
 class LayerError(TinysplitError):
     """The Keras model cannot be walked, or does not agree with its own conversion."""
+
+
+class UnknownLayerError(LayerError, ArgumentError):
+    """A name that no layer has."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,8 @@ def check_name(model: Any, name: str) -> None:
     """Refuse early what cannot be the name of a layer; says which ones are close.
 
     Raises:
-        LayerError: the model has no such layer. Operators (`#N`) and repeated calls (`name@2`)
-            pass unchecked.
+        UnknownLayerError: the model has no such layer. Operators (`#N`) and repeated calls
+            (`name@2`) pass unchecked.
     """
     known = list(_names(model, ""))
     plain = name.partition("@")[0]
@@ -139,7 +143,7 @@ def check_name(model: Any, name: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise LayerError(f"no layer {name!r}{hint} (partition --list shows all)")
+    raise UnknownLayerError(f"no layer {name!r}{hint} (partition --list shows all)")
 
 
 def _names(model: Any, prefix: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import TinysplitError
+from models.errors import ArgumentError, TinysplitError
 from partitioner import bundle, inputs, layers, quantize
 from partitioner.graph import Graph
 from partitioner.inputs import Samples
@@ -23,6 +23,10 @@ _SETTLE_SAMPLES = 16
 
 class SourceError(TinysplitError):
     """No such model, or options that do not go with it."""
+
+
+class RequestError(SourceError, ArgumentError):
+    """A model file that is not there, or options that are not for it."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,17 @@ def _open_tflite(request: Request, path: Path, report: Callable[[str], None]) ->
 def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> Source:
     from models import weights
 
+    if path.suffix == ".keras":
+        _refuse(request, path, ("weights", "alpha", "size", "classes"))
+        _read(path)
+    else:
+        weights.checked(
+            request.model, request.weights, request.alpha, request.size, request.classes
+        )
     report("import TensorFlow")
     quantize.require_tensorflow()
     report("model")
     if path.suffix == ".keras":
-        _refuse(request, path, ("weights", "alpha", "size", "classes"))
-        _read(path)
         model = quantize.load_keras(path)
         name, given, kind = path.stem, None, "keras"
         network = None
@@ -154,12 +163,14 @@ def _open_keras(request: Request, path: Path, report: Callable[[str], None]) -> 
 def _refuse(request: Request, path: Path, names: Sequence[str]) -> None:
     for name in names:
         if getattr(request, name) is not None:
-            raise SourceError(f"--{name} is for built-in networks; {path} brings its own")
+            raise RequestError(f"--{name} is for built-in networks; {path} brings its own")
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RequestError(f"there is no file {path}") from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
 

@@ -21,7 +21,7 @@ from host.bench.spec import Cell, Experiment
 from host.bench.store import Store
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
-from partitioner.command import Command, Steps, verbose_option, wide_console
+from partitioner.command import Command, Steps, existing, verbose_option, wide_console
 
 
 class CellsFailedError(TinysplitError):
@@ -29,7 +29,7 @@ class CellsFailedError(TinysplitError):
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=existing())
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR",
     help="Where the results go, and are resumed from.  [default: results/NAME]",
@@ -161,7 +161,7 @@ def _computed(
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=existing())
 @click.option("--once", is_flag=True, help="Print how things are and end.")
 @verbose_option()
 def follow(results: Path, once: bool, verbose: bool) -> None:

@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from host.bench.document import Document, DocumentError, nearest
 from host.boards import kinds
 from host.boards.address import RADIOS
 from host.boards.kinds import Emulated, Kind, KindError, OnMqtt, OnSerial
+from host.document import Document, DocumentError, nearest, text_of
 from host.link.impairment import Impairment, ImpairmentError
 from models.errors import TinysplitError
 from partitioner.source import Request
@@ -230,12 +230,9 @@ def read(path: Path) -> Experiment:
             names the nearest known one.
     """
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path} is not UTF-8 text") from error
+        text = text_of(path)
+    except DocumentError as error:
+        raise SpecError(f"{path}: {error}") from error
     return parse(text, path.parent, str(path))
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from host.boards.serial import BAUD
 from host.mqtt import topics
-from models.errors import TinysplitError
+from models.errors import ArgumentError
 
 
-class KindError(TinysplitError):
+class KindError(ArgumentError):
     """Nothing that a stage may run on."""
 
 

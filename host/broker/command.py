@@ -23,7 +23,7 @@ from host.broker.broker import Limits
 from host.broker.log import Log
 from host.broker.server import ListenError, Server, Settings
 from models.errors import TinysplitError
-from partitioner.command import Command, verbose_option
+from partitioner.command import Command, existing, verbose_option
 
 _PORT, _TLS_PORT = 1883, 8883
 _FOLDER = Path("~/.tinysplit/broker")
@@ -65,8 +65,8 @@ class ListenAddress(click.ParamType):  # type: ignore[type-arg]  # Generic from 
     show_default=True,
     help="What the broker keeps: users, and retained messages.",
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="TLS: the certificate (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="TLS: its key (PEM, mode 600).")
+@click.option("--tls-cert", type=existing(), help="TLS: the certificate (PEM).")
+@click.option("--tls-key", type=existing(), help="TLS: its key (PEM, mode 600).")
 @click.option(
     "--max-clients",
     type=click.IntRange(1, 100_000),

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +27,10 @@ from models.errors import TinysplitError
 
 _FIRST_PACKET_BYTES = 16 << 10  # Of who has not logged in: CONNECT, with a will.
 _LOGIN_S = 5.0  # From the connection to the CONNECT, TLS included.
-_PENDING = 128  # Connections that have not logged in; one more ends the oldest of its kind.
-_WAITING_LOGINS = 64  # Passwords to be checked; there is no queue beyond.
+# A flood ends its own connections, not those of boards: what is too much goes at the cost of the
+# address that has most of it.
+_PENDING = 1000  # Connections that have not logged in.
+_WAITING_LOGINS = 200  # Passwords to be checked, at some 25 a second for each hasher.
 _HASHERS = 2
 _UNSENT_BYTES = 2 << 20  # From here on a client is not written to until it reads.
 _MOST_UNSENT_BYTES = 8 << 20  # From here on it is disconnected.
@@ -244,7 +246,7 @@ class Server:
         self._users_stamp = _stamp(settings.users_file)
         self._pending: dict[_Connection, None] = {}  # In the order they came.
         self._open: set[_Connection] = set()
-        self._checks: set[asyncio.Task[None]] = set()  # Passwords that are checked.
+        self._checks: dict[_Connection, asyncio.Task[None]] = {}  # Of passwords, in order.
         self._hashers = ThreadPoolExecutor(_HASHERS, "login")
         self._saving: asyncio.Task[None] | None = None
         self._stopping = False
@@ -281,11 +283,8 @@ class Server:
         self._open.add(connection)
         self._pending[connection] = None
         if len(self._pending) > _PENDING:
-            # Of the address that has most of them: a flood ends its own, not those of boards.
-            hosts = Counter(one.host for one in self._pending)
-            busiest = hosts.most_common(1)[0][0]
-            oldest = next(one for one in self._pending if one.host == busiest)
-            self.log.warning("too_many", f"{busiest}: too many connections that do not log in")
+            oldest = _oldest_of_the_busiest(self._pending)
+            self.log.warning("too_many", f"{oldest.host}: too many connections that do not log in")
             self.closed(oldest)
             oldest.abort()
 
@@ -295,6 +294,9 @@ class Server:
     def closed(self, connection: _Connection) -> None:
         self._open.discard(connection)
         self._pending.pop(connection, None)
+        check = self._checks.pop(connection, None)
+        if check is not None:
+            check.cancel()
 
     def log_in(self, connection: _Connection, wanted: Connect) -> None:
         """Answer a CONNECT, at once or when its password has been checked."""
@@ -308,21 +310,22 @@ class Server:
         known = self._checker.known(wanted.user, wanted.password)
         if known is not None:
             connection.welcome(wanted, known.role)
-        elif len(self._checks) >= _WAITING_LOGINS:
-            self.log.warning("too_many_logins", "more logins than can be checked")
-            connection.refuse(packets.UNAVAILABLE)
         else:
-            check = asyncio.ensure_future(
+            self._checks[connection] = asyncio.ensure_future(
                 self._check(connection, wanted, wanted.user, wanted.password)
             )
-            self._checks.add(check)
-            check.add_done_callback(self._checks.discard)
+            if len(self._checks) > _WAITING_LOGINS:
+                oldest = _oldest_of_the_busiest(self._checks)
+                self.log.warning("too_many_logins", f"{oldest.host}: too many logins at once")
+                self._checks.pop(oldest).cancel()
+                oldest.refuse(packets.UNAVAILABLE)
 
     async def _check(
         self, connection: _Connection, wanted: Connect, name: str, password: bytes
     ) -> None:
         loop = asyncio.get_running_loop()
         user = await loop.run_in_executor(self._hashers, self._checker.check, name, password)
+        self._checks.pop(connection, None)
         if self._stopping:
             return
         if user is None or self._checker.users.get(name) is not user:
@@ -381,7 +384,9 @@ class Server:
         self.broker.tick()
         self.log.flush()
         late = time.monotonic() - _LOGIN_S
-        for connection in [one for one in self._pending if one.opened_at < late]:
+        for connection in [
+            one for one in self._pending if one.opened_at < late and one not in self._checks
+        ]:
             self.log.warning("no_login", f"{connection.address}: no login in {_LOGIN_S:.0f} s")
             self.closed(connection)
             connection.abort()
@@ -432,6 +437,12 @@ class Server:
                 f"only {hard:,} files may be open, and {self.settings.limits.clients:,} clients "
                 f"need {wanted:,}: raise the limit (ulimit -n), or lower --max-clients"
             )
+
+
+def _oldest_of_the_busiest(connections: Iterable[_Connection]) -> _Connection:
+    """`connections` are in the order they came."""
+    busiest = Counter(one.host for one in connections).most_common(1)[0][0]
+    return next(one for one in connections if one.host == busiest)
 
 
 def _stamp(path: Path) -> Any:

@@ -26,7 +26,7 @@ from host.flash.contents import NVS, Contents, commands, contents, whole_chip
 from host.ota.keys import PublicKey, load, load_public
 from partitioner import bundle as bundles
 from partitioner import image as images
-from partitioner.command import Command, verbose_option, wide_console
+from partitioner.command import Command, existing, verbose_option, wide_console
 from partitioner.entry import INTERRUPTED
 from partitioner.image import Image, ImageError
 from partitioner.output import whole_folder
@@ -84,7 +84,7 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]  # Generic from click
 
 
 @click.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=existing(), required=False)
 @click.option(
     "--port",
     default="auto",
@@ -95,7 +95,7 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]  # Generic from click
 @click.option(
     "--build",
     "place",
-    type=click.Path(path_type=Path),
+    type=existing(),
     metavar="DIR|ARCHIVE",
     help="What idf.py or PlatformIO built: its folder, or a .zip or .tar.gz of it. Otherwise it is "
     "looked for where both put it.",
@@ -118,13 +118,13 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]  # Generic from click
 @click.option(
     "--secrets",
     "secret_file",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Lines wifi_password=... and so on, of mode 600; or TINYSPLIT_WIFI_PASSWORD and so on.",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="Private key to sign BUNDLE with.")
+@click.option("--key", type=existing(), help="Private key to sign BUNDLE with.")
 @click.option(
     "--public-key",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Key of images that the board takes; that of --key unless given.",
 )
 @click.option(
@@ -348,7 +348,7 @@ def _packed(
 def _number(stages: int, stage: int | None, role: str | None) -> int:
     if stage is not None:
         if stage >= stages:
-            raise ImageError(f"there are stages 0 to {stages - 1}, not {stage}")
+            raise click.UsageError(f"there are stages 0 to {stages - 1}, not {stage}")
         return stage
     if role is None:
         raise click.UsageError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from host.boards import address, control
 from host.boards.control import SECRETS, ControlError
+from host.document import nearest
 from host.flash.build import BuildError
 from host.link.frames import MIN_MTU
 from models.errors import TinysplitError
@@ -41,9 +42,7 @@ def known() -> dict[str, Any]:
 def check_one(name: str, value: Any) -> None:
     """Raises SettingsError if real boards have no such setting, or do not take the value."""
     if name not in known():
-        raise SettingsError(
-            f"boards keep no setting {name[:40]!r}; there are: {', '.join(known())}"
-        )
+        raise SettingsError(f"boards keep no setting {name[:40]!r}; {nearest(name, list(known()))}")
     try:
         control.check_settings({name: value})
     except ControlError as error:

@@ -306,9 +306,11 @@ class Gateway(ListenerUser, PoolUser):
     # What heads do
 
     def opened(self, listener: Listener, event: SessionOpened) -> None:
-        served = next(
-            (one for one in self.served if one.node.bundle == event.node.bundle), self.served[0]
-        )
+        served = next((one for one in self.served if one.node.bundle == event.node.bundle), None)
+        if served is None:  # Its HELLO was accepted before that bundle went.
+            listener.endpoint.close(event.peer, now_us(), ErrorCode.BUNDLE_MISMATCH)
+            self._mark(listener)
+            return
         served.heads += 1
         head = Head(listener, event.peer, event.session, served, now_us())
         listener.heads[event.peer] = head
@@ -334,7 +336,11 @@ class Gateway(ListenerUser, PoolUser):
             self._say(f"{listener.name}: {error}")
 
     def asked(self, listener: Listener, event: TensorReceived) -> None:
-        head = listener.heads[event.peer]
+        head = listener.heads.get(event.peer)
+        if head is None:
+            listener.release(event)
+            listener.refuse(event, ErrorCode.BUNDLE_MISMATCH, "")
+            return
         head.requests += 1
         job = Job(head, event, now_us())
         if not self.schedule.add(job):

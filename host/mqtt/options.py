@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from host.mqtt import access
+from partitioner.command import existing
 
 
 def broker_options(command: Any) -> Any:
@@ -16,13 +16,13 @@ def broker_options(command: Any) -> Any:
         click.option(
             "--mqtt-ca",
             "ca",
-            type=click.Path(path_type=Path),
+            type=existing(),
             help=f"Certificate (PEM) that the broker is checked with.  [{access.CA_VARIABLE}]",
         ),
         click.option(
             "--mqtt-login",
             "login",
-            type=click.Path(path_type=Path),
+            type=existing(),
             help="File of mode 600 with user=NAME and password=...  "
             f"[{access.LOGIN_VARIABLE}, or {access.USER_VARIABLE} and {access.PASSWORD_VARIABLE}]",
         ),

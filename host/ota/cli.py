@@ -14,7 +14,7 @@ from host.ota import keys as key_files
 from host.ota import pack as packing
 from partitioner import bundle as bundles
 from partitioner import image
-from partitioner.command import Command, size, verbose_option, wide_console
+from partitioner.command import Command, Group, existing, size, verbose_option, wide_console
 from partitioner.output import refuse_existing
 
 _MAX_U32 = 0xFFFFFFFF
@@ -49,11 +49,11 @@ class _Stage(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=existing())
 @click.option("--stage", type=_Stage(), default="all", show_default=True, metavar="N|all")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Private key to sign with, of `tinysplit keys new`.",
 )
 @click.option(
@@ -120,6 +120,10 @@ def pack(
         packed, name = [one], "firmware"
     else:
         opened = bundles.read(bundle)
+        if stage >= len(opened.stages):
+            raise click.UsageError(
+                f"--stage: the bundle has stages 0 to {len(opened.stages) - 1}, not {stage}"
+            )
         packed = packing.pack(
             opened,
             range(len(opened.stages)) if stage < 0 else [stage],
@@ -149,7 +153,7 @@ def pack(
     console.print(f"version {version}, {signer}, {name}, in {target}")
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """The key pair that images are signed with."""
 

@@ -14,101 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from host.boards import kinds, reach
+from host.boards import kinds
 from host.boards.reach import Reach
 from host.mqtt import access
 from host.mqtt.options import broker_options
 from host.ota import fleet, shipment
 from host.ota import keys as key_files
+from host.ota import nodes as naming
 from host.ota.courier import VIAS, Courier, Node
 from host.ota.fleet import Outcome
+from host.ota.nodes import NodesError
 from host.ota.server import ImageServer
 from host.ota.shipment import Shipment
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner.bundle import Bundle
-from partitioner.command import Command, size, verbose_option, wide_console
-
-_NAMED = {"head": 0}
-_LAST = -1  # tail: known when the images are.
+from partitioner.command import Command, existing, size, verbose_option, wide_console
 
 
-class FleetError(TinysplitError):
-    """A fleet that cannot be updated as it is named."""
-
-
-def _stage_named(text: str) -> int | None:
-    if text == "tail":
-        return _LAST
-    if text in _NAMED:
-        return _NAMED[text]
-    return int(text) if re.fullmatch(r"\d{1,3}", text) else None
-
-
-def _chain(pairs: Sequence[tuple[str, str]], number: int) -> list[Node]:
-    """Raises FleetError, KindError, AddressError."""
-    found = []
-    for label, name in pairs:
-        stage = _stage_named(label)
-        if stage is None:
-            raise FleetError(f"{label!r} is no stage: write head, tail, or a stage's number")
-        shown = label if stage < 0 or label in _NAMED else f"stage {stage}"
-        found.append(Node(number, shown, stage, name, reach.parse(name)))
-    return found
-
-
-def read_fleet(path: Path) -> list[Node]:
-    """The chains in a YAML file: a list of mappings from head, tail or a stage's number to a name.
-
-    Raises:
-        FleetError, KindError, AddressError: says what is wrong.
-    """
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FleetError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
-    except yaml.YAMLError as error:
-        raise FleetError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, list) or not all(isinstance(one, dict) and one for one in content):
-        raise FleetError(f"{path} is no list of chains such as `- {{head: NAME, tail: NAME}}`")
-    nodes: list[Node] = []
-    for number, chain in enumerate(content):
-        own = _chain([(str(label), str(name)) for label, name in chain.items()], number)
-        for node in own:
-            node.label = f"chain {number + 1} {node.label}"
-        nodes += own
-    return nodes
-
-
-def _check_nodes(nodes: Sequence[Node], stages: int, partial: bool) -> None:
-    """Every chain is whole, and no board is named twice. Fills in what `tail` is.
-
-    Raises:
-        FleetError: it is not.
-    """
-    places = [node.place for node in nodes]
-    for node in nodes:
-        if places.count(node.place) > 1:
-            raise FleetError(f"{node.name} is named twice: a board runs one stage")
-        if node.stage == _LAST:
-            node.stage = stages - 1
-        if node.stage >= stages:
-            raise FleetError(f"{node.label}: there are {stages} stages, 0 to {stages - 1}")
-    for chain in {node.chain for node in nodes}:
-        own = [node.stage for node in nodes if node.chain == chain]
-        if len(set(own)) != len(own):
-            raise FleetError("a stage of one chain is named twice; --fleet takes several chains")
-        missing = [str(stage) for stage in range(stages) if stage not in own]
-        if missing and not partial:
-            raise FleetError(
-                f"stage {', '.join(missing)} is not named: a chain runs one bundle or gives no "
-                "results; name all of it, or say --partial"
-            )
+class ImagesError(TinysplitError):
+    """No images for the boards."""
 
 
 @contextmanager
@@ -172,7 +101,7 @@ class _Images:
             try:
                 app = firmware.read_bytes()
             except OSError as error:
-                raise FleetError(f"cannot read {firmware}: {error.strerror}") from error
+                raise ImagesError(f"cannot read {firmware}: {error.strerror}") from error
             self._firmware = shipment.of_firmware(app, self._pair, version=version or now)
         elif source is not None and (source / "manifest.json").exists():
             self._bundle = bundles.read(source)
@@ -188,16 +117,16 @@ class _Images:
 
     def check(self, nodes: Sequence[Node], partial: bool) -> None:
         if self._bundle is not None:
-            _check_nodes(nodes, len(self._bundle.stages), partial)
+            naming.check(nodes, len(self._bundle.stages), partial)
         elif self._firmware is not None:
             for node in nodes:
                 node.stage = max(node.stage, 0)
         else:
-            _check_nodes(nodes, self._packed[0].stage_count, partial)
+            naming.check(nodes, self._packed[0].stage_count, partial)
             there = [one.stage for one in self._packed]
             for node in nodes:
                 if node.stage not in there:
-                    raise FleetError(f"{node.label}: there is no image of stage {node.stage}")
+                    raise NodesError(f"{node.label}: there is no image of stage {node.stage}")
 
     def choose(self, couriers: Sequence[Courier]) -> Callable[[Courier], Shipment]:
         if self._firmware is not None:
@@ -218,7 +147,7 @@ class _Images:
         if not newest:
             self._packed = []
         elif self._version is not None and self._version <= max(newest):
-            raise FleetError(
+            raise ImagesError(
                 f"--version {self._version} is not newer than what the boards run, version "
                 f"{max(newest)}: give a higher one or none, or make images that may go back with "
                 "`tinysplit pack --downgrade-from` and name their folder"
@@ -246,7 +175,7 @@ class _Images:
 
 
 @click.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=existing(), required=False)
 @click.option(
     "--node",
     "pairs",
@@ -258,14 +187,14 @@ class _Images:
 @click.option(
     "--fleet",
     "fleet_file",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Many chains: a YAML list of mappings like `{head: NAME, tail: NAME}`.",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="Private key to sign with.")
+@click.option("--key", type=existing(), help="Private key to sign with.")
 @click.option("--unsigned", is_flag=True, help="Do not sign: for development boards.")
 @click.option(
     "--firmware",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="Update the firmware instead: app.bin of an ESP-IDF build.",
 )
 @click.option(
@@ -289,12 +218,10 @@ class _Images:
 )
 @click.option(
     "--certificate",
-    type=click.Path(path_type=Path),
+    type=existing(),
     help="--via http: serve over TLS with this certificate (PEM).",
 )
-@click.option(
-    "--certificate-key", type=click.Path(path_type=Path), help="Its key, a file of mode 600."
-)
+@click.option("--certificate-key", type=existing(), help="Its key, a file of mode 600.")
 @click.option(
     "--take-over",
     is_flag=True,
@@ -352,9 +279,14 @@ def ota(
         raise click.UsageError("--serve and --certificate go with --via http")
     if (certificate is None) != (certificate_key is None):
         raise click.UsageError("--certificate and --certificate-key go together")
-    nodes = _nodes(pairs) if fleet_file is None else read_fleet(fleet_file)
-    images = _Images(bundle, firmware, key, version)
-    images.check(nodes, partial)
+    try:
+        nodes = [_named(p) for p in pairs] if fleet_file is None else naming.read(fleet_file)
+        images = _Images(bundle, firmware, key, version)
+        images.check(nodes, partial)
+    except NodesError as error:
+        if fleet_file is None:
+            raise click.UsageError(str(error)) from error
+        raise NodesError(f"{fleet_file}: {error}") from error
     lender = None if bridge is None else kinds.parse(bridge)
     if lender is not None and not isinstance(lender, kinds.OnSerial):
         raise click.UsageError("--bridge is serial:PORT")
@@ -403,11 +335,11 @@ def ota(
         sys.exit(1)
 
 
-def _nodes(pairs: Sequence[str]) -> list[Node]:
-    split = [tuple(pair.partition("=")[::2]) for pair in pairs]
-    if not all(name for _, name in split):
+def _named(pair: str) -> Node:
+    label, equals, name = pair.partition("=")
+    if not equals or not name:
         raise click.UsageError("--node is STAGE=NAME, such as head=serial:/dev/ttyACM0")
-    return _chain([(label, name) for label, name in split], 0)
+    return naming.parse(label, name)
 
 
 def _server(

@@ -414,12 +414,13 @@ class Courier:
         assert self._server is not None
         if not self._server.everywhere:
             return self._server.host
-        place = address.parse(str(self.info.get("listen")))
-        if place.transport not in ("udp", "tcp"):
+        listens = str(self.info.get("listen"))
+        place = address.parse(listens) if re.match("(udp|tcp)://", listens) else None
+        if place is None:
             raise DeliveryError(
                 "unreachable",
-                f"{self.label} listens on {place}: say by --serve at which address of this machine "
-                "it reaches HTTP",
+                f"{self.label} listens on {listens}: say by --serve at which address of this "
+                "machine it reaches HTTP",
             )
         return facing(place)
 

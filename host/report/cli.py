@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from models.errors import TinysplitError
-from partitioner.command import Command, verbose_option
+from partitioner.command import Command, existing, verbose_option
 from partitioner.output import refuse_existing, whole_file
 
 FORMATS = ("png", "pdf", "svg")
@@ -21,7 +21,7 @@ class ReportError(TinysplitError):
 
 
 @click.command(cls=Command)
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, type=existing())
 @click.option(
     "--output",
     "-o",

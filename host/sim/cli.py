@@ -23,7 +23,7 @@ from host.sim.scenario import Scenario
 from host.sim.sweep import Total, sweep, total
 from host.sim.world import Report
 from models.errors import TinysplitError
-from partitioner.command import Command, verbose_option, wide_console
+from partitioner.command import Command, existing, verbose_option, wide_console
 from partitioner.output import whole_file
 
 _COLUMNS = (
@@ -40,7 +40,7 @@ class PropertyError(TinysplitError):
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=existing())
 @click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="How many.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="The first of them.  [default: a fresh one]"

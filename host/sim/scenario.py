@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 
-from host.bench.document import Document, DocumentError
+from host.document import Document, DocumentError, text_of
 from models.errors import TinysplitError
 
 MAX_NODES = 32
@@ -68,11 +68,7 @@ def read(path: Path) -> Scenario:
 def content(path: Path) -> Any:
     """What a YAML file holds. Raises ScenarioError."""
     try:
-        return Document(path.read_text("utf-8"), {}).content
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path} is not UTF-8 text") from error
+        return Document(text_of(path), {}).content
     except DocumentError as error:
         raise ScenarioError(f"{path}: {error}") from error
 

@@ -19,6 +19,7 @@ from partitioner.command import (
     Command,
     FiniteRange,
     Steps,
+    existing,
     model_options,
     require_picture,
     verbose_option,
@@ -99,7 +100,7 @@ RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sle
     help="A node that may make the result; repeat it.  [default: all]",
 )  # fmt: skip
 @click.option(
-    "--calibration-file", type=click.Path(path_type=Path), metavar="FILE",
+    "--calibration-file", type=existing(), metavar="FILE",
     help="Made by `tinysplit calibrate` from your own board's profile.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True)
@@ -165,6 +166,8 @@ def main(**options: Any) -> None:
     plans = [report.describe(model, s.plan, names, per_day) for s in solutions]
     if plans:
         _print_plans(console, model, plans, criteria, per_day)
+        if source.layers is None:
+            console.print("cuts are named after tensors: a .tflite has no layers", soft_wrap=True)
     if options["why"]:
         for name, broken in report.infeasible(model, problem, criteria[0], names):
             console.print(f"{name}: " + "; ".join(str(v) for v in broken), soft_wrap=True)
@@ -215,8 +218,8 @@ def _print_plans(
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("profile", type=click.Path(path_type=Path))
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("profile", type=existing())
+@click.argument("bundle", type=existing())
 @click.option("--stage", type=click.IntRange(0, 253), default=0, show_default=True)
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("calibration.json"),
@@ -226,7 +229,14 @@ def _print_plans(
 def calibrate(profile: Path, bundle: Path, stage: int, output: Path, verbose: bool) -> None:
     """Fit the compute model to the per-operator PROFILE of a board that ran a stage of BUNDLE.
 
-    PROFILE is a board's answer to the command `profile`. The file made of it is for
+    PROFILE is a board's answer to the command `profile`, after an inference that was timed:
+
+    \b
+      tinysplit cmd serial:/dev/ttyACM0 profile on=true
+      tinysplit cmd serial:/dev/ttyACM0 run input=selftest
+      tinysplit cmd serial:/dev/ttyACM0 profile > profile.json
+
+    (`run` is for heads; other stages time whatever their head begins.) The file made of it is for
     `tinysplit plan --calibration-file`.
     """
     opened = bundles.read(bundle)

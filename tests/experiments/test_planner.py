@@ -10,7 +10,7 @@ import yaml
 from click.testing import Result
 
 from experiments import planner
-from host.bench.document import DocumentError
+from host.document import DocumentError
 
 STRANGER = Path(__file__).parents[1] / "data" / "stranger.tflite"
 

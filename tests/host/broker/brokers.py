@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -11,12 +12,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from host.background import Background
 from host.broker import users
 from host.broker.broker import Limits
 from host.broker.mosquitto import write
+from host.broker.server import Server
 from partitioner import child
 
 LOOPBACK = "127.0.0.1"
@@ -101,9 +105,10 @@ class Running:
         self.start()
 
     @property
-    def resident_bytes(self) -> int:
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * 4096
+    def peak_bytes(self) -> int:
+        """The most memory that it had so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _listens(port: int) -> bool:
@@ -142,6 +147,26 @@ def mosquitto(
     assert program is not None
     command = [program, "-c", str(folder / "mosquitto.conf")]
     return Running("mosquitto", version, folder, port, command)
+
+
+@contextlib.contextmanager
+def in_process(server: Server) -> Iterator[int]:
+    """The server in a thread of this process; its port."""
+    stop, port = asyncio.Event(), Future[int]()
+
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.ensure_future(server.run(stop, port.set_result))
+
+    async def end(work: asyncio.Task[None]) -> None:
+        stop.set()
+        await work
+
+    with Background() as background:
+        work = background.run(begin())
+        try:
+            yield port.result(_START_S)
+        finally:
+            background.run(end(work))
 
 
 @contextlib.contextmanager

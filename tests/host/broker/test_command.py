@@ -22,9 +22,9 @@ from host.broker.broker import Lasting, Limits
 from host.broker.packets import Message
 from host.cli import main
 from tests.host.broker import brokers, certificates
-from tests.host.broker.brokers import LOOPBACK, cheap_user
+from tests.host.broker.brokers import LOOPBACK, Running, cheap_user
 from tests.host.broker.clients import Client
-from tests.host.broker.wire import connect, publish
+from tests.host.broker.wire import connect, publish, subscribe
 
 Invoke = Callable[..., Result]
 SECRET = "correct horse battery"
@@ -291,47 +291,98 @@ def test_who_does_not_log_in_is_shown_the_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_LOGIN_S", 0.2)
-    ended: list[bytes] = []
-
-    async def wait() -> None:
-        stop, ports = asyncio.Event(), asyncio.Queue[int]()
-        settings = server.Settings(LOOPBACK, 0, tmp_path)
-        one = server.Server(settings, _silent(), {}, Lasting())
-        running = asyncio.ensure_future(one.run(stop, ports.put_nowait))
-        reader, writer = await asyncio.open_connection(LOOPBACK, await ports.get())
-        writer.write(b"\x10")
-        try:
-            ended.append(await asyncio.wait_for(reader.read(), 5))
-        except ConnectionResetError:
-            ended.append(b"")
-        writer.close()
-        stop.set()
-        await running
-
-    asyncio.run(wait())
-    assert ended == [b""]
-
-
-def test_a_flood_ends_its_own_connections_and_not_those_of_boards(tmp_path: Path) -> None:
-    """127.0.0.2 floods; a board at 127.0.0.1 needs long for its CONNECT."""
+    one = server.Server(server.Settings(LOOPBACK, 0, tmp_path), _silent(), {}, Lasting())
     with (
-        brokers.running(brokers.embedded(tmp_path / "files")) as broker,
-        socket.create_connection((LOOPBACK, broker.port)) as board,
-        contextlib.ExitStack() as flood,
+        brokers.in_process(one) as port,
+        socket.create_connection((LOOPBACK, port), 10) as client,
+    ):
+        client.sendall(b"\x10")
+        assert ended(client)
+
+
+def test_who_does_not_read_what_is_sent_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_MOST_UNSENT_BYTES", 1 << 20)
+    lines: list[str] = []
+    log = server.Log(lines.append)
+    known = {name: cheap_user(name, role) for name, role in brokers.USERS.items()}
+    one = server.Server(server.Settings(LOOPBACK, 0, tmp_path), log, known, Lasting())
+    with brokers.in_process(one) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((LOOPBACK, port))
+        client.sendall(connect("tail") + subscribe("tinysplit/tail/cmd"))
+        assert client.recv(4) == b"\x20\x02\x00\x00"
+        with Client(Running("embedded", 3, tmp_path, port, []), "boss") as boss:
+            for _ in range(12):
+                assert boss.send("tinysplit/tail/cmd", bytes(1 << 20))
+    assert any("reads nothing" in line for line in lines)
+
+
+def ended(client: socket.socket) -> bool:
+    """The other end has closed it."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_flood_ends_its_own_connections_and_not_those_of_boards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """127.0.0.2 floods; a board at 127.0.0.1 needs long for its CONNECT."""
+    monkeypatch.setattr(server, "_PENDING", 20)
+    settings = server.Settings(LOOPBACK, 0, tmp_path)
+    one = server.Server(settings, _silent(), {"tail": cheap_user("tail", "node")}, Lasting())
+    with (
+        brokers.in_process(one) as port,
+        socket.create_connection((LOOPBACK, port), 10) as board,
+        contextlib.ExitStack() as stack,
     ):
         said = connect("tail")
         board.sendall(said[:5])
-        for _ in range(400):
-            place, own = (LOOPBACK, broker.port), ("127.0.0.2", 0)
-            flood.enter_context(socket.create_connection(place, source_address=own))
+        flood = [
+            stack.enter_context(
+                socket.create_connection((LOOPBACK, port), 10, source_address=("127.0.0.2", 0))
+            )
+            for _ in range(100)
+        ]
+        assert all(ended(client) for client in flood[:80])
         board.sendall(said[5:])
         assert board.recv(4) == b"\x20\x02\x00\x00"
+
+
+def test_guesses_end_their_own_logins_and_not_those_of_boards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passwords are checked one at a time here, slowly; there is room for a few to wait."""
+    monkeypatch.setattr(server, "_WAITING_LOGINS", 4)
+    monkeypatch.setattr(server, "_HASHERS", 1)
+    settings = server.Settings(LOOPBACK, 0, tmp_path)
+    slow = users.made("tail", "node", "password of tail")
+    one = server.Server(settings, _silent(), {"tail": slow}, Lasting())
+    wrong = connect("tail").replace(b"password of", b"passport of")
+    with brokers.in_process(one) as port, contextlib.ExitStack() as stack:
+
+        def guess() -> socket.socket:
+            place, own = (LOOPBACK, port), ("127.0.0.2", 0)
+            client = socket.create_connection(place, 10, source_address=own)
+            client.sendall(wrong)
+            return stack.enter_context(client)
+
+        guesses = [guess() for _ in range(4)]
+        board = stack.enter_context(socket.create_connection((LOOPBACK, port), 10))
+        board.sendall(connect("tail"))
+        guesses += [guess() for _ in range(20)]
+        assert board.recv(4) == b"\x20\x02\x00\x00"
+        answers = [client.recv(4)[3] for client in guesses]
+        assert set(answers) == {3, 4}  # Unavailable, or wrong.
 
 
 def test_a_flooding_node_is_slowed_and_nothing_is_lost(tmp_path: Path) -> None:
     """50 MB with QoS 1 to an operator that begins to read late."""
     with brokers.running(brokers.embedded(tmp_path / "files")) as broker:
-        before = broker.resident_bytes
+        before = broker.peak_bytes
         count, size = 100, 500_000
         with (
             Client(broker, "boss") as boss,
@@ -352,7 +403,7 @@ def test_a_flooding_node_is_slowed_and_nothing_is_lost(tmp_path: Path) -> None:
             sender.start()
             time.sleep(1.0)
             assert sender.is_alive()  # Held by the broker.
-            assert broker.resident_bytes < before + (40 << 20)
+            assert broker.peak_bytes < before + (40 << 20)
             gate.set()
             got = [int.from_bytes(boss.take()[1][:4], "big") for _ in range(count)]
             sender.join()

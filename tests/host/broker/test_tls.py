@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import gc
 import socket
 import ssl
-from collections.abc import Coroutine
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from host.background import Background
 from host.broker import tls
 from host.broker.broker import Lasting
 from host.broker.log import Log
@@ -103,22 +98,10 @@ def test_an_expired_certificate_is_named_by_clients(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pair)
     settings = Settings(LOOPBACK, 0, tmp_path, tls=context)
-    stop, port = asyncio.Event(), Future[int]()
     server = Server(settings, Log(lambda _: None), {}, Lasting())
-    with Background() as background:
-        ended = background.run(begun(server.run(stop, port.set_result)))
-        broker = Running("embedded", 3, tmp_path, port.result(10), [])
+    with brokers.in_process(server) as port:
+        broker = Running("embedded", 3, tmp_path, port, [])
         assert problem(broker, authority) == "certificate_expired"
-        background.run(over(stop, ended))
-
-
-async def begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    return asyncio.ensure_future(work)
-
-
-async def over(stop: asyncio.Event, ended: asyncio.Task[None]) -> None:
-    stop.set()
-    await ended
 
 
 def test_an_expired_certificate_of_mosquitto_is_named_by_clients(
@@ -164,7 +147,7 @@ def test_connections_that_never_finish_their_handshake(
 ) -> None:
     pair = certificates.issue(folder, authority, "patient")
     with brokers.running(brokers.embedded(tmp_path / "files", tls=pair)) as broker:
-        before = broker.resident_bytes
+        before = broker.peak_bytes
         waiting = [socket.create_connection((LOOPBACK, broker.port)) for _ in range(400)]
         for number, connection in enumerate(waiting):
             if number % 2:
@@ -176,6 +159,6 @@ def test_connections_that_never_finish_their_handshake(
             assert head.accepted
         for connection in waiting:
             connection.close()
-        assert broker.resident_bytes < before + (20 << 20)
+        assert broker.peak_bytes < before + (20 << 20)
         assert broker.stop() == 0
         assert "defect" not in broker.log()

@@ -30,7 +30,13 @@ from host.link.errors import (
     StageMismatchError,
 )
 from host.link.frames import Data, Kind, Seal, decode_hello, session_id
-from host.link.messages import EVERY_CODEC, MessageKind, Phase, encode_message
+from host.link.messages import (
+    EVERY_CODEC,
+    MessageKind,
+    Phase,
+    encode_message,
+    encode_tensors,
+)
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
 from tests.host.gateway.heads import Examples, ask, connect, serving, stopped, until
@@ -233,6 +239,37 @@ def test_a_new_bundle_is_served_beside_the_old_one(
                     with pytest.raises((ClosedError, StageMismatchError)):
                         await old.infer(3, two.boundaries[0], 5.0)
                     await ask(new, three, 2)
+
+    asyncio.run(go())
+
+
+def test_a_head_that_comes_too_late_for_its_bundle_never_gets_another_ones_result(
+    pair: Bundle, folder: Path, tmp_path: Path, two: Examples
+) -> None:
+    """Its HELLO is accepted, its bundle goes, and only then does it confirm the session."""
+    here = tmp_path / "bundle"
+    pair.write(here)
+
+    async def go() -> None:
+        async with serving(here, reload_grace_s=0.0) as (gateway, _port, _said):
+            endpoint, peer = gateway.listeners[0].endpoint, ("192.0.2.1", 9)
+            hello = endpoint.profile.hello(two.node(), 7)
+            endpoint.receive(hello.encode(Kind.HELLO), peer, now_us())
+            ((_, frame),) = endpoint.poll(now_us()).frames
+            ack = decode_hello(frame, Kind.HELLO_ACK)
+            assert ack is not None
+            shutil.rmtree(here)
+            shutil.copytree(folder, here)
+            await gateway.reload()
+            await until(lambda: len(gateway.served) == 1)
+            seal = Seal(session_id(7, ack.acceptor_nonce))
+            body = encode_tensors(1, [tensor.tobytes() for tensor in two.boundaries[0]])
+            wire = encode_message(seal.sid, MessageKind.TENSOR, 1, body)
+            first = Data(1, 0, wire[: endpoint.profile.mtu - 8], last=len(wire) < 1400)
+            gateway.listeners[0].frames_received([(first.encode(seal), peer)])
+            await until(lambda: endpoint._session(peer) is None)
+            assert not gateway.listeners[0].heads
+            assert not gateway.requests
 
     asyncio.run(go())
 

@@ -95,7 +95,7 @@ def test_a_stop_in_the_middle_of_work_loses_nothing(pair_folder: Path, two: Exam
         async def go() -> None:
             async with connect(gateway.ports[0], two) as head:
                 tasks = [asyncio.ensure_future(ask(head, two, n)) for n in range(2)]
-                await until(lambda: len(head._by_token) == 0 or any(t.done() for t in tasks))
+                await until(lambda: head.endpoint.queued == 0 and head.endpoint.sending.data_frames)
                 gateway.process.terminate()
                 await asyncio.gather(*tasks)
 
@@ -279,8 +279,8 @@ def test_usage() -> None:
         assert found.exit_code == 2
         assert text in found.output
     found = run.invoke(main, ["gateway", "/nonexistent"])
-    assert found.exit_code == 1
-    assert "is not a bundle (it does not exist)" in found.output
+    assert found.exit_code == 2
+    assert "'/nonexistent' does not exist" in found.output
     assert "Traceback" not in found.output
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -164,6 +166,41 @@ def test_two_commands_make_the_same_images(
     (tmp_path / "kept-9" / "stage1.tsim").write_bytes(b"damaged")
     with pytest.raises(OutputError, match="exists already"):
         make()
+
+
+def test_images_kept_for_updates_do_not_pile_up(cuts: Cuts, tmp_path: Path) -> None:
+    """What was used last stays, what is young stays, and what is not ours stays."""
+    signer = cuts.key.public.fingerprint
+
+    def make(version: int, age_s: float) -> Path:
+        folder = tmp_path / f"{cuts.b.manifest.id[:16]}-{signer}-{version}"
+        write(pack(cuts.b, range(2), cuts.key, version=version), folder)
+        os.utime(folder, (time.time() - age_s,) * 2)
+        return folder
+
+    old = [make(n, 2 * shipment.KEPT_S + 100 - n) for n in range(1, shipment.KEPT + 3)]
+    mine = tmp_path / f"{'0' * 16}-unsigned-1"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("not packed here")
+    os.utime(mine, (0, 0))
+
+    def bring(newer_than: int, version: int | None = None) -> int:
+        kept = tmp_path / f"{cuts.b.manifest.id[:16]}-{signer}"
+        made = shipment.of_bundle(
+            cuts.b, cuts.key, newer_than=newer_than, version=version, now=50, kept=kept
+        )
+        return made[0].version
+
+    assert bring(0, version=1) == 1  # Used, so the youngest now.
+    assert all(folder.exists() for folder in old)
+    assert bring(40) == 50
+    left = sorted(int(f.name.rpartition("-")[2]) for f in tmp_path.iterdir() if f != mine)
+    assert left == [1, *range(len(old) - shipment.KEPT + 3, len(old) + 1), 50]
+    assert (mine / "notes.txt").exists()
+    for version in range(51, 60):  # All of them young.
+        assert bring(version - 1) == version
+    assert len(list(tmp_path.iterdir())) == 1 + 10 + 1
+    shipment.prune(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -519,16 +556,17 @@ HEAD, PAIR = "--node head=/dev/none", "--node head=/dev/none --node tail=/dev/ni
     [
         ("{b}", 2, "name the boards"),
         (f"{{b}} {HEAD}", 2, "give --key FILE, or --unsigned"),
-        (f"{{b}} --key {{k}} {HEAD}", 1, "stage 1 is not named"),
-        ("{b} --key {k} --node head=nobody", 1, "names no board"),
-        ("{b} --key {k} --node head=udp://127.0.0.1:0", 1, "can be called at"),
-        ("{b} --key {k} --node front=/dev/none", 1, "is no stage"),
-        ("{b} --key {k} --node 9=/dev/none --partial", 1, "there are 2 stages"),
-        ("{b} --key {k} --node head=/dev/none --node tail=/dev/none", 1, "twice"),
+        (f"{{b}} --key {{k}} {HEAD}", 2, "stage 1 is not named"),
+        ("{b} --key {k} --node head=nobody", 2, "names no board"),
+        ("{b} --key {k} --node head=udp://127.0.0.1:0", 2, "can be called at"),
+        ("{b} --key {k} --node front=/dev/none", 2, "is no stage"),
+        ("{b} --key {k} --node 9=/dev/none --partial", 2, "there are 2 stages"),
+        ("{b} --key {k} --node head=/dev/none --node tail=/dev/none", 2, "twice"),
         ("{b} --key {k} --node head", 2, "STAGE=NAME"),
-        ("{b} --key {k} --fleet none.yaml", 1, "cannot read none.yaml"),
+        ("{b} --key {k} --fleet none.yaml", 2, "'none.yaml' does not exist"),
         (f"{{b}} --key {{k}} {PAIR} --serve 1.2.3.4", 2, "--via http"),
-        (f"nowhere {HEAD}", 1, "holds neither a bundle"),
+        (f"nowhere {HEAD}", 2, "'nowhere' does not exist"),
+        (f". {HEAD}", 1, "holds neither a bundle"),
         (f"{{i}} --key {{k}} {HEAD}", 2, "packed here"),
         (f"{{i}} {PAIR} --patience 0", 1, "plugged"),
         ("{i} --node head=espnow://02:00:00:00:00:01 --partial --patience 0", 1, "--bridge"),
@@ -545,3 +583,49 @@ def test_what_a_user_can_get_wrong(
     assert done.exit_code == code, done.output
     assert why in done.stderr
     assert "Traceback" not in done.output
+
+
+BOMB = "- &a [1, 2]\n" + "".join(
+    f"- &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefgh")
+)
+FLEETS = {
+    "": "is not a list",
+    "[]": "must be a list of 1 to 256 entries",
+    "head: udp://127.0.0.1:9": "is not a list",
+    "- head": "must be a mapping of names",
+    "- {}": "must be a mapping of names to values that is not empty",
+    "- {haed: udp://127.0.0.1:9}": "unknown key 'haed'; the nearest known is 'head'",
+    "- {head: 7}": "line 1: 0/head: must be text of 1 to 128",
+    "- {head: udp://127.0.0.1:9,\n   tail: nobody}": "line 2: 0/tail: 'nobody' names no board",
+    "- {head: udp://127.0.0.1:9, head: udp://127.0.0.1:10}": "line 1: 0/head: is given twice",
+    "- {0: udp://127.0.0.1:9, head: udp://127.0.0.1:10}": "a stage of one chain is named twice",
+    "- {head: udp://127.0.0.1:9, 1000: udp://127.0.0.1:10}": "unknown key '1000'",
+    "- {head: !!python/object/apply:os.system [true]}": "must be text",
+    "- !!int ''": "line 1: 0: is no int",
+    "- &a [*a]": "nested too deeply",
+    "- {head: 'x": "no YAML",
+    "\x00": "no YAML",
+    "\ufffe": "no YAML",
+    BOMB: "more than 100,000 values",
+    "- {head: udp://127.0.0.1:9}\n" * 257: "(257 entries)",
+    "#" * (5 << 20): "longer than",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FLEETS, ids=lambda text: text[:30])
+def test_fleet_files_that_are_none(cuts: Cuts, tmp_path: Path, invoke: Invoke, text: str) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(text)
+    done = invoke(main, "ota", cuts.folder / "images-b", "--fleet", file)
+    assert done.exit_code == 1
+    assert FLEETS[text] in done.stderr
+    assert done.stderr.startswith(f"main ota: error: {file}: ")
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 600
+
+
+def test_a_fleet_file_that_is_no_text(cuts: Cuts, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "fleet.yaml").write_bytes(b"\xff\xfe\x00")
+    done = invoke(main, "ota", cuts.folder / "images-b", "--fleet", tmp_path / "fleet.yaml")
+    assert done.exit_code == 1
+    assert "is not UTF-8 text" in done.stderr

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -19,14 +21,37 @@ MAX_CHARACTERS = 1 << 20
 _MAX_VALUES = 100_000  # Aliases of aliases grow without bound.
 
 Place = tuple[str | int, ...]
+_LONGEST = 4 * MAX_CHARACTERS  # Bytes of UTF-8.
 
 
 class DocumentError(TinysplitError):
     """Not YAML, or not what the schema describes; says the line."""
 
 
+def text_of(path: Path) -> str:
+    """What a text file holds, for `Document`.
+
+    Raises:
+        DocumentError: it cannot be read, is too long, or no UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise DocumentError(f"cannot be read: {error.strerror}") from error
+    if len(data) > _LONGEST:
+        raise DocumentError(f"longer than {MAX_CHARACTERS:,} characters")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError("is not UTF-8 text") from error
+
+
 class Document:
-    """`content` is plain data with the schema's defaults filled in, top level and below."""
+    """`content` is plain data with the schema's defaults filled in, top level and below.
+
+    A mapping, unless the schema is of an array.
+    """
 
     def __init__(self, text: str, schema: dict[str, Any]) -> None:
         """Raises DocumentError: no YAML, an unknown key (with the nearest known), a wrong value."""
@@ -46,10 +71,13 @@ class Document:
             raise DocumentError(f"{line}no YAML: {why[:160]}") from error
         except RecursionError as error:
             raise DocumentError("nested too deeply") from error
-        if not isinstance(content, dict):
+        if schema.get("type") == "array":
+            if not isinstance(content, list):
+                raise DocumentError("is not a list")
+        elif not isinstance(content, dict):
             raise DocumentError("is not a mapping of names to values")
         self._check(content)
-        self.content: dict[str, Any] = self._filled(content, schema)
+        self.content: Any = self._filled(content, schema)
 
     def error(self, place: Sequence[str | int], message: str) -> DocumentError:
         """An error about the value at `place`, or the nearest above that stands in the file."""
@@ -89,7 +117,7 @@ class Document:
             found[key] = self._plain(value_node, below, loader)
         return found
 
-    def _check(self, content: dict[str, Any]) -> None:
+    def _check(self, content: Any) -> None:
         validator = jsonschema.Draft202012Validator(self._schema)
         errors = sorted(validator.iter_errors(content), key=lambda e: len(e.absolute_path))
         if errors:
@@ -110,7 +138,12 @@ class Document:
             return self.error(place, f"must be {kinds}, not {_shown(given)}")
         if error.validator == "additionalProperties":
             known = list(schema["properties"])
-            unknown = next(str(key) for key in given if key not in known)
+            patterns = schema.get("patternProperties", {})
+            unknown = next(
+                str(key)
+                for key in given
+                if key not in known and not any(re.search(one, key) for one in patterns)
+            )
             close = difflib.get_close_matches(unknown, known, n=1, cutoff=0)
             return self.error(
                 (*place, unknown), f"unknown key {unknown!r}; the nearest known is {close[0]!r}"
