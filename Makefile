@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-radio power-cuts ota-kills meter-hold gateway-hold lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts ota-kills gateway-attacks meter-hold gateway-hold lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -45,6 +45,11 @@ meter-hold: setup-dev
 gateway-hold: setup-dev
 	@test -d $(BUNDLE) || $(BIN)/partition --layer $(LAYER) --output $(BUNDLE)
 	@$(BIN)/python -m tests.host.gateway.hold $(BUNDLE)
+
+# Floods, half-open connections, silent heads: what they cost the other heads (five minutes on a quiet machine).
+gateway-attacks: setup-dev
+	@test -d $(BUNDLE) || $(BIN)/partition --layer $(LAYER) --output $(BUNDLE)
+	@$(BIN)/python -m tests.host.gateway.under_attack --bundle $(BUNDLE)
 
 # 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 ota-kills: setup-dev

@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from host.background import Background
 from host.boards import address, control, kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.control import ControlError
+from host.boards.discovery.found import Search
 from host.boards.virtual.espnow import LMK_VARIABLE, read_key
 from host.boards.virtual.radio import create_air
 from host.boards.virtual.settings import Flash
@@ -143,6 +144,7 @@ class Commands(Group):
         "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
         "gateway": "host.gateway.cli:gateway",
+        "monitor": "host.mqtt.monitor:monitor",
         "live": "host.bench.cli:follow",
         "keys": "host.ota.cli:keys",
         "ota": "host.ota.command:ota",
@@ -750,19 +752,45 @@ def _holding(path: Path, stage: int, flash: Path | None, public_key: Path | None
     show_default=True,
     help="Where boards listen that no name service tells of.",
 )
+@click.option(
+    "--way",
+    "ways",
+    type=click.Choice(("mqtt", "serial", "network", "bluetooth")),
+    multiple=True,
+    help="Search there only; repeat it.  [everywhere; mqtt if a broker is named]",
+)
+@broker_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option()
 def boards(
-    ports: tuple[str, ...], seconds: float, udp_port: int, as_json: bool, verbose: bool
+    ports: tuple[str, ...],
+    seconds: float,
+    udp_port: int,
+    ways: tuple[str, ...],
+    broker: str | None,
+    login: Path | None,
+    ca: Path | None,
+    as_json: bool,
+    verbose: bool,
 ) -> None:
-    """List boards on serial ports, on the network and in reach of Bluetooth."""
+    """List boards at a broker, on serial ports, on the network and in reach of Bluetooth."""
     from host.boards.discovery import bluetooth, network, usb
+    from host.boards.discovery import broker as brokers
 
-    with ThreadPoolExecutor(2) as pool:
-        asked = pool.submit(usb.search, ports)
-        heard = pool.submit(network.search, seconds, udp_port)
-        advertised = bluetooth.search(seconds)  # macOS wants the main thread for it.
-        searches = [asked.result(), heard.result(), advertised]
+    found = (access.need if "mqtt" in ways else access.find)(broker, login, ca)
+    tasks: dict[str, Callable[[], Search]] = {
+        "serial": lambda: usb.search(ports),
+        "network": lambda: network.search(seconds, udp_port),
+        "bluetooth": lambda: bluetooth.search(seconds),
+    }
+    if found is not None:
+        tasks = {"mqtt": lambda: brokers.search(found, seconds), **tasks}
+    tasks = {way: task for way, task in tasks.items() if not ways or way in ways}
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        started = {way: pool.submit(task) for way, task in tasks.items() if way != "bluetooth"}
+        # macOS wants the main thread for it.
+        advertised = [tasks["bluetooth"]()] if "bluetooth" in tasks else []
+        searches = [*(one.result() for one in started.values()), *advertised]
     if as_json:
         click.echo(boards_table.as_json(searches))
         return

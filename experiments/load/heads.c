@@ -387,6 +387,7 @@ static void report(double seconds) {
     print_histogram();
     printf(", \"cpu_s\": %.6f}\n", cpu_s() - block.cpu_s);
     fflush(stdout);
+    memset(block.ends, 0, sizeof block.ends);
 }
 
 /* Every request ends by its own deadline; what has none by then is lost. */
@@ -409,6 +410,13 @@ static void drain(void) {
     }
 }
 
+/* For the next block; how sessions ended meanwhile is told with it. */
+static void clear(void) {
+    memset(block.errors, 0, sizeof block.errors);
+    block.sent = block.done = block.in_time = block.wrong = block.lost = 0;
+    block.count = 0;
+}
+
 static bool run_block(const char *line) {
     double warm_s = 0;
     double seconds = 0;
@@ -423,11 +431,7 @@ static bool run_block(const char *line) {
         return false;
     }
     uint64_t now = now_ns();
-    uint32_t *kept = block.took_ns100;
-    size_t room = block.room;
-    memset(&block, 0, sizeof block);
-    block.took_ns100 = kept;
-    block.room = room;
+    clear();
     block.begin_ns = now + (uint64_t)(warm_s * (double)SECOND_NS);
     block.end_ns = block.begin_ns + (uint64_t)(seconds * (double)SECOND_NS);
     block.rate = open ? third : 0;
@@ -443,6 +447,7 @@ static bool run_block(const char *line) {
     while (now_ns() < block.end_ns) {
         turn(block.end_ns, NULL);
     }
+    arrive(block.end_ns); /* what came since the last look, too: the same seed is the same load */
     drain();
     block.mode = IDLE;
     report(seconds);
@@ -564,6 +569,7 @@ int main(int count, char **words) {
     print_tallies("session_ends", block.ends);
     printf("}\n");
     fflush(stdout);
+    memset(block.ends, 0, sizeof block.ends);
     failed = failed || up < options.heads;
     for (bool ready = false, on = true; on;) {
         turn(now_ns() + SECOND_NS, &ready);

@@ -1,6 +1,6 @@
 """The same tail behind other servers, as people write it today: what the gateway is compared with.
 
-    python experiments/load/peers.py grpc|grpc-aio|fastapi|aiohttp|triton BUNDLE PORT
+    python experiments/load/peers.py grpc|grpc-aio|fastapi|fastapi-loop|aiohttp|triton BUNDLE PORT
     python experiments/load/peers.py bare BUNDLE
 
 Each takes the boundary's bytes and gives back the result's, from the interpreter that the gateway
@@ -115,7 +115,7 @@ def serve_grpc(opened: Bundle, port: int) -> None:
 
 
 def serve_grpc_aio(opened: Bundle, port: int) -> None:
-    """grpcio's asyncio server; the interpreter runs in the loop."""
+    """grpcio's asyncio server; the interpreter runs in the loop, which stands still meanwhile."""
     import grpc
 
     infer = engine(opened)
@@ -139,7 +139,26 @@ def serve_grpc_aio(opened: Bundle, port: int) -> None:
 
 
 def serve_fastapi(opened: Bundle, port: int) -> None:
-    """FastAPI on uvicorn with uvloop and httptools; the interpreter runs in the loop."""
+    """FastAPI on uvicorn with uvloop and httptools, as its documentation says for what blocks: a
+    plain function, which FastAPI runs in its thread pool."""
+    import uvicorn
+    from fastapi import Body, FastAPI, Response
+
+    infer, lock = engine(opened), threading.Lock()
+    app = FastAPI()
+
+    def handle(body: bytes = Body(media_type="application/octet-stream")) -> Response:
+        with lock:
+            return Response(infer(body), media_type="application/octet-stream")
+
+    handle.__annotations__ = {"body": bytes, "return": Response}
+    app.post(HTTP_PATH)(handle)
+    _ready()
+    uvicorn.run(app, host=HOST, port=port, log_level="error", access_log=False)
+
+
+def serve_fastapi_loop(opened: Bundle, port: int) -> None:
+    """FastAPI likewise, with the interpreter in the loop, which stands still meanwhile."""
     import uvicorn
     from fastapi import FastAPI, Request, Response
 
@@ -147,8 +166,7 @@ def serve_fastapi(opened: Bundle, port: int) -> None:
     app = FastAPI()
 
     async def handle(request: Request) -> Response:
-        body = await request.body()
-        return Response(infer(body), media_type="application/octet-stream")
+        return Response(infer(await request.body()), media_type="application/octet-stream")
 
     handle.__annotations__ = {"request": Request, "return": Response}
     app.post(HTTP_PATH)(handle)
@@ -157,7 +175,7 @@ def serve_fastapi(opened: Bundle, port: int) -> None:
 
 
 def serve_aiohttp(opened: Bundle, port: int) -> None:
-    """aiohttp's server; the interpreter runs in the loop."""
+    """aiohttp's server; the interpreter runs in the loop, which stands still meanwhile."""
     from aiohttp import web
 
     infer = engine(opened)
@@ -210,6 +228,7 @@ SERVERS: dict[str, Callable[[Bundle, int], None]] = {
     "grpc": serve_grpc,
     "grpc-aio": serve_grpc_aio,
     "fastapi": serve_fastapi,
+    "fastapi-loop": serve_fastapi_loop,
     "aiohttp": serve_aiohttp,
     "triton": serve_triton,
 }

@@ -12,6 +12,7 @@
 #include "esp_app_desc.h"
 #include "esp_heap_caps.h"
 #include "esp_log.h"
+#include "esp_random.h"
 #include "esp_system.h"
 #include "esp_task_wdt.h"
 #include "flash.h"
@@ -21,6 +22,7 @@
 #include "freertos/task.h"
 #include "mbedtls/base64.h"
 #include "mqtt.h"
+#include "once.h"
 #include "sdkconfig.h"
 #include "telemetry.h"
 #include "tinysplit/message.h"
@@ -36,7 +38,8 @@ static const char TAG[] = "control";
 #define TIMEOUT_MAX_MS 600000
 #define BLOCK_BYTES 3072 /* of an update, in one command */
 
-#define DEEPEST 8 /* nesting of a command's JSON */
+#define DEEPEST 8     /* nesting of a command's JSON */
+#define BOOT_BYTES 17 /* 16 hexadecimal digits */
 
 #if CONFIG_TINYSPLIT_OPENETH
 #define KIND "emulated"
@@ -79,6 +82,14 @@ static struct {
 } *large;
 static atomic_bool result_used[NODE_JOBS];
 static const char *start_problem;
+static char boot[BOOT_BYTES];
+/* Of inferences begun here. */
+static _Atomic uint32_t inferences, errors, last_round_trip_us;
+/* Commands by MQTT that were not carried out. */
+static _Atomic uint32_t duplicates, stale, malformed;
+/* Of mqtt_once. The MQTT task waits for no lock of this file: others wait for it to send. */
+static SemaphoreHandle_t once_lock;
+static StaticSemaphore_t once_lock_memory;
 
 /* What the control task has to do. */
 struct item {
@@ -127,9 +138,18 @@ static void say(unsigned source, const char *text) {
     }
 }
 
-/* Prints and deletes an object. */
-static void say_object(unsigned source, cJSON *object) {
+static void remember(const char *id_json, const char *answer) {
+    (void)xSemaphoreTake(once_lock, portMAX_DELAY);
+    once_keep(mqtt_once(), id_json, answer);
+    (void)xSemaphoreGive(once_lock);
+}
+
+/* Prints and deletes an object, the answer to the command with this id. */
+static void say_object(unsigned source, const char *id_json, cJSON *object) {
     char *text = object == NULL ? NULL : cJSON_PrintUnformatted(object);
+    if (source == CONTROL_MQTT && text != NULL) {
+        remember(id_json, text);
+    }
     say(source, text != NULL
                     ? text
                     : "{\"id\":null,\"ok\":false,\"error\":{\"code\":\"no_memory\",\"message\":\"the answer did "
@@ -138,19 +158,27 @@ static void say_object(unsigned source, cJSON *object) {
     cJSON_Delete(object);
 }
 
-static cJSON *answer_to(const char *id_json) {
+static cJSON *answer_to(unsigned source, const char *id_json) {
     cJSON *object = cJSON_CreateObject();
     cJSON_AddRawToObject(object, "id", id_json);
+    if (source == CONTROL_MQTT) {
+        (void)xSemaphoreTake(once_lock, portMAX_DELAY);
+        cJSON_AddNumberToObject(object, "count", mqtt_once()->count);
+        (void)xSemaphoreGive(once_lock);
+    }
     return object;
 }
 
 static void refuse_id(unsigned source, const char *id_json, const char *code, const char *message) {
-    cJSON *object = answer_to(id_json);
+    cJSON *object = answer_to(source, id_json);
     cJSON_AddFalseToObject(object, "ok");
     cJSON *error = cJSON_AddObjectToObject(object, "error");
     cJSON_AddStringToObject(error, "code", code);
     cJSON_AddStringToObject(error, "message", message);
-    say_object(source, object);
+    if (source == CONTROL_MQTT) {
+        ESP_LOGW(TAG, "a command over MQTT: %s", code); /* the message may quote it */
+    }
+    say_object(source, id_json, object);
 }
 
 /* A command's id as JSON text, cut to 64 characters. */
@@ -187,10 +215,10 @@ static void refuse_code(const struct command *c, int code, const char *what) {
 static void accept(const struct command *c, cJSON *result) {
     char id[ID_BYTES];
     id_text(c->id, id);
-    cJSON *object = answer_to(id);
+    cJSON *object = answer_to(c->source, id);
     cJSON_AddTrueToObject(object, "ok");
     cJSON_AddItemToObject(object, "result", result != NULL ? result : cJSON_CreateObject());
-    say_object(c->source, object);
+    say_object(c->source, id, object);
 }
 
 static void broadcast(const char *text) {
@@ -221,7 +249,6 @@ static void hex(const uint8_t *bytes, size_t len, char *out) {
 
 static void add_engine(cJSON *info) {
     struct engine_state e = engine_state();
-    cJSON_AddStringToObject(info, "kernels", engine_kernels_name(e.kernels));
     cJSON *test = cJSON_AddObjectToObject(info, "selftest");
     cJSON_AddNumberToObject(test, "vectors", e.open ? 1 : 0);
     cJSON_AddNumberToObject(test, "passed", e.proven ? 1 : 0);
@@ -281,21 +308,24 @@ static const char *problem(void) {
     return start_problem;
 }
 
-static cJSON *info(void) {
+/* Who the board is, as its status says, too. */
+static void add_who(cJSON *o) {
     const struct settings *s = app_settings();
     const struct flash_stage *stage = flash_stage();
-    cJSON *o = cJSON_CreateObject();
-    cJSON_AddNumberToObject(o, "version", VERSION);
-    cJSON_AddStringToObject(o, "kind", KIND);
-    cJSON_AddStringToObject(o, "chip", CONFIG_IDF_TARGET);
-    cJSON_AddStringToObject(o, "firmware", esp_app_get_description()->version);
-    cJSON_AddStringToObject(o, "idf", esp_app_get_description()->idf_ver);
-    cJSON_AddStringToObject(o, "name", s->name);
+    const struct link_port *port = node_port();
     struct link_status link;
     memset(&link, 0, sizeof link);
-    if (node_port() != NULL) {
-        node_port()->describe(&link);
+    if (port != NULL) {
+        port->describe(&link);
     }
+    cJSON_AddNumberToObject(o, "version", VERSION);
+    cJSON_AddStringToObject(o, "kind", KIND);
+    cJSON_AddStringToObject(o, "name", s->name);
+    cJSON_AddStringToObject(o, "boot", boot);
+    cJSON_AddStringToObject(o, "firmware", esp_app_get_description()->version);
+    cJSON_AddStringToObject(o, "kernels", engine_kernels_name(engine_state().kernels));
+    cJSON_AddStringToObject(o, "transport", port != NULL ? port->name : "none");
+    cJSON_AddStringToObject(o, "listen", link.address[0] != '\0' ? link.address : s->listen);
     if (stage != NULL && s->role != ROLE_BRIDGE) {
         static const char *const roles[] = {"head", "relay", "tail"};
         unsigned last = stage->image.stage_count - 1u;
@@ -306,6 +336,51 @@ static cJSON *info(void) {
         cJSON_AddNumberToObject(o, "stages", stage->image.stage_count);
         hex(stage->image.bundle, TS_BUNDLE_BYTES, text);
         cJSON_AddStringToObject(o, "bundle", text);
+    } else {
+        cJSON_AddStringToObject(o, "role", s->role == ROLE_BRIDGE ? "bridge" : "none");
+        cJSON_AddNullToObject(o, "stage");
+        cJSON_AddNullToObject(o, "bundle");
+    }
+}
+
+char *control_status(void) {
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddTrueToObject(o, "online");
+    add_who(o);
+    char *text = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    return text;
+}
+
+void control_add_counts(cJSON *object) {
+    uint32_t round_trip = atomic_load(&last_round_trip_us);
+    cJSON_AddNumberToObject(object, "inferences", atomic_load(&inferences));
+    cJSON_AddNumberToObject(object, "errors", atomic_load(&errors));
+    if (round_trip != 0) {
+        cJSON_AddNumberToObject(object, "last_round_trip_us", round_trip);
+    }
+    if (mqtt_once() == NULL) {
+        return;
+    }
+    cJSON *counts = cJSON_AddObjectToObject(object, "commands");
+    (void)xSemaphoreTake(once_lock, portMAX_DELAY);
+    cJSON_AddNumberToObject(counts, "taken", mqtt_once()->count);
+    (void)xSemaphoreGive(once_lock);
+    cJSON_AddNumberToObject(counts, "duplicates", atomic_load(&duplicates));
+    cJSON_AddNumberToObject(counts, "stale", atomic_load(&stale));
+    cJSON_AddNumberToObject(counts, "retained", mqtt_retained());
+    cJSON_AddNumberToObject(counts, "malformed", atomic_load(&malformed));
+}
+
+static cJSON *info(void) {
+    const struct settings *s = app_settings();
+    const struct flash_stage *stage = flash_stage();
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "chip", CONFIG_IDF_TARGET);
+    cJSON_AddStringToObject(o, "idf", esp_app_get_description()->idf_ver);
+    add_who(o);
+    if (stage != NULL && s->role != ROLE_BRIDGE) {
+        char text[2 * TS_BUNDLE_BYTES + 1];
         hex(stage->image.digest, TS_IMAGE_DIGEST, text);
         cJSON_AddStringToObject(o, "image", text);
         cJSON_AddNumberToObject(o, "image_version", stage->image.version);
@@ -313,12 +388,7 @@ static cJSON *info(void) {
         uint32_t len = stage->image.name.bytes < 64 ? stage->image.name.bytes : 64;
         memcpy(name, stage->base + stage->image.manifest.at + stage->image.name.at, len);
         cJSON_AddStringToObject(o, "model", name);
-    } else {
-        cJSON_AddStringToObject(o, "role", s->role == ROLE_BRIDGE ? "bridge" : "none");
-        cJSON_AddNullToObject(o, "stage");
-        cJSON_AddNullToObject(o, "bundle");
     }
-    cJSON_AddStringToObject(o, "listen", link.address[0] != '\0' ? link.address : s->listen);
     if (s->next[0] != '\0') {
         cJSON_AddStringToObject(o, "next", s->next);
     } else {
@@ -561,8 +631,13 @@ static void run(const struct command *c) {
         timeout_ms = (uint32_t)timeout->valuedouble;
     }
     const struct flash_stage *stage = flash_stage();
-    if (stage == NULL || stage->image.stage != 0) {
-        refuse(c, "refused", "only a head begins inferences; this is none");
+    if (stage != NULL && stage->image.stage != 0) {
+        (void)snprintf(message, sizeof message, "only a head begins inferences; this is stage %u", stage->image.stage);
+        refuse(c, "stage_mismatch", message);
+        return;
+    }
+    if (stage == NULL) {
+        refuse(c, "refused", problem() != NULL ? problem() : "there is no stage");
         return;
     }
     if (!engine_state().proven) {
@@ -668,6 +743,12 @@ static cJSON *result_json(const struct node_result *r) {
 
 static void report(struct node_result *r) {
     struct waiting w;
+    (void)atomic_fetch_add(&inferences, 1);
+    if (r->code == TS_OK) {
+        atomic_store(&last_round_trip_us, r->total_us);
+    } else {
+        (void)atomic_fetch_add(&errors, 1);
+    }
     if (r->token == NODE_AUTO) {
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "event", "inference");
@@ -680,10 +761,10 @@ static void report(struct node_result *r) {
         cJSON_Delete(o);
     } else if (no_longer_waits(r->token, &w)) {
         if (r->code == TS_OK) {
-            cJSON *o = answer_to(w.id);
+            cJSON *o = answer_to(w.source, w.id);
             cJSON_AddTrueToObject(o, "ok");
             cJSON_AddItemToObject(o, "result", result_json(r));
-            say_object(w.source, o);
+            say_object(w.source, w.id, o);
         } else {
             char message[MESSAGE_BYTES];
             (void)snprintf(message, sizeof message, "the inference failed at stage %u (%s%s%s)", r->stage,
@@ -914,8 +995,7 @@ static bool members_are_known(const cJSON *json, const char *name, char *message
         char member[40];
         (void)snprintf(member, sizeof member, " %.36s ", item->string);
         bool fits = strlen(item->string) <= 36 && strchr(item->string, ' ') == NULL;
-        if (strcmp(item->string, "id") != 0 && strcmp(item->string, "cmd") != 0 &&
-            (!fits || strstr(members, member) == NULL)) {
+        if (!fits || (strstr(" id cmd boot after ", member) == NULL && strstr(members, member) == NULL)) {
             (void)snprintf(message, MESSAGE_BYTES, "%s has no member %.*s", name, (int)settings_cut(item->string, 40),
                            item->string);
             return false;
@@ -968,6 +1048,73 @@ static bool is_command(const char *name) {
     return false;
 }
 
+/* A command that was taken before: its answer is said again, if it is there. Called with once_lock held. */
+static void say_again(const char *id_json, enum once_verdict verdict) {
+    (void)atomic_fetch_add(&duplicates, 1);
+    const char *kept = once_answer(mqtt_once(), id_json);
+    if (verdict == ONCE_DONE && kept != NULL) {
+        mqtt_reply(kept);
+    } else if (verdict == ONCE_DONE) {
+        char text[ID_BYTES + 128];
+        (void)snprintf(text, sizeof text,
+                       "{\"id\":%s,\"ok\":false,\"error\":{\"code\":\"done_already\",\"message\":"
+                       "\"it was carried out; the answer is not kept\"}}",
+                       id_json);
+        mqtt_reply(text);
+    }
+}
+
+/* Whether a command came before, as far as it can be told by its id; it is dealt with then. */
+static bool repeated(unsigned source, const char *id_json) {
+    if (source != CONTROL_MQTT) {
+        return false;
+    }
+    (void)xSemaphoreTake(once_lock, portMAX_DELAY);
+    enum once_verdict verdict = once_look(mqtt_once(), id_json);
+    if (verdict != ONCE_NEW) {
+        say_again(id_json, verdict);
+    }
+    (void)xSemaphoreGive(once_lock);
+    return verdict != ONCE_NEW;
+}
+
+/* Whether a command is to be carried out; if not it is answered. One that came by MQTT counts as taken then. */
+static bool is_new(const struct command *c) {
+    const cJSON *meant = cJSON_GetObjectItemCaseSensitive(c->json, "boot");
+    const cJSON *after = cJSON_GetObjectItemCaseSensitive(c->json, "after");
+    if ((meant != NULL && !cJSON_IsString(meant)) || (after != NULL && !whole(after, 0, UINT32_MAX))) {
+        refuse(c, "bad_command", "boot: 16 hexadecimal digits; after: a number of commands");
+        return false;
+    }
+    if (meant != NULL && strcmp(meant->valuestring, boot) != 0) {
+        (void)atomic_fetch_add(&stale, c->source == CONTROL_MQTT ? 1 : 0);
+        refuse(c, "stale", "it was meant for an earlier boot");
+        return false;
+    }
+    if (c->source != CONTROL_MQTT) {
+        return true;
+    }
+    char id[ID_BYTES];
+    id_text(c->id, id);
+    uint32_t known = after != NULL ? (uint32_t)after->valuedouble : 0;
+    (void)xSemaphoreTake(once_lock, portMAX_DELAY);
+    enum once_verdict verdict = once_admit(mqtt_once(), id, after != NULL ? &known : NULL);
+    if (verdict == ONCE_PENDING || verdict == ONCE_DONE) {
+        say_again(id, verdict);
+    }
+    (void)xSemaphoreGive(once_lock);
+    if (verdict == ONCE_FORGOTTEN) {
+        (void)atomic_fetch_add(&stale, 1);
+        refuse(c, "forgotten", "so much has come since it was made that it may have been done");
+    }
+    return verdict == ONCE_NEW;
+}
+
+static void refuse_malformed(const struct command *c, const char *message) {
+    (void)atomic_fetch_add(&malformed, c->source == CONTROL_MQTT ? 1 : 0);
+    refuse(c, "malformed", message);
+}
+
 /* cJSON recurses as deep as a line nests; our stacks are small. */
 static cJSON *parse_json(const char *text, size_t len, const char **end) {
     int depth = 0;
@@ -997,30 +1144,30 @@ static void parse(unsigned source, const char *text, size_t len, struct line *li
     char message[MESSAGE_BYTES];
     const char *end = text;
     if (!settings_is_utf8(text, len)) {
-        refuse(&c, "bad_command", "not a line of JSON: no UTF-8");
+        refuse_malformed(&c, "not a line of JSON: no UTF-8");
         return;
     }
     cJSON *json = parse_json(text, len, &end);
     if (json == NULL) {
         (void)snprintf(message, sizeof message, "not a line of JSON: wrong near character %u", (unsigned)(end - text));
-        refuse(&c, "bad_command", message);
+        refuse_malformed(&c, message);
         return;
     }
     c.json = json;
     c.id = cJSON_GetObjectItemCaseSensitive(json, "id");
     const cJSON *cmd = cJSON_GetObjectItemCaseSensitive(json, "cmd");
     if (!cJSON_IsObject(json)) {
-        refuse(&c, "bad_command", "a command is a JSON object");
+        refuse_malformed(&c, "a command is a JSON object");
     } else if (!cJSON_IsString(c.id) && !whole(c.id, -9007199254740992.0, 9007199254740992.0)) {
         c.id = NULL;
-        refuse(&c, "bad_command", "a command needs an id, a number or a string");
+        refuse_malformed(&c, "a command needs an id, a number or a string");
     } else if (!cJSON_IsString(cmd) || !is_command(cmd->valuestring)) {
         const char *asked = cJSON_IsString(cmd) ? cmd->valuestring : "there";
         (void)snprintf(message, sizeof message,
                        "no command %.*s: info, configure, run, stats, abort, reboot, selftest ...",
                        (int)settings_cut(asked, 40), asked);
         refuse(&c, "unknown_command", message);
-    } else {
+    } else if (is_new(&c)) {
         execute(&c, cmd->valuestring);
     }
     cJSON_Delete(json);
@@ -1050,7 +1197,13 @@ void control_line(unsigned source, struct line *line) {
     if (line->problem != LINE_FINE) {
         char id[ID_BYTES];
         find_id(line, id);
-        refuse_id(source, id, line->problem == LINE_NO_BUFFER ? "no_slot" : "bad_command", problems[line->problem]);
+        if (!repeated(source, id)) {
+            refuse_id(source, id,
+                      line->problem == LINE_NO_BUFFER  ? "no_slot"
+                      : line->problem == LINE_TOO_LONG ? "too_long"
+                                                       : "bad_command",
+                      problems[line->problem]);
+        }
     } else {
         parse(source, line->text, line->len, line);
     }
@@ -1082,7 +1235,11 @@ static void message(const struct item *item) {
     node_release(item->session, item->slot);
 }
 
-static void say_ready(void) {
+static void say_ready(void *arg) {
+    (void)arg;
+    if (!take_lock()) {
+        return;
+    }
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "event", "ready");
     cJSON_AddItemToObject(o, "info", info());
@@ -1092,15 +1249,16 @@ static void say_ready(void) {
     }
     cJSON_free(text);
     cJSON_Delete(o);
+    (void)xSemaphoreGive(lock);
+}
+
+void control_ready(void) {
+    (void)control_defer(say_ready, NULL);
 }
 
 static void control_task(void *arg) {
     (void)arg;
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
-    if (take_lock()) {
-        say_ready();
-        (void)xSemaphoreGive(lock);
-    }
     for (;;) {
         struct item item;
         (void)esp_task_wdt_reset();
@@ -1123,6 +1281,8 @@ void control_start(const char *problem_text) {
     ESP_ERROR_CHECK(large != NULL ? ESP_OK : ESP_ERR_NO_MEM);
     large->stored = *app_settings();
     lock = xSemaphoreCreateMutexStatic(&lock_memory);
+    once_lock = xSemaphoreCreateMutexStatic(&once_lock_memory);
+    (void)snprintf(boot, sizeof boot, "%08" PRIx32 "%08" PRIx32, esp_random(), esp_random());
     items = xQueueCreateStatic(8, sizeof(struct item), items_storage, &items_state);
     BaseType_t made =
         xTaskCreatePinnedToCore(control_task, "control", STACK_BYTES, NULL, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE);

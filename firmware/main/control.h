@@ -2,6 +2,7 @@
 #ifndef CONTROL_H
 #define CONTROL_H
 
+#include "cJSON.h"
 #include "line.h"
 #include "node.h"
 
@@ -19,8 +20,17 @@ extern const struct line_sink control_sink;
 /* Starts the control task: results, events, telemetry, commands of sessions. */
 void control_start(const char *problem);
 
+/* Says `ready` to all who listen, once a firmware on trial is known to stay: who waits for it counts on that. */
+void control_ready(void);
+
 /* Deals with a line; answers before it returns, but for `run`. From any task with 6 KB of stack. */
 void control_line(unsigned source, struct line *line);
+
+/* What the retained status says while the board is online; for cJSON_free. NULL: no memory. From any task. */
+char *control_status(void);
+
+/* Adds what is counted here to a record of telemetry. */
+void control_add_counts(cJSON *object);
 
 /* Runs a function on the control task, where lines may be dealt with; false if its queue is full. */
 bool control_defer(void (*function)(void *arg), void *arg);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cJSON.h"
 #include "control.h"
 #include "esp_crt_bundle.h"
 #include "esp_heap_caps.h"
@@ -16,35 +17,104 @@ static const char TAG[] = "mqtt";
 #define TOPIC_BYTES 64
 #define STACK_BYTES 8192
 #define OFFLINE "{\"online\":false}"
-#define ONLINE "{\"online\":true}"
+#define COMMANDS 2 /* one being carried out, and the next */
+/* Of kept answers, with PSRAM and without. */
+#define ANSWERS_BYTES 16384u
+#define ANSWERS_BYTES_INTERNAL 4096u
 
 static esp_mqtt_client_handle_t client;
 static atomic_bool up;
 static char command_topic[TOPIC_BYTES], reply_topic[TOPIC_BYTES], telemetry_topic[TOPIC_BYTES],
     status_topic[TOPIC_BYTES];
-static struct line *line; /* in PSRAM where there is some */
-static bool ours;         /* the message whose pieces come is a command */
+/* Commands that were read, and the one that is. esp-mqtt calls on_event with its own lock held, which everybody who
+ * sends waits for: so commands are carried out elsewhere, and nothing is waited for here. */
+static struct large {
+    struct line commands[COMMANDS];
+    struct once once;
+} *large; /* in PSRAM where there is some */
+static char *answers;
+static size_t answers_bytes;
+static atomic_bool used[COMMANDS]; /* PSRAM has no atomic operations */
+static int reading = -1;           /* which the message is whose pieces come; -1: none, or there is no room */
+static _Atomic uint32_t retained;
+
+static void carry_out(void *arg) {
+    struct line *command = arg;
+    control_line(CONTROL_MQTT, command);
+    line_clear(command);
+    atomic_store(&used[command - large->commands], false);
+}
+
+static void let_go(void) {
+    if (reading >= 0) {
+        line_clear(&large->commands[reading]);
+        atomic_store(&used[reading], false);
+        reading = -1;
+    }
+}
+
+static void begin(const esp_mqtt_event_t *event) {
+    let_go(); /* of one that broke off */
+    if (event->topic_len != (int)strlen(command_topic) ||
+        memcmp(event->topic, command_topic, (size_t)event->topic_len) != 0) {
+        return;
+    }
+    if (event->retain) {
+        /* Retained commands are of the past: whoever set them does not wait for them. */
+        (void)atomic_fetch_add(&retained, 1);
+        ESP_LOGW(TAG, "a retained command is ignored");
+        return;
+    }
+    for (int i = 0; i < COMMANDS && reading < 0; i++) {
+        if (!atomic_exchange(&used[i], true)) {
+            reading = i;
+        }
+    }
+    if (reading < 0) {
+        ESP_LOGW(TAG, "a command is left out: others wait"); /* whoever waits for an answer sends it again */
+    }
+}
 
 static void piece(const esp_mqtt_event_t *event) {
     if (event->current_data_offset == 0) {
-        line_clear(line);
-        /* Retained commands are of the past: whoever set them does not wait for them. */
-        ours = !event->retain && event->topic_len == (int)strlen(command_topic) &&
-               memcmp(event->topic, command_topic, (size_t)event->topic_len) == 0;
+        begin(event);
     }
-    bool whole = false;
-    for (int i = 0; ours && i < event->data_len; i++) {
+    if (reading < 0) {
+        return;
+    }
+    struct line *line = &large->commands[reading];
+    for (int i = 0; i < event->data_len; i++) {
         uint8_t byte = (uint8_t)event->data[i];
-        whole = line_byte(line, byte == '\n' ? ' ' : byte);
+        (void)line_byte(line, byte == '\n' ? ' ' : byte);
     }
-    if (ours && event->current_data_offset + event->data_len >= event->total_data_len) {
-        whole = line_byte(line, '\n');
-        if (whole) {
-            control_line(CONTROL_MQTT, line);
-        }
-        line_clear(line);
-        ours = false;
+    if (event->current_data_offset + event->data_len < event->total_data_len) {
+        return;
     }
+    if (line_byte(line, '\n') && control_defer(carry_out, line)) {
+        reading = -1; /* it is the control task's now */
+    }
+    let_go();
+}
+
+/* What went wrong with the connection. */
+static void complain(const esp_mqtt_error_codes_t *why) {
+    if (why->error_type == MQTT_ERROR_TYPE_CONNECTION_REFUSED) {
+        ESP_LOGE(TAG, "the broker refuses us (code %d): name or password?", (int)why->connect_return_code);
+    } else if (why->esp_tls_cert_verify_flags != 0) {
+        ESP_LOGE(TAG, "the broker's certificate is not to be trusted (flags 0x%x)",
+                 (unsigned)why->esp_tls_cert_verify_flags);
+    } else {
+        ESP_LOGW(TAG, "connection failed: %s", esp_err_to_name(why->esp_tls_last_esp_err));
+    }
+}
+
+/* Commands can come now. */
+static void say_online(void) {
+    char *status = control_status();
+    if (status != NULL) {
+        (void)esp_mqtt_client_publish(client, status_topic, status, 0, 1, 1);
+    }
+    cJSON_free(status);
 }
 
 static void on_event(void *arg, esp_event_base_t base, int32_t id, void *data) {
@@ -54,21 +124,25 @@ static void on_event(void *arg, esp_event_base_t base, int32_t id, void *data) {
     switch ((esp_mqtt_event_id_t)id) {
     case MQTT_EVENT_CONNECTED:
         (void)esp_mqtt_client_subscribe_single(client, command_topic, 1);
-        (void)esp_mqtt_client_publish(client, status_topic, ONLINE, 0, 1, 1);
         atomic_store(&up, true);
+        break;
+    case MQTT_EVENT_SUBSCRIBED:
+        if (event->error_handle != NULL && event->error_handle->error_type == MQTT_ERROR_TYPE_SUBSCRIBE_FAILED) {
+            ESP_LOGE(TAG, "the broker does not let us read %s: not authorized", command_topic);
+        } else {
+            say_online();
+        }
         break;
     case MQTT_EVENT_DISCONNECTED:
         atomic_store(&up, false);
+        let_go();
         break;
     case MQTT_EVENT_DATA:
         piece(event);
         break;
     case MQTT_EVENT_ERROR:
-        if (event->error_handle != NULL && event->error_handle->error_type == MQTT_ERROR_TYPE_CONNECTION_REFUSED) {
-            ESP_LOGE(TAG, "the broker refuses us (code %d): name or password?",
-                     (int)event->error_handle->connect_return_code);
-        } else if (event->error_handle != NULL) {
-            ESP_LOGW(TAG, "connection failed: %s", esp_err_to_name(event->error_handle->esp_tls_last_esp_err));
+        if (event->error_handle != NULL) {
+            complain(event->error_handle);
         }
         break;
     default:
@@ -84,13 +158,21 @@ int mqtt_start(const struct settings *settings) {
     if (settings->mqtt_url[0] == '\0') {
         return ESP_OK;
     }
-    if (line == NULL) {
-        line = heap_caps_calloc_prefer(1, sizeof *line, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+    if (large == NULL) {
+        large = heap_caps_calloc_prefer(1, sizeof *large, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT, MALLOC_CAP_DEFAULT);
+        answers = heap_caps_calloc_prefer(1, ANSWERS_BYTES, 1, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT);
+        answers_bytes = answers != NULL ? ANSWERS_BYTES : ANSWERS_BYTES_INTERNAL;
+        answers = answers != NULL ? answers : heap_caps_calloc_prefer(1, answers_bytes, 1, MALLOC_CAP_DEFAULT);
     }
-    if (line == NULL) {
+    if (large == NULL) {
         return ESP_ERR_NO_MEM;
     }
-    line_init(line, &control_sink);
+    for (unsigned i = 0; i < COMMANDS; i++) {
+        line_init(&large->commands[i], &control_sink);
+        atomic_store(&used[i], false);
+    }
+    reading = -1;
+    once_init(&large->once, answers, answers != NULL ? answers_bytes : 0);
     topic(command_topic, settings->name, "cmd");
     topic(reply_topic, settings->name, "reply");
     topic(telemetry_topic, settings->name, "telemetry");
@@ -116,6 +198,14 @@ int mqtt_start(const struct settings *settings) {
     }
     esp_err_t code = esp_mqtt_client_register_event(client, ESP_EVENT_ANY_ID, on_event, NULL);
     return code == ESP_OK ? esp_mqtt_client_start(client) : code;
+}
+
+struct once *mqtt_once(void) {
+    return large != NULL ? &large->once : NULL;
+}
+
+uint32_t mqtt_retained(void) {
+    return atomic_load(&retained);
 }
 
 bool mqtt_is_up(void) {

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "once.h"
 #include "settings.h"
 
 #ifdef __cplusplus
@@ -19,6 +20,12 @@ bool mqtt_is_up(void);
 
 /* The answer to the command being dealt with, and to a `run` later. */
 void mqtt_reply(const char *text);
+
+/* What is remembered of commands; NULL without MQTT. */
+struct once *mqtt_once(void);
+
+/* Retained commands, which are ignored. */
+uint32_t mqtt_retained(void);
 
 /* Dropped while there is no connection. */
 void mqtt_telemetry(const char *text);

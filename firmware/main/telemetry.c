@@ -6,6 +6,7 @@
 #include "sdkconfig.h"
 
 #include "app.h"
+#include "control.h"
 #if CONFIG_TINYSPLIT_TEMPERATURE
 #include "driver/temperature_sensor.h"
 #endif
@@ -118,6 +119,7 @@ cJSON *telemetry(void) {
     cJSON_AddStringToObject(o, "kernels", engine_kernels_name(engine.kernels));
     cJSON_AddNumberToObject(o, "runs", engine.runs);
     cJSON_AddNumberToObject(o, "last_invoke_us", engine.last_us);
+    control_add_counts(o);
     if (engine.wrong[0] != '\0') {
         cJSON_AddStringToObject(o, "first_wrong", engine.wrong);
     }
@@ -126,7 +128,9 @@ cJSON *telemetry(void) {
         memset(&link, 0, sizeof link);
         node_port()->describe(&link);
         cJSON_AddBoolToObject(o, "link_up", link.up);
-        cJSON_AddNumberToObject(o, "rssi_dbm", link.rssi_dbm);
+        if (link.rssi_dbm != 0) {
+            cJSON_AddNumberToObject(o, "rssi_dbm", link.rssi_dbm);
+        }
         node_stats(&stats);
         cJSON_AddNumberToObject(o, "frames_in", stats.link.frames_in);
         cJSON_AddNumberToObject(o, "frames_out", stats.link.frames_out);

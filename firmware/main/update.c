@@ -111,9 +111,10 @@ static void drop_app(void) {
 }
 
 static int begin_app(const struct ts_image *image, const uint8_t *header, const uint8_t *digest, uint32_t *offset) {
-    if (app.open && memcmp(app.header, header, sizeof app.header) == 0 &&
+    if ((app.open || app.ready) && memcmp(app.header, header, sizeof app.header) == 0 &&
         memcmp(app.digest, digest, sizeof app.digest) == 0) {
-        *offset = state.offset;
+        *offset =
+            app.ready ? image->bytes : state.offset; /* as ts_slots_begin of an image that is there and verified */
         return TS_OK;
     }
     drop_app();
@@ -170,6 +171,9 @@ static int write_app(uint32_t offset, const uint8_t *bytes, uint32_t len) {
 static int finish_app(void) {
     const struct ts_crypto *crypto = &flash_rules()->crypto;
     uint8_t digest[TS_IMAGE_DIGEST];
+    if (app.ready) {
+        return TS_OK;
+    }
     bool hashed = crypto->sha256_finish(crypto->ctx, digest);
     app.open = false;
     int code = TS_OK;

@@ -104,8 +104,7 @@ def bench(
                 folders = bundles.prepare(experiment, cache, steps)
                 steps("bundles")
                 opened = bundles.read_all(experiment, folders)
-            noted = Environment(folder, experiment, opened)
-            stack.callback(noted.end)
+            noted = stack.enter_context(Environment(folder, experiment, opened))
             observer = _observer(silent, as_json, stack)
             pool = partial(_computed, experiment, opened, jobs, scheduler, stack)
             tell = _print_text if verbose else None

@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from host.bench import rows, store
@@ -20,6 +21,7 @@ from host.bench.measured import now_utc
 from host.bench.spec import Cell, Experiment, cut_name
 from partitioner import kernels
 from partitioner.bundle import Bundle
+from partitioner.output import OutputError
 
 VERSION = 1
 _PACKAGES = (
@@ -29,7 +31,7 @@ _PACKAGES = (
 
 
 class Environment:
-    """The file, and what is added to it while the sweep runs."""
+    """The file, and what is added to it while the sweep runs; a context manager."""
 
     def __init__(self, folder: Path, experiment: Experiment, bundles: Mapping[Key, Bundle]) -> None:
         """Read it, hold the bundles against those it names, and note that a session begins.
@@ -84,10 +86,22 @@ class Environment:
             known += fresh
             self._write()
 
-    def end(self) -> None:
-        """The session is over."""
+    def __enter__(self) -> Environment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The session is over. Raises OutputError, unless something else is on its way already."""
         self._content["sessions"][-1]["ended_utc"] = now_utc()
-        self._write()
+        try:
+            self._write()
+        except OutputError:
+            if value is None:
+                raise
 
 
 def packages() -> dict[str, str]:

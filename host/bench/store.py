@@ -200,6 +200,8 @@ class Store:
         )
 
     def _open(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StoreError(f"{self.folder} is no folder; give another --output")
         if self.folder.is_dir() and not (self.folder / EXPERIMENT).exists():
             strange = [p.name for p in self.folder.iterdir() if p.name != LOCK]
             if strange:
@@ -303,7 +305,7 @@ class Store:
         assert done.end is not None
         try:
             os.fsync(self._journal)
-            rows.write(rows.table(done.settled()), self._part(done.number))
+            rows.write(rows.table(done.settled()), _part(self.folder, done.number))
             self.cells[done.number] = {"number": done.number, "name": done.name, **done.end}
             self._write_cells()
             os.ftruncate(self._journal, 0)
@@ -311,9 +313,6 @@ class Store:
             raise self._cannot(error) from error
         self._size = 0
         self.progress = Progress()
-
-    def _part(self, number: int) -> Path:
-        return self.folder / PARTS / f"{number:04}.parquet"
 
     def _write_cells(self) -> None:
         write_json(
@@ -335,7 +334,7 @@ class Store:
         self.cells = {n: cell for n, cell in self.cells.items() if n not in gone}
         self._write_cells()
         for number in gone:
-            self._part(number).unlink(missing_ok=True)
+            _part(self.folder, number).unlink(missing_ok=True)
         (self.folder / ROWS).unlink(missing_ok=True)
 
     def _part_again(self) -> None:
@@ -345,17 +344,17 @@ class Store:
             whole = rows.read(self.folder / ROWS)
             for number, cell in self.cells.items():
                 here = pa.array([name == cell["name"] for name in whole["cell"].to_pylist()])
-                rows.write(whole.filter(here), self._part(number))
+                rows.write(whole.filter(here), _part(self.folder, number))
 
     def finish(self, *, csv: bool = False) -> Table:
         """All cells are over: their rows in one file. Returns them."""
         target = self.folder / ROWS
         try:
             if not target.exists():
-                parts = [rows.read(self._part(number)) for number in sorted(self.cells)]
-                rows.write(rows.joined(parts), target)
+                over = [self.cells[number] for number in sorted(self.cells)]
+                rows.write(rows.joined(_tables(self.folder, over)), target)
             for number in self.cells:
-                self._part(number).unlink(missing_ok=True)
+                _part(self.folder, number).unlink(missing_ok=True)
             if (self.folder / PARTS).is_dir():
                 (self.folder / PARTS).rmdir()
             whole = rows.read(target)
@@ -459,10 +458,7 @@ def read(folder: Path) -> Results:
         RowsError: rows of another version.
     """
     state = read_state(folder)
-    if (folder / ROWS).exists():
-        tables = [rows.read(folder / ROWS)]
-    else:
-        tables = [rows.read(path) for path in sorted((folder / PARTS).glob("*.parquet"))]
+    tables = _tables(folder, state.cells)
     if state.under_way.rows:
         tables.append(rows.table(state.under_way.rows))
     return Results(
@@ -471,6 +467,25 @@ def read(folder: Path) -> Results:
         environment=read_json(folder / ENVIRONMENT),
         rows=rows.joined(tables),
     )
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / PARTS / f"{number:04}.parquet"
+
+
+def _tables(folder: Path, cells: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """The rows of cells that are over. Raises StoreError: some are not there; RowsError."""
+    parts = [_part(folder, cell["number"]) for cell in cells]
+    missing = [path for path in parts if not path.exists()]
+    # In this order: a sweep that ends meanwhile takes the parts away once all rows are in one file.
+    if (folder / ROWS).exists():
+        return [rows.read(folder / ROWS)]
+    if missing:
+        raise StoreError(
+            f"{folder} has lost rows of cells that are over (neither {ROWS} nor "
+            f"{PARTS}/{missing[0].name} is there); restore them, or give another --output"
+        )
+    return [rows.read(path) for path in parts]
 
 
 def is_locked(folder: Path) -> bool:

@@ -174,7 +174,7 @@ class Board(ABC):
                 self._ready = answer.get("info", {})
 
     def _text(self, line: str) -> None:
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        shown = control.printable(line, len(line))
         self.texts.append(shown)
         if self._on_text is not None:
             self._on_text(shown)

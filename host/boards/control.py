@@ -177,6 +177,12 @@ def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def printable(text: str, most: int = 200) -> str:
+    """One line for people and their terminals, whatever `text` is."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])
+    return shown + "..." * (len(text) > most)
+
+
 def masked(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they are shown: of secrets, whether they are set."""
     return {name: bool(value) if name in SECRETS else value for name, value in settings.items()}

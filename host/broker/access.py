@@ -7,7 +7,8 @@ tinysplit/. Without users everybody is an operator, on this machine only.
 
 from __future__ import annotations
 
-ROOT = "tinysplit"
+from host.mqtt.topics import CMD, REPLY, ROOT, STATUS, TELEMETRY, topic
+
 NODE, OPERATOR = "node", "operator"
 ROLES = (NODE, OPERATOR)
 
@@ -16,12 +17,12 @@ def may_publish(role: str, name: str, wanted: str) -> bool:
     """Whether the user `name` may send to the topic `wanted`, as a last will, too."""
     if role == OPERATOR:
         return wanted.startswith(f"{ROOT}/")
-    return wanted in {f"{ROOT}/{name}/{what}" for what in ("reply", "telemetry", "status")}
+    return wanted in {topic(name, what) for what in (REPLY, TELEMETRY, STATUS)}
 
 
 def may_subscribe(role: str, name: str, wanted: str) -> bool:
     """Whether the user `name` may subscribe to the filter `wanted`, which has wildcards or not."""
-    return role == OPERATOR or wanted == f"{ROOT}/{name}/cmd"
+    return role == OPERATOR or wanted == topic(name, CMD)
 
 
 def is_filter(text: str) -> bool:

@@ -10,7 +10,8 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +21,16 @@ from host.broker import access, lasting, packets, users
 from host.broker.broker import Broker, Lasting, Limits, Session
 from host.broker.log import Log
 from host.broker.packets import Connect, Parser, ProtocolError
+from host.broker.tls import Channel
 from host.broker.users import Checker, UsersError
 from models.errors import TinysplitError
 
 _FIRST_PACKET_BYTES = 16 << 10  # Of who has not logged in: CONNECT, with a will.
 _LOGIN_S = 5.0  # From the connection to the CONNECT, TLS included.
-_PENDING = 256  # Connections that have not logged in; a further one ends the oldest.
-_WAITING_LOGINS = 64  # Passwords to be checked; there is no queue beyond.
+# A flood ends its own connections, not those of boards: what is too much goes at the cost of the
+# address that has most of it.
+_PENDING = 1000  # Connections that have not logged in.
+_WAITING_LOGINS = 200  # Passwords to be checked, at some 25 a second for each hasher.
 _HASHERS = 2
 _UNSENT_BYTES = 2 << 20  # From here on a client is not written to until it reads.
 _MOST_UNSENT_BYTES = 8 << 20  # From here on it is disconnected.
@@ -68,11 +72,12 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = Parser(min(_FIRST_PACKET_BYTES, server.settings.limits.packet_bytes))
         self._session: Session | None = None
-        self._waits = False  # For TLS or for its password to be checked.
+        self._waits = False  # For its password to be checked.
         self._held = False
-        self._securing: asyncio.Task[None] | None = None
+        context = server.settings.tls
+        self._tls = None if context is None else Channel(context)
         self.opened_at = time.monotonic()
-        self.address = "?"
+        self.host = self.address = "?"
 
     # What asyncio calls.
 
@@ -80,39 +85,25 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("peername") or ("?", 0)
-        self.address = f"{peer[0]}:{peer[1]}"
+        self.host, self.address = str(peer[0]), f"{peer[0]}:{peer[1]}"
         taken: socket.socket = transport.get_extra_info("socket")
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE:
             if hasattr(socket, name):
                 taken.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._server.opened(self)
-        if self._server.settings.tls is not None:
-            self._securing = asyncio.ensure_future(self._secure(self._server.settings.tls))
-        else:
-            transport.set_write_buffer_limits(_UNSENT_BYTES)
-
-    async def _secure(self, context: ssl.SSLContext) -> None:
-        plain = self._transport
-        assert plain is not None
-        loop = asyncio.get_running_loop()
-        try:
-            secure = await loop.start_tls(
-                plain, self, context, server_side=True, ssl_handshake_timeout=_LOGIN_S
-            )
-        except (OSError, ssl.SSLError) as error:
-            why = getattr(error, "reason", None) or type(error).__name__
-            self._server.log.warning("no_tls", f"{self.address}: no TLS ({why})")
-            plain.abort()
-            self._server.closed(self)
-            return
-        if secure is None:  # It left meanwhile.
-            self._server.closed(self)
-            return
-        self._transport = secure
-        secure.set_write_buffer_limits(_UNSENT_BYTES)
+        transport.set_write_buffer_limits(_UNSENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except ssl.SSLError as error:
+                self._server.log.warning("no_tls", f"{self.address}: no TLS ({error.reason})")
+                self._write(self._tls.outgoing())
+                self.close()
+                return
+            self._write(self._tls.outgoing())
         self._parser.feed(data)
         self._take()
 
@@ -133,8 +124,16 @@ class _Connection(asyncio.Protocol):
     # What the broker calls.
 
     def send(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._tls is not None:
+            self._tls.send(data)
+            data = self._tls.outgoing()
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or not data:
             return
         transport.write(data)
         if transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
@@ -247,7 +246,7 @@ class Server:
         self._users_stamp = _stamp(settings.users_file)
         self._pending: dict[_Connection, None] = {}  # In the order they came.
         self._open: set[_Connection] = set()
-        self._checks: set[asyncio.Task[None]] = set()  # Passwords that are checked.
+        self._checks: dict[_Connection, asyncio.Task[None]] = {}  # Of passwords, in order.
         self._hashers = ThreadPoolExecutor(_HASHERS, "login")
         self._saving: asyncio.Task[None] | None = None
         self._stopping = False
@@ -284,8 +283,8 @@ class Server:
         self._open.add(connection)
         self._pending[connection] = None
         if len(self._pending) > _PENDING:
-            oldest = next(iter(self._pending))
-            self.log.warning("too_many", "too many connections that do not log in: one was ended")
+            oldest = _oldest_of_the_busiest(self._pending)
+            self.log.warning("too_many", f"{oldest.host}: too many connections that do not log in")
             self.closed(oldest)
             oldest.abort()
 
@@ -295,6 +294,9 @@ class Server:
     def closed(self, connection: _Connection) -> None:
         self._open.discard(connection)
         self._pending.pop(connection, None)
+        check = self._checks.pop(connection, None)
+        if check is not None:
+            check.cancel()
 
     def log_in(self, connection: _Connection, wanted: Connect) -> None:
         """Answer a CONNECT, at once or when its password has been checked."""
@@ -308,21 +310,22 @@ class Server:
         known = self._checker.known(wanted.user, wanted.password)
         if known is not None:
             connection.welcome(wanted, known.role)
-        elif len(self._checks) >= _WAITING_LOGINS:
-            self.log.warning("too_many_logins", "more logins than can be checked")
-            connection.refuse(packets.UNAVAILABLE)
         else:
-            check = asyncio.ensure_future(
+            self._checks[connection] = asyncio.ensure_future(
                 self._check(connection, wanted, wanted.user, wanted.password)
             )
-            self._checks.add(check)
-            check.add_done_callback(self._checks.discard)
+            if len(self._checks) > _WAITING_LOGINS:
+                oldest = _oldest_of_the_busiest(self._checks)
+                self.log.warning("too_many_logins", f"{oldest.host}: too many logins at once")
+                self._checks.pop(oldest).cancel()
+                oldest.refuse(packets.UNAVAILABLE)
 
     async def _check(
         self, connection: _Connection, wanted: Connect, name: str, password: bytes
     ) -> None:
         loop = asyncio.get_running_loop()
         user = await loop.run_in_executor(self._hashers, self._checker.check, name, password)
+        self._checks.pop(connection, None)
         if self._stopping:
             return
         if user is None or self._checker.users.get(name) is not user:
@@ -381,7 +384,9 @@ class Server:
         self.broker.tick()
         self.log.flush()
         late = time.monotonic() - _LOGIN_S
-        for connection in [one for one in self._pending if one.opened_at < late]:
+        for connection in [
+            one for one in self._pending if one.opened_at < late and one not in self._checks
+        ]:
             self.log.warning("no_login", f"{connection.address}: no login in {_LOGIN_S:.0f} s")
             self.closed(connection)
             connection.abort()
@@ -432,6 +437,12 @@ class Server:
                 f"only {hard:,} files may be open, and {self.settings.limits.clients:,} clients "
                 f"need {wanted:,}: raise the limit (ulimit -n), or lower --max-clients"
             )
+
+
+def _oldest_of_the_busiest(connections: Iterable[_Connection]) -> _Connection:
+    """`connections` are in the order they came."""
+    busiest = Counter(one.host for one in connections).most_common(1)[0][0]
+    return next(one for one in connections if one.host == busiest)
 
 
 def _stamp(path: Path) -> Any:

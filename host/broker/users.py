@@ -10,17 +10,16 @@ import binascii
 import hashlib
 import hmac
 import os
-import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from host.broker.access import ROLES
+from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.output import whole_file
 
 SHORTEST, LONGEST_BYTES = 8, 128  # Of a password; the setting mqtt_password has no more.
-NAME = r"[A-Za-z0-9._-]{1,32}"  # The setting `name` of a node.
 _MAX_FILE_BYTES = 1 << 20
 # RFC 7914, section 2, and its paper's parameters for interactive logins: 16 MiB, some 40 ms.
 _N, _R, _P = 1 << 14, 8, 1
@@ -58,7 +57,7 @@ def made(name: str, role: str, password: str) -> User:
     Raises:
         UsersError: the name, the role or the password will not do.
     """
-    if not re.fullmatch(NAME, name):
+    if not topics.is_node(name):
         raise UsersError(
             f"{name[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -"
         )
@@ -116,7 +115,7 @@ def _parse(line: str) -> User | None:
     except (ValueError, binascii.Error):
         return None
     sound = (
-        re.fullmatch(NAME, name)
+        topics.is_node(name)
         and role in ROLES
         and n in {1 << power for power in range(10, 19)}
         and 1 <= r <= 32

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
 from host.mqtt import topics
+from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
 FILES_BESIDE_HEADS = 256
@@ -41,7 +41,7 @@ class ListenAt(click.ParamType):  # type: ignore[type-arg]  # Generic from click
             return value
         try:
             return places.parse(str(value))
-        except Exception as error:
+        except TinysplitError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -102,7 +102,10 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
     help="Processes that run the tail.  [default: one per processor]",
 )
 @click.option(
-    "--engine-cores", type=Cores(), metavar="CORES", help="Processors for them: 0, 0,2 or 1-3."
+    "--engine-cores",
+    type=Cores(),
+    metavar="CORES",
+    help="Processors for them alone: 0, 0,2 or 1-3.",
 )
 @click.option(
     "--kernels",
@@ -197,6 +200,8 @@ def gateway(
 
     SIGHUP reads the bundles' folders again.
     """
+    if sys.platform == "win32":
+        raise GatewayError("the gateway needs Linux or macOS; on Windows it runs in WSL")
     if not topics.is_node(name):
         raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
     options = Options(
@@ -211,6 +216,7 @@ def gateway(
         reload_grace_s=reload_grace,
     )
     _raise_file_limit(heads + FILES_BESIDE_HEADS)
+    _leave(engine_cores)
     chosen = listen_at or (places.parse("udp://127.0.0.1:4000"),)
     transports = [(place.text, place.transport(reuse_port=reuse_port, air=air)) for place in chosen]
     voice = _Voice(as_json=as_json, quiet=quiet)
@@ -272,8 +278,18 @@ class _Voice:
             self._console.print(text)
 
 
+def _leave(engine_cores: frozenset[int] | None) -> None:
+    """The engines have their processors to themselves, where there are others."""
+    if engine_cores is not None and hasattr(os, "sched_setaffinity"):
+        rest = os.sched_getaffinity(0) - engine_cores
+        if rest:
+            os.sched_setaffinity(0, rest)
+
+
 def _raise_file_limit(wanted: int) -> None:
     """Each TCP head is an open file."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

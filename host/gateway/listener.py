@@ -54,6 +54,10 @@ class ListenerUser(ABC):
         """An answer has arrived, or cannot."""
 
     @abstractmethod
+    def trouble(self, listener: Listener, error: TransportError) -> None:
+        """The link below does not work for now."""
+
+    @abstractmethod
     def ended(self, listener: Listener, event: SessionEnded) -> None:
         """A session is over; nothing of it can be answered any more."""
 
@@ -127,7 +131,10 @@ class Listener(Driver):
         self.server.sweep(self.heads)
 
     def link_error(self, error: TransportError) -> None:
-        _log.debug("%s: %s", self.name, error)
+        if self.kind in ("udp", "tcp"):
+            _log.debug("%s: %s", self.name, error)  # Peers that went away.
+        else:
+            self._user.trouble(self, error)
 
     async def close(self) -> None:
         """Say BYE to everybody and let go."""

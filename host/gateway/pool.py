@@ -161,10 +161,14 @@ class Pool:
             GatewayError: an engine refuses it, or dies of it.
         """
         piece = await asyncio.to_thread(served.load)
+        if not self._engines:
+            raise GatewayError(f"{served.folder} cannot be loaded now: all engines restart")
+        self._served[served.key] = served  # Those that are started meanwhile load it, too.
         waiting = [self._send_load(engine, served, piece) for engine in self._engines]
         try:
             trials = await asyncio.wait_for(asyncio.gather(*waiting), LOAD_TIMEOUT_S)
         except asyncio.TimeoutError:
+            self.unload(served)
             raise GatewayError(
                 f"{served.folder} cannot be served: an engine did not load it within "
                 f"{LOAD_TIMEOUT_S:g} s"
@@ -175,7 +179,6 @@ class Pool:
         finally:
             for one in waiting:
                 one.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._served[served.key] = served
         found = trials[0]
         wanted = round(AHEAD_US / max(found.invoke_us, 1))
         self._ahead[served.key] = min(max(wanted + 1, FEWEST_AHEAD), MOST_AHEAD)

@@ -35,7 +35,7 @@ from host.link.events import (
 )
 from host.link.messages import Phase, PhaseRecord
 from host.link.session import Node
-from host.link.transport import ServerTransport
+from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
 
 HEAD_BYTES: Final = 24_000  # What a session costs beside its messages, measured: docs/gateway.md.
@@ -124,6 +124,7 @@ class Gateway(ListenerUser, PoolUser):
         self._say = say
         self._next_key = 0
         self._dirty: set[Listener] = set()
+        self._troubles: dict[Listener, str] = {}  # What was said of each last.
         self._flushing = False
         self._reloading = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
@@ -305,9 +306,11 @@ class Gateway(ListenerUser, PoolUser):
     # What heads do
 
     def opened(self, listener: Listener, event: SessionOpened) -> None:
-        served = next(
-            (one for one in self.served if one.node.bundle == event.node.bundle), self.served[0]
-        )
+        served = next((one for one in self.served if one.node.bundle == event.node.bundle), None)
+        if served is None:  # Its HELLO was accepted before that bundle went.
+            listener.endpoint.close(event.peer, now_us(), ErrorCode.BUNDLE_MISMATCH)
+            self._mark(listener)
+            return
         served.heads += 1
         head = Head(listener, event.peer, event.session, served, now_us())
         listener.heads[event.peer] = head
@@ -327,8 +330,17 @@ class Gateway(ListenerUser, PoolUser):
         if len(listener.history) > self.options.heads:
             listener.history.popitem(last=False)
 
+    def trouble(self, listener: Listener, error: TransportError) -> None:
+        if self._troubles.get(listener) != str(error):
+            self._troubles[listener] = str(error)
+            self._say(f"{listener.name}: {error}")
+
     def asked(self, listener: Listener, event: TensorReceived) -> None:
-        head = listener.heads[event.peer]
+        head = listener.heads.get(event.peer)
+        if head is None:
+            listener.release(event)
+            listener.refuse(event, ErrorCode.BUNDLE_MISMATCH, "")
+            return
         head.requests += 1
         job = Job(head, event, now_us())
         if not self.schedule.add(job):

@@ -625,13 +625,21 @@ class Initiator(Endpoint):
 
 
 class _Offer(NamedTuple):
-    """A session of an acceptor with the HELLO exchange that made it, and whom it is with."""
+    """What a HELLO was answered with: of a session that is up, or of one not confirmed yet."""
 
-    session: Session
+    seal: Seal
     node: Node
-    nonce: int
+    ack: Hello
+    hello: Hello
     ack_frame: bytes
     until_us: int
+
+
+class _Up(NamedTuple):
+    """A session of an acceptor, and what made it."""
+
+    session: Session
+    offer: _Offer
 
 
 class _Peer:
@@ -639,6 +647,7 @@ class _Peer:
 
     __slots__ = (
         "address",
+        "confirmed",
         "due_us",
         "frames",
         "hello",
@@ -654,8 +663,9 @@ class _Peer:
         self.address = address
         self.node = node  # Whom the last HELLO is for.
         self.state = Accepting.NONE
-        self.up: _Offer | None = None
-        self.offer: _Offer | None = None  # Pending.
+        self.up: _Up | None = None
+        self.offer: _Offer | None = None  # Pending; kept small, since strangers make it.
+        self.confirmed: Session | None = None  # What its first frame made of the offer.
         self.hello = Hello()
         self.frames: list[bytes] = []
         self.in_progress: set[int] = set()
@@ -805,7 +815,9 @@ class Acceptor(Endpoint):
             known = self._peers.get(address)
             if known is None:
                 continue
-            self._timers(known, now)
+            # Before its deadline nothing is over; whoever was just due, or is new, has none.
+            if known.due_us == NEVER or now >= known.due_us:
+                self._timers(known, now)
             if not budget:
                 self._touched[address] = None
                 continue
@@ -842,7 +854,7 @@ class Acceptor(Endpoint):
     def _stage(self, peer: Address) -> int:
         """The stage of the node that this peer has its session with."""
         known = self._peers.get(peer)
-        node = self.node if known is None or known.up is None else known.up.node
+        node = self.node if known is None or known.up is None else known.up.offer.node
         return node.stage
 
     def _answer(
@@ -913,20 +925,39 @@ class Acceptor(Endpoint):
 
     def _in_session(self, peer: _Peer, frame: bytes, now: int) -> bool:
         """Whether a session of this peer took the frame."""
-        for offer in (peer.up, peer.offer):
-            if offer is None or len(frame) < 2 or frame[1] != offer.session.seal.tag:
-                continue
-            session = offer.session
+        if len(frame) < 2:
+            return False
+        up, offer = peer.up, peer.offer
+        if up is not None and frame[1] == up.session.seal.tag:
+            session = up.session
             heard = session.heard
             outcome = session.receive(frame, now)
-            if session.heard == heard:
-                continue
-            if offer is peer.offer:
+            if session.heard != heard:
+                self._handle(peer, session, outcome, now)
+                self._touch(peer.address)
+                return True
+        if offer is not None and frame[1] == offer.seal.tag and offer.seal.holds(frame):
+            session = self._session_of(offer, now)
+            outcome = session.receive(frame, now)
+            if session.heard:
+                peer.confirmed = session
                 self._apply(peer, Cause.CONFIRMED, now)
-            self._handle(peer, session, outcome, now)
-            self._touch(peer.address)
-            return True
+                self._handle(peer, session, outcome, now)
+                self._touch(peer.address)
+                return True
         return False
+
+    def _session_of(self, offer: _Offer, now: int) -> Session:
+        return Session(
+            offer.seal,
+            self.profile,
+            offer.ack,
+            offer.hello,
+            self._judge(offer.hello, offer.node),
+            now,
+            self.sending,
+            self.receiving,
+        )
 
     def _stray(self, frame: bytes, address: Address, now: int) -> None:
         sid = claimed_session(frame)
@@ -960,9 +991,10 @@ class Acceptor(Endpoint):
             peer = self._peers[address] = _Peer(address, node)
             self._pending[address] = None
         peer.hello, peer.node = hello, node
-        if peer.offer is not None and peer.offer.nonce == hello.initiator_nonce:
+        nonce = hello.initiator_nonce
+        if peer.offer is not None and peer.offer.hello.initiator_nonce == nonce:
             cause = Cause.HELLO_PENDING
-        elif peer.up is not None and peer.up.nonce == hello.initiator_nonce:
+        elif peer.up is not None and peer.up.offer.hello.initiator_nonce == nonce:
             cause = Cause.HELLO_UP
         else:
             cause = Cause.HELLO_NEW
@@ -1062,21 +1094,12 @@ class Acceptor(Endpoint):
     def _do_make_pending(self, peer: _Peer, now: int) -> None:
         hello = peer.hello
         ack = accept_hello(self.profile, peer.node, hello, self._nonce())
-        session = Session(
-            Seal(session_id(hello.initiator_nonce, ack.acceptor_nonce)),
-            self.profile,
-            ack,
-            hello,
-            self._judge(hello, peer.node),
-            now,
-            self.sending,
-            self.receiving,
-        )
+        seal = Seal(session_id(hello.initiator_nonce, ack.acceptor_nonce))
         until = now + self.profile.pending_lifetime_us
         frame = ack.encode(Kind.HELLO_ACK)
         if peer.offer is not None and peer.offer.ack_frame in peer.frames:
             peer.frames.remove(peer.offer.ack_frame)
-        peer.offer = _Offer(session, peer.node, hello.initiator_nonce, frame, until)
+        peer.offer = _Offer(seal, peer.node, ack, hello, frame, until)
         peer.frames.append(frame)
 
     def _do_repeat_pending(self, peer: _Peer, now: int) -> None:
@@ -1085,7 +1108,7 @@ class Acceptor(Endpoint):
 
     def _do_repeat_up(self, peer: _Peer, now: int) -> None:
         if peer.up is not None:
-            self._repeat(peer, peer.up)
+            self._repeat(peer, peer.up.offer)
 
     @staticmethod
     def _repeat(peer: _Peer, offer: _Offer) -> None:
@@ -1093,11 +1116,13 @@ class Acceptor(Endpoint):
             peer.frames.append(offer.ack_frame)
 
     def _do_promote(self, peer: _Peer, now: int) -> None:
-        peer.up, peer.offer = peer.offer, None
+        offer, session = peer.offer, peer.confirmed
+        peer.offer = peer.confirmed = None
         self._pending.pop(peer.address, None)
-        if peer.up is not None:
-            peer.up.session.ping()
-            self._opened(peer.address, peer.up.session, peer.up.node)
+        if offer is not None and session is not None:
+            peer.up = _Up(session, offer)
+            session.ping()
+            self._opened(peer.address, session, offer.node)
 
     def _do_replace(self, peer: _Peer, now: int) -> None:
         self._end_error = ReplacedError()

@@ -16,6 +16,7 @@ A damaged, late or foreign frame is none of these: it is dropped and counted.
 from __future__ import annotations
 
 import enum
+from functools import cache
 
 from models.errors import TinysplitError
 
@@ -250,6 +251,7 @@ _CLASSES: tuple[type[LinkError], ...] = (
 ERRORS = {int(kind.code): kind for kind in _CLASSES}
 
 
+@cache
 def code_name(code: int) -> str:
     """The table's name of a code; `error 27` or `private error 0x8001` if it has none."""
     try:

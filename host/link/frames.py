@@ -14,6 +14,7 @@ import enum
 from binascii import crc_hqx
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -118,8 +119,7 @@ class Hello:
     extensions: bytes = b""
 
     def encode(self, kind: Kind) -> bytes:
-        values = (getattr(self, name) for name in _HELLO_FIELDS)
-        content = _HELLO.pack(kind << 4, MAGIC, *values) + self.extensions
+        content = _HELLO.pack(kind << 4, MAGIC, *_hello_values(self)) + self.extensions
         return content + _U32.pack(crc32(content))
 
     @property
@@ -129,6 +129,7 @@ class Hello:
 
 
 _HELLO_FIELDS = tuple(field.name for field in fields(Hello) if field.name != "extensions")
+_hello_values = attrgetter(*_HELLO_FIELDS)
 
 
 def decode_hello(frame: bytes, kind: Kind) -> Hello | None:

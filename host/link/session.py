@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from host.link.errors import ErrorCode, InvalidError
@@ -143,11 +143,20 @@ class Profile:
             if not low <= getattr(self, name) <= high:
                 raise InvalidError(f"{name} is {getattr(self, name)}, must be {low} to {high}")
 
-    def hello(self, node: Node, initiator_nonce: int, acceptor_nonce: int = 0) -> Hello:
+    def hello(
+        self,
+        node: Node,
+        initiator_nonce: int,
+        acceptor_nonce: int = 0,
+        *,
+        version: int | None = None,
+        codecs: int | None = None,
+    ) -> Hello:
+        """A HELLO of this node; with `version` and `codecs` chosen, a HELLO_ACK."""
         return Hello(
             initiator_nonce=initiator_nonce,
             acceptor_nonce=acceptor_nonce,
-            version_max=node.version_max,
+            version_max=node.version_max if version is None else version,
             version_min=node.version_min,
             mtu=self.mtu,
             window=self.window,
@@ -156,7 +165,7 @@ class Profile:
             role=node.role,
             stage=node.stage,
             stage_count=node.stage_count,
-            codecs=node.codecs,
+            codecs=node.codecs if codecs is None else codecs,
             ack_delay=-(-self.ack_delay_us // 100),
             idle_timeout=-(-self.idle_timeout_us // 100_000),
             bundle=node.bundle,
@@ -236,12 +245,12 @@ def choose_node(nodes: Sequence[Node], hello: Hello) -> tuple[Node, int | None]:
 
 def accept_hello(profile: Profile, node: Node, hello: Hello, acceptor_nonce: int) -> Hello:
     """The HELLO_ACK that accepts: chosen version, highest common codec."""
-    own = profile.hello(node, hello.initiator_nonce, acceptor_nonce)
-    common = hello.codecs & node.codecs
-    return replace(
-        own,
-        version_max=min(node.version_max, hello.version_max),
-        codecs=1 << common.bit_length() - 1,
+    return profile.hello(
+        node,
+        hello.initiator_nonce,
+        acceptor_nonce,
+        version=min(node.version_max, hello.version_max),
+        codecs=1 << (hello.codecs & node.codecs).bit_length() - 1,
     )
 
 

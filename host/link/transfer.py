@@ -752,6 +752,8 @@ class Sender:
 
     def expire(self, now: int) -> list[NotSent]:
         """Messages whose deadline is over."""
+        if self.idle:
+            return []
         late = [message for message in self._waiting() if message.deadline_us <= now]
         for message in late:
             self.give_up(message.token, now)

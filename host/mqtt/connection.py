@@ -78,6 +78,17 @@ def connect_problem(access: Access, error: BaseException) -> MqttError:
     return MqttError("no_broker", f"no broker at {where}: {why}")
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """paho leaves a socket open whose handshake fails."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def _without_delay(_client: Any, _data: Any, sock: Any) -> None:
     """Nagle's algorithm would hold a reply back until the acknowledgement before it is."""
     with contextlib.suppress(OSError):
@@ -136,7 +147,9 @@ class Connection:
         if access.user is not None:
             self._paho.username_pw_set(access.user, access.password)
         if access.tls:
-            self._paho.tls_set_context(ssl.create_default_context(cadata=access.ca))
+            context = ssl.create_default_context(cadata=access.ca)
+            context.sslsocket_class = _TlsSocket
+            self._paho.tls_set_context(context)
         if will is not None:
             self._paho.will_set(will[0], will[1], qos=1, retain=True)
         self._paho.connect_timeout = CONNECT_TIMEOUT_S

@@ -22,7 +22,6 @@ from host.mqtt.topics import CMD, REPLY, STATUS, TELEMETRY, topic
 
 TELEMETRY_PERIOD_S = 5.0
 _WAITING = 64  # Commands that were not looked at yet.
-_LOG_CHARACTERS = 200
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Node:
         self.once = Once()
         self.counts = Counts()
         self._name = name
-        self._about, self._wake, self._log = about, wake, log
+        self._about, self._wake, self._print = about, wake, log
         self._commands: queue.Queue[bytes] = queue.Queue(_WAITING)
         self._next_telemetry = 0.0
         self._connection = Connection(
@@ -119,6 +118,9 @@ class Node:
         """Send an event."""
         self._connection.publish(topic(self._name, TELEMETRY), line.strip(), qos=0)
 
+    def _log(self, line: str) -> None:
+        self._print(control.printable(line))
+
     # By paho's thread.
 
     def _say_online(self) -> None:
@@ -142,4 +144,4 @@ class Node:
             os.write(self._wake, b".")
 
     def _tell(self, problem: MqttError) -> None:
-        self._log(str(problem)[:_LOG_CHARACTERS])
+        self._log(str(problem))

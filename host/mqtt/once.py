@@ -58,8 +58,8 @@ class Once:
         return self._answers.get(command_id)
 
     def keep(self, command_id: int | str, answer: bytes) -> None:
-        """A command was answered so; older answers give way."""
-        if command_id not in self._over:
+        """A command that was being carried out was answered so; older answers give way."""
+        if self._over.get(command_id, True):
             return
         self._over[command_id] = True
         self._answers[command_id] = answer

@@ -11,7 +11,7 @@ from rich.table import Table
 from host.boards.discovery.found import FoundBoard, Search
 
 BUNDLE_DIGITS = 12
-_WAYS = {"serial": "serial ports", "network": "network", "bluetooth": "Bluetooth"}
+_WAYS = {"serial": "serial ports", "network": "network", "bluetooth": "Bluetooth", "mqtt": "broker"}
 
 
 def table(searches: Sequence[Search]) -> Table | None:

@@ -16,6 +16,7 @@
 #include "fake_engine.h"
 #include "fake_flash.h"
 #include "fake_nvs.h"
+#include "fake_system.h"
 #include "link.h"
 
 #define NVS_BYTES (512u * 1024)
@@ -85,6 +86,8 @@ int main(int argc, char **argv) {
     }
     fake_flash_restart();
     fake_restart = restart;
+    uint32_t chance;
+    fake_random = getentropy(&chance, sizeof chance) == 0 ? chance : 1; /* each boot is another */
     fake_reset_reason = getenv("BOARD_RESET") != NULL ? ESP_RST_SW : ESP_RST_POWERON;
     const char *engine = getenv("BOARD_ENGINE");
     engine = engine != NULL ? engine : "0";

@@ -1,5 +1,5 @@
 /* What the board of board_main.c has around it: UART0 is the PC's standard input and output, nothing is on USB, I2C is
- * empty, no broker answers, and pins go nowhere. */
+ * empty, and pins go nowhere. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -14,7 +14,6 @@
 #include "driver/uart_vfs.h"
 #include "driver/usb_serial_jtag.h"
 #include "esp_pm.h"
-#include "mqtt_client.h"
 
 /* --- UART0 --- */
 
@@ -121,43 +120,6 @@ esp_err_t i2c_master_transmit_receive(i2c_master_dev_handle_t device, const uint
     (void)out_len;
     (void)timeout_ms;
     return ESP_FAIL;
-}
-esp_mqtt_client_handle_t esp_mqtt_client_init(const esp_mqtt_client_config_t *config) {
-    (void)config;
-    return NULL;
-}
-esp_err_t esp_mqtt_client_start(esp_mqtt_client_handle_t client) {
-    (void)client;
-    return ESP_FAIL;
-}
-esp_err_t esp_mqtt_client_register_event(esp_mqtt_client_handle_t client, esp_mqtt_event_id_t event,
-                                         esp_event_handler_t handler, void *arg) {
-    (void)client;
-    (void)event;
-    (void)handler;
-    (void)arg;
-    return ESP_FAIL;
-}
-int esp_mqtt_client_subscribe_single(esp_mqtt_client_handle_t client, const char *topic, int qos) {
-    (void)client;
-    (void)topic;
-    (void)qos;
-    return -1;
-}
-int esp_mqtt_client_publish(esp_mqtt_client_handle_t client, const char *topic, const char *data, int len, int qos,
-                            int retain) {
-    (void)client;
-    (void)topic;
-    (void)data;
-    (void)len;
-    (void)qos;
-    (void)retain;
-    return -1;
-}
-int esp_mqtt_client_enqueue(esp_mqtt_client_handle_t client, const char *topic, const char *data, int len, int qos,
-                            int retain, bool store) {
-    (void)store;
-    return esp_mqtt_client_publish(client, topic, data, len, qos, retain);
 }
 
 /* --- there, and silent --- */

@@ -368,7 +368,8 @@ int fake_running_tasks(void) {
     return atomic_load(&running);
 }
 
+_Atomic uint32_t fake_random = 1;
+
 uint32_t esp_random(void) {
-    static _Atomic uint32_t state = 1;
-    return atomic_fetch_add(&state, 0x9e3779b9u) * 2654435761u;
+    return atomic_fetch_add(&fake_random, 0x9e3779b9u) * 2654435761u;
 }

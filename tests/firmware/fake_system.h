@@ -16,6 +16,9 @@ void fake_clock_skip(uint64_t us);
 /* Time until the next timer, UINT64_MAX if none runs. */
 uint64_t fake_next_timer(void);
 
+/* Where the random numbers begin. */
+extern _Atomic uint32_t fake_random;
+
 /* Tasks that are in the watchdog's care, and how often they were seen. */
 int fake_watched_tasks(void);
 

@@ -19,7 +19,7 @@ for argument in "$@"; do
     case $argument in
     --quick) quick=1 ;;
     --packages)
-        printf '%s\n' clang-22 cmake gcc libc6-dev libcjson-dev libcmocka-dev libmbedtls-dev ninja-build picolibc-xtensa-lx106-elf
+        printf '%s\n' clang-22 cmake gcc libc6-dev libcjson-dev libcmocka-dev libmbedtls-dev libmosquitto-dev mosquitto ninja-build picolibc-xtensa-lx106-elf
         exit 0
         ;;
     -*)
@@ -71,7 +71,7 @@ xtensa="$xtensa -U__INT32_TYPE__ -D__INT32_TYPE__=long -U__UINT32_TYPE__ -D__UIN
 board() {
     local log=$work/board.log
     if (cd "$root" && TINYSPLIT_FIRMWARE_BOARD=$work/ports/firmware_board "$python" -m pytest -q \
-        -p no:cacheprovider tests/firmware/test_board.py) >"$log" 2>&1; then
+        -p no:cacheprovider tests/firmware/test_board.py tests/firmware/test_board_mqtt.py) >"$log" 2>&1; then
         report board passed "$(tail -n 1 "$log" | sed 's/ in .*//') on the whole application, ASan and UBSan"
     else
         tail -n 60 "$log" >&2
@@ -102,7 +102,7 @@ compile() {
 }
 
 if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ] &&
-    [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/include/mbedtls/ecp.h ]; then
+    [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/include/mbedtls/ecp.h ] && [ -e /usr/include/mosquitto.h ]; then
     if ! ports; then
         : # an older program would tell nothing
     elif "$python" -c 'import pytest, host' 2>/dev/null; then
@@ -113,7 +113,7 @@ if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include
         report board "left out" "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"
     fi
 else
-    absent ports "cmake gcc libcjson-dev libcmocka-dev libmbedtls-dev"
+    absent ports "cmake gcc libcjson-dev libcmocka-dev libmbedtls-dev libmosquitto-dev"
 fi
 if [ -z "$quick" ]; then
     if command -v clang-22 >/dev/null && [ -e "$libc/string.h" ]; then

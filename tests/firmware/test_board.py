@@ -142,7 +142,8 @@ def test_info_of_a_head(start: Start, stages: list[bytes], stranger_bundle: Bund
 def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
     board = start({0: stages[0]}, next="udp://127.0.0.1:9")
     values = board.ask("telemetry")
-    assert {"uptime_ms", "reset", "kernels", "rssi_dbm", "temperature_c", "memory"} <= set(values)
+    assert {"uptime_ms", "reset", "kernels", "temperature_c", "memory", "errors"} <= set(values)
+    assert "commands" not in values  # Of MQTT.
     assert 0 <= values["uptime_ms"] < 600_000  # Since this start, whatever esp_timer says.
     assert values["temperature_c"] == pytest.approx(41.2)
     operators = board.ask("profile", on=True)["operators"]
@@ -156,19 +157,19 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "answers"),
     [
-        (b"rubbish", "bad_command", None),
-        (b"{", "bad_command", None),
-        (b"1", "bad_command", None),
-        (b'"info"', "bad_command", None),
-        (b"null", "bad_command", None),
-        (b"[]", "bad_command", None),
-        (b"{}", "bad_command", None),
-        (b'[{"id":1,"cmd":"info"}]', "bad_command", None),
-        (b'{"cmd":"info"}', "bad_command", None),
-        (b'{"id":true,"cmd":"info"}', "bad_command", None),
-        (b'{"id":1.5,"cmd":"info"}', "bad_command", None),
-        (b'{"id":1e300,"cmd":"info"}', "bad_command", None),
-        (b'{"id":[1],"cmd":"info"}', "bad_command", None),
+        (b"rubbish", "malformed", None),
+        (b"{", "malformed", None),
+        (b"1", "malformed", None),
+        (b'"info"', "malformed", None),
+        (b"null", "malformed", None),
+        (b"[]", "malformed", None),
+        (b"{}", "malformed", None),
+        (b'[{"id":1,"cmd":"info"}]', "malformed", None),
+        (b'{"cmd":"info"}', "malformed", None),
+        (b'{"id":true,"cmd":"info"}', "malformed", None),
+        (b'{"id":1.5,"cmd":"info"}', "malformed", None),
+        (b'{"id":1e300,"cmd":"info"}', "malformed", None),
+        (b'{"id":[1],"cmd":"info"}', "malformed", None),
         (b'{"id":"a"}', "unknown_command", "a"),
         (b'{"id":"a","cmd":7}', "unknown_command", "a"),
         (b'{"id":"a","cmd":"explode"}', "unknown_command", "a"),
@@ -190,9 +191,12 @@ def test_telemetry_and_profile(start: Start, stages: list[bytes]) -> None:
          "bad_command", "a"),
         (b'{"id":"a","cmd":"public_key","key":"04"}', "bad_setting", "a"),
         (b'{"id":"a","cmd":"public_key","key":4}', "bad_command", "a"),
-        (b"[" * 3000, "bad_command", None),
-        (b'{"id":"a","cmd":"info"' + b" " * 5000 + b"}", "bad_command", "a"),
-        (b"\xff\xfe\x01", "bad_command", None),
+        (b"[" * 3000, "malformed", None),
+        (b'{"id":"a","cmd":"info"' + b" " * 5000 + b"}", "too_long", "a"),
+        (b'{"id":"a","cmd":"info","boot":7}', "bad_command", "a"),
+        (b'{"id":"a","cmd":"info","after":-1}', "bad_command", "a"),
+        (b'{"id":"a","cmd":"info","boot":"0123456789abcdef"}', "stale", "a"),
+        (b"\xff\xfe\x01", "malformed", None),
     ],
 )  # fmt: skip
 def test_bad_lines_are_answered_by_name(
@@ -394,7 +398,7 @@ def test_operators_are_timed_from_boot_on(start: Start, stages: list[bytes]) -> 
 
 
 def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
-    assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "refused"
+    assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "stage_mismatch"
 
 
 def test_without_a_tail_an_inference_misses_its_deadline(start: Start, stages: list[bytes]) -> None:
@@ -626,6 +630,8 @@ def test_a_firmware_is_kept_only_if_the_stage_works_with_it(
     else:
         while trial.greet(30)["reset"] != "restart":
             time.sleep(0.05)  # It restarts itself.
+        said = [event["info"]["reset"] for event in trial.events if event["event"] == "ready"]
+        assert said in ([], ["restart"]), "ready, and then not there"
     trial.close()
     record = flash.read_bytes()[2 * SLOT_BYTES + 8192 + 2 * APP_BYTES :]
     assert record[:2] == (b"\x01\x00" if works else b"\x00\x00")
@@ -746,6 +752,24 @@ def test_an_image_is_downloaded(
         assert offsets[-1] > 0, "it goes on where it was cut"
     board.ask("update_activate", digest=packed.digest)
     assert board.reboot(30)["image_version"] == 2
+
+
+def test_a_firmware_is_downloaded_and_found_there(
+    start: Start, stages: list[bytes], tmp_path: Path
+) -> None:
+    flash = factory_flash(tmp_path / "flash", {0: stages[0]})
+    board = start(flash=flash)
+    app = application(30_001, 7)
+    packed = pack_firmware(app, None, version=5)
+    with served(packed.data) as server:
+        board.ask("update_fetch", url=server.url, digest=packed.digest)
+        assert board.wait_event("update", 40)["code"] == "ok"
+    # How `tinysplit ota` asks whether it is all there; nothing is begun anew by that.
+    begun = board.ask("update_begin", data=encoded(packed.data[:64]), digest=packed.digest)
+    assert begun["offset"] == len(packed.data)
+    assert written_app(flash, 1, len(app)) == app
+    assert board.update(packed.data) == packed.digest
+    board.ask("update_activate", digest=packed.digest)
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("changes", "image_"), ("absent", "peer_lost")])

@@ -79,6 +79,34 @@ static uint8_t *take(uint32_t *cap) {
     *cap = sizeof tensors;
     return tensors;
 }
+static void (*deferred[8])(void *arg);
+static void *deferred_arg[8];
+static int deferred_count, room_for = 8;
+
+bool control_defer(void (*function)(void *arg), void *arg) {
+    if (deferred_count >= room_for) {
+        return false;
+    }
+    deferred[deferred_count] = function;
+    deferred_arg[deferred_count++] = arg;
+    return true;
+}
+
+/* The control task gets its turn. */
+static void carry_out(void) {
+    for (int i = 0; i < deferred_count; i++) {
+        deferred[i](deferred_arg[i]);
+    }
+    deferred_count = 0;
+}
+
+char *control_status(void) {
+    return strdup("{\"online\":true,\"boot\":\"0123456789abcdef\"}");
+}
+void cJSON_free(void *block) {
+    free(block);
+}
+
 static void give(uint8_t *buffer) {
     assert_ptr_equal(buffer, tensors);
     tensors_used = false;
@@ -109,10 +137,22 @@ static void deliver(const char *topic, const char *text, int piece, bool retaine
     }
 }
 
+/* Likewise, and it is carried out. */
+static void tell(const char *topic, const char *text, int piece, bool retained) {
+    deliver(topic, text, piece, retained);
+    carry_out();
+}
+
+static void come_up(void) {
+    event(MQTT_EVENT_CONNECTED, NULL);
+    event(MQTT_EVENT_SUBSCRIBED, NULL);
+}
+
 static int set_up(void **state) {
     (void)state;
     memset(&broker, 0, sizeof broker);
-    heard_count = 0;
+    heard_count = deferred_count = 0;
+    room_for = 8;
     settings = (struct settings){.name = "kitchen", .mqtt_url = "mqtt://10.0.0.1:1883"};
     return mqtt_start(&settings);
 }
@@ -127,7 +167,10 @@ static void topics_and_the_last_will_have_the_name(void **state) {
     assert_true(broker.config.network.reconnect_timeout_ms > 0 && broker.config.network.timeout_ms > 0);
     event(MQTT_EVENT_CONNECTED, NULL);
     assert_string_equal(broker.subscribed, "tinysplit/kitchen/cmd");
-    assert_string_equal(broker.published[0], "tinysplit/kitchen/status 1 1 {\"online\":true}");
+    assert_int_equal(broker.publications, 0); /* online is who can be commanded */
+    event(MQTT_EVENT_SUBSCRIBED, NULL);
+    assert_string_equal(broker.published[0],
+                        "tinysplit/kitchen/status 1 1 {\"online\":true,\"boot\":\"0123456789abcdef\"}");
     mqtt_reply("{\"id\":1}");
     assert_string_equal(broker.enqueued[0], "tinysplit/kitchen/reply 1 0 {\"id\":1}");
     mqtt_telemetry("{\"event\":\"telemetry\"}");
@@ -137,7 +180,7 @@ static void topics_and_the_last_will_have_the_name(void **state) {
 static void it_subscribes_again_after_each_connection(void **state) {
     (void)state;
     for (int i = 1; i <= 3; i++) {
-        event(MQTT_EVENT_CONNECTED, NULL);
+        come_up();
         assert_true(mqtt_is_up());
         assert_int_equal(broker.subscriptions, i);
         assert_int_equal(broker.publications, i); /* the will may have said that it is gone */
@@ -155,30 +198,63 @@ static void commands_may_come_in_pieces(void **state) {
     const char *command = "{\"id\":\"a\",\n \"cmd\":\"info\"}";
     for (int piece = 1; piece <= 30; piece += 7) {
         heard_count = 0;
-        deliver("tinysplit/kitchen/cmd", command, piece, false);
+        tell("tinysplit/kitchen/cmd", command, piece, false);
         assert_int_equal(heard_count, 1);
         assert_string_equal(heard[0], "{\"id\":\"a\",  \"cmd\":\"info\"}"); /* line ends are blanks here */
         assert_int_equal(problem, LINE_FINE);
     }
-    deliver("tinysplit/kitchen/cmd", "{\"id\":1}\n", 64, false);
+    tell("tinysplit/kitchen/cmd", "{\"id\":1}\n", 64, false);
     assert_string_equal(heard[heard_count - 1], "{\"id\":1} ");
 }
 
-static void the_same_command_twice_is_two(void **state) {
+static void who_may_not_read_commands_is_not_online(void **state) {
+    (void)state;
+    esp_mqtt_error_codes_t why = {.error_type = MQTT_ERROR_TYPE_SUBSCRIBE_FAILED};
+    esp_mqtt_event_t data = {.error_handle = &why};
+    fake_log[0] = '\0';
+    event(MQTT_EVENT_CONNECTED, NULL);
+    event(MQTT_EVENT_SUBSCRIBED, &data);
+    assert_int_equal(broker.publications, 0);
+    assert_non_null(strstr(fake_log, "not authorized"));
+    why.error_type = MQTT_ERROR_TYPE_NONE;
+    event(MQTT_EVENT_SUBSCRIBED, &data);
+    assert_int_equal(broker.publications, 1);
+}
+
+/* esp-mqtt holds its lock meanwhile: nothing is carried out here, and nothing waited for. */
+static void one_command_waits_while_another_is_carried_out(void **state) {
     (void)state;
     deliver("tinysplit/kitchen/cmd", "{\"id\":1}", 64, false);
-    deliver("tinysplit/kitchen/cmd", "{\"id\":1}", 64, false); /* QoS 1 may repeat: the reply has the id again */
+    deliver("tinysplit/kitchen/cmd", "{\"id\":2}", 3, false);
+    deliver("tinysplit/kitchen/cmd", "{\"id\":3}", 3, false); /* left out: it is sent again */
+    assert_int_equal(heard_count, 0);
+    carry_out();
     assert_int_equal(heard_count, 2);
+    assert_string_equal(heard[0], "{\"id\":1}");
+    assert_string_equal(heard[1], "{\"id\":2}");
+    tell("tinysplit/kitchen/cmd", "{\"id\":3}", 64, false);
+    assert_int_equal(heard_count, 3);
+    room_for = 0; /* the control task's queue is full */
+    deliver("tinysplit/kitchen/cmd", "{\"tensors\":[\"AAAA\"]}", 5, false);
+    assert_false(tensors_used);
+    room_for = 8;
+    for (int i = 0; i < 3; i++) {
+        tell("tinysplit/kitchen/cmd", "{\"id\":4}", 64, false);
+    }
+    assert_int_equal(heard_count, 6);
 }
 
 static void what_is_retained_or_for_others_is_left_alone(void **state) {
     (void)state;
-    deliver("tinysplit/kitchen/cmd", "{\"id\":1,\"cmd\":\"reboot\"}", 7, true);
-    deliver("tinysplit/kitchen/cmdx", "{\"id\":1}", 64, false);
-    deliver("tinysplit/kitche/cmd", "{\"id\":1}", 64, false);
+    uint32_t before = mqtt_retained();
+    tell("tinysplit/kitchen/cmd", "{\"id\":1,\"cmd\":\"reboot\"}", 7, true);
+    tell("tinysplit/kitchen/cmdx", "{\"id\":1}", 64, false);
+    tell("tinysplit/kitche/cmd", "{\"id\":1}", 64, false);
     assert_int_equal(heard_count, 0);
-    deliver("tinysplit/kitchen/cmd", "{\"id\":2}", 64, false);
+    assert_int_equal(mqtt_retained(), before + 1);
+    tell("tinysplit/kitchen/cmd", "{\"id\":2}", 64, false);
     assert_int_equal(heard_count, 1);
+    assert_int_equal(mqtt_retained(), before + 1);
 }
 
 static void a_message_that_breaks_off_leaves_nothing(void **state) {
@@ -189,8 +265,8 @@ static void a_message_that_breaks_off_leaves_nothing(void **state) {
         .data = half, .data_len = 17, .total_data_len = 40, .topic = topic, .topic_len = (int)strlen(topic)};
     event(MQTT_EVENT_DATA, &data);
     event(MQTT_EVENT_DISCONNECTED, NULL);
-    event(MQTT_EVENT_CONNECTED, NULL);
-    deliver("tinysplit/kitchen/cmd", "{\"id\":3}", 64, false);
+    come_up();
+    tell("tinysplit/kitchen/cmd", "{\"id\":3}", 64, false);
     assert_int_equal(heard_count, 1);
     assert_string_equal(heard[0], "{\"id\":3}");
 }
@@ -199,10 +275,10 @@ static void a_line_that_is_too_long_is_named(void **state) {
     (void)state;
     static char large[LINE_TEXT + 100];
     memset(large, ' ', sizeof large - 1);
-    deliver("tinysplit/kitchen/cmd", large, 1024, false);
+    tell("tinysplit/kitchen/cmd", large, 1024, false);
     assert_int_equal(heard_count, 1);
     assert_int_equal(problem, LINE_TOO_LONG);
-    deliver("tinysplit/kitchen/cmd", "{\"tensors\":[\"AAAA\"]}", 5, false);
+    tell("tinysplit/kitchen/cmd", "{\"tensors\":[\"AAAA\"]}", 5, false);
     assert_int_equal(problem, LINE_FINE);
     assert_false(tensors_used); /* nobody took them over: they were given back */
 }
@@ -220,6 +296,9 @@ static void a_broker_that_refuses_is_named_without_the_password(void **state) {
     assert_non_null(strstr(fake_log, "name or password"));
     assert_null(strstr(fake_log, "sesam"));
     event(MQTT_EVENT_ERROR, NULL);
+    why = (esp_mqtt_error_codes_t){.esp_tls_cert_verify_flags = 8};
+    event(MQTT_EVENT_ERROR, &data);
+    assert_non_null(strstr(fake_log, "certificate is not to be trusted (flags 0x8)"));
 }
 
 static void tls_checks_the_broker(void **state) {
@@ -262,7 +341,8 @@ int main(void) {
         TEST(topics_and_the_last_will_have_the_name),
         TEST(it_subscribes_again_after_each_connection),
         TEST(commands_may_come_in_pieces),
-        TEST(the_same_command_twice_is_two),
+        TEST(who_may_not_read_commands_is_not_online),
+        TEST(one_command_waits_while_another_is_carried_out),
         TEST(what_is_retained_or_for_others_is_left_alone),
         TEST(a_message_that_breaks_off_leaves_nothing),
         TEST(a_line_that_is_too_long_is_named),

@@ -11,8 +11,8 @@ from typing import Any
 class FoundBoard:
     """A board, or a port that may lead to one. What is not known is None.
 
-    `way` is `serial`, `network` or `bluetooth`; `address` is as other commands take it. `bundle` is
-    the id in hex or how it begins, empty if the board holds none. `note` is for people.
+    `way` is `serial`, `network`, `bluetooth` or `mqtt`; `address` is as other commands take it.
+    `bundle` is the id in hex or how it begins, empty if the board holds none. `note` is for people.
     """
 
     way: str

@@ -150,10 +150,11 @@ class Ether:
         whole = index < len(_RATES) and frames.fcs_holds(frame)
         if not whole or frames.source(frame) != mac or len(frame) > frames.LONGEST_FRAME:
             raise TransportError("not a frame of this radio")
-        self._advance()
+        now_us = self._now_us()  # Once: the medium must have come to when the frame is submitted.
+        self._advance(now_us)
         if self._medium.queued(mac) >= MAX_QUEUED:
             raise TransportError("too many frames at once")
-        self._medium.submit(mac, frame, _RATES[index], self._now_us(), token)
+        self._medium.submit(mac, frame, _RATES[index], now_us, token)
         self._schedule()
 
     def gone(self, client: _Client) -> None:
@@ -165,8 +166,8 @@ class Ether:
     def _now_us() -> float:
         return asyncio.get_running_loop().time() * 1e6
 
-    def _advance(self) -> None:
-        for one in self._medium.advance(self._now_us()):
+    def _advance(self, now_us: float | None = None) -> None:
+        for one in self._medium.advance(self._now_us() if now_us is None else now_us):
             client = self._radios.get(one.station)
             if client is None:
                 continue

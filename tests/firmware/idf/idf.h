@@ -1088,12 +1088,18 @@ typedef enum {
     MQTT_EVENT_ERROR = 0,
     MQTT_EVENT_CONNECTED = 1,
     MQTT_EVENT_DISCONNECTED = 2,
+    MQTT_EVENT_SUBSCRIBED = 3,
     MQTT_EVENT_DATA = 6
 } esp_mqtt_event_id_t;
-typedef enum { MQTT_ERROR_TYPE_CONNECTION_REFUSED = 2 } esp_mqtt_error_type_t;
+typedef enum {
+    MQTT_ERROR_TYPE_NONE = 0,
+    MQTT_ERROR_TYPE_CONNECTION_REFUSED = 2,
+    MQTT_ERROR_TYPE_SUBSCRIBE_FAILED = 3
+} esp_mqtt_error_type_t;
 typedef enum { MQTT_CONNECTION_ACCEPTED = 0 } esp_mqtt_connect_return_code_t;
 typedef struct esp_mqtt_error_codes {
     esp_err_t esp_tls_last_esp_err;
+    int esp_tls_cert_verify_flags;
     esp_mqtt_error_type_t error_type;
     esp_mqtt_connect_return_code_t connect_return_code;
 } esp_mqtt_error_codes_t;

@@ -172,6 +172,19 @@ def test_the_experiments_that_ship_are_experiments(path: Path) -> None:
     assert spec.read(path).cells
 
 
+@pytest.mark.parametrize(("word", "attached"), [("real", True), ("modelled", False)])
+def test_the_papers_experiment_is_one_word_from_real_boards(word: str, attached: bool) -> None:
+    text = (SHIPPED / "paper.yaml").read_text("utf-8")
+    assert text.count("\nuse: virtual\n") == 1
+    virtual = spec.parse(text, SHIPPED)
+    changed = spec.parse(text.replace("\nuse: virtual\n", f"\nuse: {word}\n"), SHIPPED)
+    assert len(changed.cells) == len(virtual.cells) == 4
+    for cell in changed.cells:
+        assert (cell.boards.name, cell.boards.attached) == (word, attached)
+    apart = {"boards": word}
+    assert [c.coordinates for c in changed.cells] == [c.coordinates | apart for c in virtual.cells]
+
+
 @pytest.mark.parametrize(
     ("meters", "what"),
     [

@@ -126,6 +126,32 @@ def test_a_kill_while_a_cell_is_settled_loses_nothing(
     assert len(content(tmp_path)) == 18
 
 
+def test_a_kill_between_rows_and_cells_does_not_show_rows_twice(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, Store(tmp_path, experiment) as held:
+        patch.setattr(Store, "_write_cells", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fill(held)
+    assert len(content(tmp_path)) == 6
+
+
+def test_rows_that_are_gone_are_told(experiment: Experiment, tmp_path: Path) -> None:
+    with Store(tmp_path, experiment) as held:
+        fill(held)
+    (tmp_path / store.ROWS).unlink()
+    with pytest.raises(StoreError, match=r"lost rows.*rows\.parquet nor cells/0000\.parquet"):
+        store.read(tmp_path)
+    with (
+        Store(tmp_path, experiment) as held,
+        pytest.raises(StoreError, match="restore them, or give another --output"),
+    ):
+        held.finish()
+
+
 def test_two_sweeps_do_not_write_to_one_place(experiment: Experiment, tmp_path: Path) -> None:
     with Store(tmp_path, experiment) as held:
         assert store.is_locked(tmp_path)
@@ -241,5 +267,7 @@ def test_the_results_that_ship_are_whole_and_of_this_version() -> None:
 
 def test_a_place_that_cannot_be_written_is_one_line(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="is no folder"), Store(tmp_path / "file", experiment):
+        pass
     with pytest.raises((StoreError, OutputError)), Store(tmp_path / "file" / "x", experiment):
         pass

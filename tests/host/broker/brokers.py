@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from host.background import Background
 from host.broker import users
 from host.broker.broker import Limits
 from host.broker.mosquitto import write
+from host.broker.server import Server
 from partitioner import child
 
 LOOPBACK = "127.0.0.1"
@@ -91,22 +94,21 @@ class Running:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
+    def stop(self) -> int:
+        self.process.terminate()
+        with self.process:
+            return self.process.wait(10)
 
-    def restart(self, number: int = signal.SIGTERM) -> None:
+    def restart(self) -> None:
         """With the same files, at the same port."""
-        self.stop(number)
+        self.stop()
         self.start()
 
     @property
-    def resident_bytes(self) -> int:
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * 4096
+    def peak_bytes(self) -> int:
+        """The most memory that it had so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _listens(port: int) -> bool:
@@ -148,10 +150,29 @@ def mosquitto(
 
 
 @contextlib.contextmanager
+def in_process(server: Server) -> Iterator[int]:
+    """The server in a thread of this process; its port."""
+    stop, port = asyncio.Event(), Future[int]()
+
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.ensure_future(server.run(stop, port.set_result))
+
+    async def end(work: asyncio.Task[None]) -> None:
+        stop.set()
+        await work
+
+    with Background() as background:
+        work = background.run(begin())
+        try:
+            yield port.result(_START_S)
+        finally:
+            background.run(end(work))
+
+
+@contextlib.contextmanager
 def running(broker: Running) -> Iterator[Running]:
     broker.start()
     try:
         yield broker
     finally:
-        if broker.process.poll() is None:
-            broker.stop()
+        broker.stop()

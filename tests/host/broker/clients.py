@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -65,13 +66,17 @@ class Client:
         self._paho.on_connect = self._connected
         self._paho.on_disconnect = lambda *_: (self._answered.set(), self.gone.set())
         self._paho.on_subscribe = lambda _c, _d, _n, reasons, _p: self._granted.put(reasons)
-        self._paho.on_message = lambda _c, _d, message: self.messages.put(
-            (message.topic, message.payload, message.retain)
-        )
+        self._paho.on_message = self._heard
+        self.sent: list[paho.MQTTMessageInfo] = []
+        self.before_message: Callable[[], object] = lambda: None  # In the thread that reads.
 
     def _connected(self, _client: Any, _data: Any, _flags: Any, reason: Any, _p: Any) -> None:
         self.accepted, self.reason = not reason.is_failure, str(reason)
         self._answered.set()
+
+    def _heard(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        self.before_message()
+        self.messages.put((message.topic, message.payload, message.retain))
 
     def __enter__(self) -> Client:
         self._paho.connect(*self._place, 30, **self._options)
@@ -87,6 +92,7 @@ class Client:
     ) -> None:
         self._paho.disconnect()
         self._paho.loop_stop()
+        del self._paho  # Its sockets are closed now, and not when the collector finds it.
 
     def subscribe(self, *topics: str, qos: int = 1) -> list[bool]:
         """Which were granted."""
@@ -98,6 +104,9 @@ class Client:
     ) -> bool:
         """Publish; True: the broker has acknowledged it."""
         sent = self._paho.publish(topic, payload, qos, retain)
+        self.sent.append(sent)
+        if sent.rc != paho.MQTT_ERR_SUCCESS:  # The broker was faster in ending the connection.
+            return False
         deadline = time.monotonic() + _WAIT_S
         while wait and not (sent.is_published() or self.gone.is_set()):
             assert time.monotonic() < deadline, "neither acknowledged nor disconnected"

@@ -5,12 +5,13 @@ That nothing came is seen by what came after it: a marker that only comes in its
 
 from __future__ import annotations
 
-import signal
+import socket
 
 import pytest
 
-from tests.host.broker.brokers import Running
+from tests.host.broker.brokers import LOOPBACK, Running
 from tests.host.broker.clients import Client
+from tests.host.broker.wire import connect
 
 MARK = b"mark"
 
@@ -148,6 +149,18 @@ def test_the_will_of_a_board_without_power_arrives(broker: Running) -> None:
         boss.send("tinysplit/head/status", b"", retain=True)
 
 
+def test_a_board_that_falls_silent_is_gone_after_its_keep_alive(broker: Running) -> None:
+    with (
+        Client(broker, "boss") as boss,
+        socket.create_connection((LOOPBACK, broker.port_of("node"))) as board,
+    ):
+        boss.subscribe("tinysplit/+/status")
+        board.sendall(connect("tail", keepalive_s=1, will=("tinysplit/tail/status", b"gone")))
+        assert board.recv(4) == b"\x20\x02\x00\x00"
+        assert boss.take() == ("tinysplit/tail/status", b"gone", False)
+        boss.send("tinysplit/tail/status", b"", retain=True)
+
+
 def test_who_takes_leave_has_no_will(broker: Running) -> None:
     with Client(broker, "boss") as boss:
         boss.subscribe("tinysplit/#")
@@ -182,7 +195,7 @@ def test_operators_may_share_a_name(broker: Running) -> None:
 def test_a_retained_status_survives_a_restart(own_broker: Running) -> None:
     with Client(own_broker, "head") as head:
         assert head.send("tinysplit/head/status", b"here", retain=True)
-    own_broker.restart(signal.SIGTERM)
+    own_broker.restart()
     with Client(own_broker, "boss") as boss:
         boss.subscribe("tinysplit/+/status")
         assert boss.take() == ("tinysplit/head/status", b"here", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from host.gateway.http import heads as heads_of
 from host.gateway.http import not_ready
 from host.gateway.schedule import Job
+from host.gateway.service import Outcome
 from host.link.driver import now_us
 from host.link.errors import (
     BundleMismatchError,
@@ -27,8 +29,14 @@ from host.link.errors import (
     RefusedError,
     StageMismatchError,
 )
-from host.link.frames import Kind
-from host.link.messages import EVERY_CODEC, Phase
+from host.link.frames import Data, Kind, Seal, decode_hello, session_id
+from host.link.messages import (
+    EVERY_CODEC,
+    MessageKind,
+    Phase,
+    encode_message,
+    encode_tensors,
+)
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
 from tests.host.gateway.heads import Examples, ask, connect, serving, stopped, until
@@ -50,6 +58,8 @@ def test_heads_of_two_bundles_on_one_port_get_their_own_tails(
 ) -> None:
     async def go() -> None:
         async with serving(pair_folder, folder, tcp=tcp) as (gateway, port, _):
+            outcomes: list[Outcome] = []
+            gateway.watches.append(outcomes.append)
             async with connect(port, two, tcp=tcp) as one, connect(port, three, tcp=tcp) as other:
                 for number in range(6):
                     found = await asyncio.gather(ask(one, two, number), ask(other, three, number))
@@ -58,6 +68,8 @@ def test_heads_of_two_bundles_on_one_port_get_their_own_tails(
                 assert {Phase.RECEIVE, Phase.QUEUE, Phase.INVOKE} <= phases
                 assert all(0 <= record.duration_us < 60_000_000 for record in found[0].phases)
                 assert gateway.requests == {"ok": 12}
+                # The link's times and the gateway's are of one clock.
+                assert all(0 <= o.queued_us - o.event.complete_us < 5_000_000 for o in outcomes)
                 rows = heads_of(gateway)
                 assert {row["bundle"] for row in rows} == {two.id.hex(), three.id.hex()}
                 assert [row["requests"] for row in rows] == [6, 6]
@@ -231,6 +243,37 @@ def test_a_new_bundle_is_served_beside_the_old_one(
     asyncio.run(go())
 
 
+def test_a_head_that_comes_too_late_for_its_bundle_never_gets_another_ones_result(
+    pair: Bundle, folder: Path, tmp_path: Path, two: Examples
+) -> None:
+    """Its HELLO is accepted, its bundle goes, and only then does it confirm the session."""
+    here = tmp_path / "bundle"
+    pair.write(here)
+
+    async def go() -> None:
+        async with serving(here, reload_grace_s=0.0) as (gateway, _port, _said):
+            endpoint, peer = gateway.listeners[0].endpoint, ("192.0.2.1", 9)
+            hello = endpoint.profile.hello(two.node(), 7)
+            endpoint.receive(hello.encode(Kind.HELLO), peer, now_us())
+            ((_, frame),) = endpoint.poll(now_us()).frames
+            ack = decode_hello(frame, Kind.HELLO_ACK)
+            assert ack is not None
+            shutil.rmtree(here)
+            shutil.copytree(folder, here)
+            await gateway.reload()
+            await until(lambda: len(gateway.served) == 1)
+            seal = Seal(session_id(7, ack.acceptor_nonce))
+            body = encode_tensors(1, [tensor.tobytes() for tensor in two.boundaries[0]])
+            wire = encode_message(seal.sid, MessageKind.TENSOR, 1, body)
+            first = Data(1, 0, wire[: endpoint.profile.mtu - 8], last=len(wire) < 1400)
+            gateway.listeners[0].frames_received([(first.encode(seal), peer)])
+            await until(lambda: endpoint._session(peer) is None)
+            assert not gateway.listeners[0].heads
+            assert not gateway.requests
+
+    asyncio.run(go())
+
+
 def test_a_stop_answers_what_was_acknowledged_and_admits_nobody(
     pair_folder: Path, two: Examples
 ) -> None:
@@ -262,6 +305,52 @@ def test_a_stop_does_not_wait_longer_than_its_grace(pair_folder: Path, two: Exam
                 assert await gateway.stop(0.3) == 1
                 assert now_us() - started < 2_000_000
                 task.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_connection_on_which_nobody_speaks_is_closed(
+    pair_folder: Path, two: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.link.tcp.OPENING_S", 0.3)
+
+    async def go() -> None:
+        async with serving(pair_folder, tcp=True) as (_, port, _said):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with connect(port, two, tcp=True) as one:
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(reader.read(), 10) == b""
+                await ask(one, two, 1)
+                await asyncio.sleep(1.2)  # A sweep or two; nobody asks meanwhile.
+                await ask(one, two, 2)
+                assert one.sessions == 1
+            writer.close()
+
+    asyncio.run(go())
+
+
+def test_a_head_that_takes_no_answers_is_not_told_without_end(
+    pair_folder: Path, two: Examples
+) -> None:
+    """Malformed boundaries by the thousand, and never an ACK for what is said of them."""
+
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, _port, _said):
+            endpoint, peer, now = gateway.listeners[0].endpoint, ("192.0.2.1", 9), now_us()
+            hello = endpoint.profile.hello(two.node(), 7)
+            endpoint.receive(hello.encode(Kind.HELLO), peer, now)
+            ((_, frame),) = endpoint.poll(now).frames
+            ack = decode_hello(frame, Kind.HELLO_ACK)
+            assert ack is not None
+            seal = Seal(session_id(7, ack.acceptor_nonce))
+            for number in range(1, 1000):
+                wire = encode_message(seal.sid, MessageKind.TENSOR, number, b"\0" * 12)
+                data = Data(number, 0, wire, last=True)
+                endpoint.receive(data.encode(seal), peer, now)
+                endpoint.poll(now)
+            session = endpoint._session(peer)
+            assert session is not None
+            assert 8 <= session.sender.count <= endpoint.profile.max_queued
 
     asyncio.run(go())
 

@@ -95,7 +95,7 @@ def test_a_stop_in_the_middle_of_work_loses_nothing(pair_folder: Path, two: Exam
         async def go() -> None:
             async with connect(gateway.ports[0], two) as head:
                 tasks = [asyncio.ensure_future(ask(head, two, n)) for n in range(2)]
-                await until(lambda: len(head._by_token) == 0 or any(t.done() for t in tasks))
+                await until(lambda: head.endpoint.queued == 0 and head.endpoint.sending.data_frames)
                 gateway.process.terminate()
                 await asyncio.gather(*tasks)
 

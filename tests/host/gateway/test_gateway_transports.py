@@ -28,4 +28,7 @@ def test_heads_over_every_transport_are_exact_under_loss(pair: Bundle, pair_fold
         names = {row["transport"]: row["head"] for row in rows}
         assert names["espnow"] == "espnow://02:00:00:00:00:01"
         assert names["ble"].startswith("ble://c0:54:53:00:00:0")
+        again = next(head for head in shelf.heads if head.transport == "ble")
+        again.board.reboot()  # Its connection is lost, and made again.
+        inputs.ask(again.board, 1)
         assert shelf.gateway.stop() == (0, "")

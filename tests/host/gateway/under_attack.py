@@ -1,10 +1,11 @@
 """A gateway under attack while good heads go on: how much longer their answers take.
 
-    .venv/bin/python -m tests.host.gateway.under_attack [--bundle FOLDER] [--rounds 3] [--seconds 3] [--attacks ...]
+    .venv/bin/python -m tests.host.gateway.under_attack [--bundle FOLDER] [--rounds 3] [--seconds 3]
 
-For each attack blocks with and without it, in a drawn order, on one gateway with the same heads. Says 99th percentiles,
-memory, and what the attackers did; exits 1 if a result is wrong or lost, if the gateway ends or grows, or if an attack
-makes the other heads' 99th percentile more than twice what it was without. About five minutes; wants a quiet machine.
+For each attack blocks with and without it, in a drawn order, on one gateway with the same heads.
+Says 99th percentiles, memory, and what the attackers did; exits 1 if a result is wrong or lost, if
+the gateway ends or grows, or if an attack makes the other heads' 99th percentile more than twice
+what it was without. About five minutes; wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -24,16 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from experiments.load.generator import Heads, Report, build, write_examples
 from partitioner import bundle as bundles
 from partitioner.bundle import Bundle
 from tests.host.gateway.attacks import ATTACKS
 from tests.host.gateway.heads import GatewayProcess, free_port
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "experiments/load"))
-
-from generator import Heads, Report, build, write_examples
-
 HOST = "127.0.0.1"
 GROWTH = 2.0  # of the other heads' p99
 MEMORY_MB = 64  # that attackers may make the gateway take: its sessions and connections have bounds
@@ -42,7 +40,10 @@ BUNDLE = "mobilenet_v2_0.35_96_digits-block_16_project_BN"
 
 
 class Siege:
-    """A gateway on UDP and TCP, `count` good heads (half of them each), and attackers; a context manager."""
+    """A gateway on UDP and TCP, `count` good heads (half on each), and attackers.
+
+    A context manager.
+    """
 
     def __init__(
         self,
@@ -133,11 +134,6 @@ class Siege:
         for heads in self.good:
             heads.begin_open(seconds, rate / len(self.good), seed=seed, warm_s=0.2)
         return [heads.report() for heads in self.good]
-
-
-def wait_for_rate(told: float) -> None:
-    """Attackers are programs: they need a moment to begin."""
-    time.sleep(told)
 
 
 def compare(siege: Siege, attack: str, rounds: int, seconds: float, rate: float) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class Rough:
 
     def publish(self, topic: str, payload: bytes | dict[str, Any], *, retain: bool = False) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        assert self._connection.publish(topic, data, retain=retain)
+        sent = self._connection._paho.publish(topic, data, 1, retain)
+        sent.wait_for_publish(10)
+        assert sent.is_published()
 
     def hear(self, timeout_s: float = 5.0) -> tuple[str, Any]:
         """The next message: topic and JSON."""

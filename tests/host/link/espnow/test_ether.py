@@ -184,3 +184,32 @@ def test_a_radio_cannot_send_for_another_nor_without_end() -> None:
             assert "too many frames" in str(a.lost[0])
 
     run(story)
+
+
+def test_a_machine_that_stalls_between_two_looks_at_the_clock_loses_no_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A frame behind another one was over before it was submitted, which no u32 can say."""
+    stalled_us = 0.0
+    now_us, queued = Ether._now_us, Medium.queued
+
+    def stalls(medium: Medium, mac: bytes) -> int:
+        nonlocal stalled_us
+        found = queued(medium, mac)
+        stalled_us += 50_000.0 if found == 3 else 0.0
+        return found
+
+    monkeypatch.setattr(Ether, "_now_us", staticmethod(lambda: now_us() + stalled_us))
+    monkeypatch.setattr(Medium, "queued", stalls)
+
+    async def story() -> None:
+        async with Ether(Medium(seed=4)) as air:
+            a, b = Radio(), Radio()
+            await a.station.join(air.place, A, 1)
+            await b.station.join(air.place, B, 1)
+            for number in range(10):
+                a.station.submit(number, SLOW, frame(number))
+            await a.until(lambda: len(a.sent) == 10)
+            assert all(0 < took_us < 10_000_000 for _, _, _, took_us in a.sent)
+
+    run(story)
