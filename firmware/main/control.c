@@ -1235,7 +1235,11 @@ static void message(const struct item *item) {
     node_release(item->session, item->slot);
 }
 
-static void say_ready(void) {
+static void say_ready(void *arg) {
+    (void)arg;
+    if (!take_lock()) {
+        return;
+    }
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "event", "ready");
     cJSON_AddItemToObject(o, "info", info());
@@ -1245,15 +1249,16 @@ static void say_ready(void) {
     }
     cJSON_free(text);
     cJSON_Delete(o);
+    (void)xSemaphoreGive(lock);
+}
+
+void control_ready(void) {
+    (void)control_defer(say_ready, NULL);
 }
 
 static void control_task(void *arg) {
     (void)arg;
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
-    if (take_lock()) {
-        say_ready();
-        (void)xSemaphoreGive(lock);
-    }
     for (;;) {
         struct item item;
         (void)esp_task_wdt_reset();

@@ -24,7 +24,7 @@ from host.mqtt.access import Access
 from host.mqtt.connection import Connection, MqttError
 from host.mqtt.topics import CMD, REPLY, STATUS, topic
 
-STATUS_TIMEOUT_S = 2.0  # A retained status comes at once.
+STATUS_TIMEOUT_S = 3.0  # A retained status comes at once.
 AGAIN_S = 3.0
 GONE_S = 5.0  # Offline for so long is no lost connection of a node that is there.
 _LONGEST_LISTEN_S = 0.1

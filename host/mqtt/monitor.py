@@ -22,7 +22,7 @@ from host.mqtt.options import broker_options
 from host.mqtt.roster import NodeView, Roster, as_json
 from partitioner.command import Command, FiniteRange, verbose_option, wide_console
 
-_STATUS_TIMEOUT_S = 2.0  # A retained status comes at once.
+_STATUS_TIMEOUT_S = 3.0  # A retained status comes at once.
 _DRAW_S = 0.5
 _MOST_COMPLAINTS = 20
 _HEADINGS = ("node", "", "role", "chip °C", "memory", "RSSI", "loop", "inferences", "errors", "age")

@@ -630,6 +630,8 @@ def test_a_firmware_is_kept_only_if_the_stage_works_with_it(
     else:
         while trial.greet(30)["reset"] != "restart":
             time.sleep(0.05)  # It restarts itself.
+        said = [event["info"]["reset"] for event in trial.events if event["event"] == "ready"]
+        assert said in ([], ["restart"]), "ready, and then not there"
     trial.close()
     record = flash.read_bytes()[2 * SLOT_BYTES + 8192 + 2 * APP_BYTES :]
     assert record[:2] == (b"\x01\x00" if works else b"\x00\x00")

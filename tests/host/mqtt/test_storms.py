@@ -111,7 +111,9 @@ class Embedded:
 Broker = Mosquitto | Embedded
 
 
-@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
+@pytest.fixture(
+    scope="module", params=["mosquitto", pytest.param("embedded", marks=pytest.mark.slow)]
+)
 def broker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Broker]:
