@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -331,6 +332,8 @@ async def _serve(
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, again)
+        gc.collect()
+        gc.freeze()  # What is there now stays: not to be looked through while heads wait.
         listening = [one.place for one in served.listeners]
         voice.tell(
             {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},
