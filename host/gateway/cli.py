@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -316,22 +317,13 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    again = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, again.set)  # While it starts, too, which is no end.
     async with AsyncExitStack() as stack:
         served = Gateway(folders, transports, options, say=voice.say)
         address = await beside.enter(stack, served, voice)
         await stack.enter_async_context(served)
-        reloads: set[asyncio.Task[None]] = set()
-
-        async def reload() -> None:
-            for line in await served.reload():
-                voice.say(line)
-
-        def again() -> None:
-            task = loop.create_task(reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, again)
+        reloads = loop.create_task(_reloads(served, voice, again))
         gc.collect()
         gc.freeze()  # What is there now stays: not to be looked through while heads wait.
         listening = [one.place for one in served.listeners]
@@ -342,6 +334,7 @@ async def _serve(
         summary = loop.create_task(_summaries(served, voice, every_s))
         await stopping.wait()
         summary.cancel()
+        reloads.cancel()
         voice.say("stopping: heads get the answers they wait for")
         done = loop.create_task(served.stop())
         hurried = loop.create_task(at_once.wait())
@@ -351,6 +344,18 @@ async def _serve(
             done.cancel()
             return served.unanswered
         return await done
+
+
+async def _reloads(served: Gateway, voice: _Voice, again: asyncio.Event) -> None:
+    """Signals that come while folders are read are one more reading together."""
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            for line in await served.reload():
+                voice.say(line)
+        except Exception:
+            logging.getLogger(__name__).exception("the bundles were not read again")
 
 
 async def _summaries(served: Gateway, voice: _Voice, every_s: float) -> None:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final
 
 import aiohttp
 import numpy as np
+from yarl import URL
 
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Outcome
@@ -253,6 +254,12 @@ class WebhookSink(Sink):
                 return f"the webhook answers {answer.status}", refused
         except asyncio.TimeoutError:
             return f"the webhook does not answer within {POST_TIMEOUT_S:g} s", False
+        # A URL may have a token in its path: neither what has it in its text is told, nor the
+        # whole of what a server says.
+        except aiohttp.InvalidURL:
+            return "the webhook's URL is none", True
+        except aiohttp.ClientResponseError:
+            return "the webhook does not answer as HTTP", False
         except aiohttp.ClientError as error:
             return f"the webhook cannot be reached: {error}", False
 
@@ -371,5 +378,13 @@ def parse(text: str, name: str, say: Callable[[str], None]) -> Sink:
     if kind in ("mqtt", "mqtts") and rest.startswith("//"):
         return MqttSink(access.need(text), name, say)
     if kind == "webhook" and rest.startswith(("http://", "https://")):
+        try:
+            whole = bool(URL(rest).host)
+        except ValueError:
+            whole = False
+        if not whole:  # It is not quoted: there may be a password or a token in it.
+            raise GatewayError("--results webhook:URL: that is no URL; write http://HOST/PATH")
         return WebhookSink(rest, say)
-    raise GatewayError(f"--results {text!r}: write parquet:DIR, webhook:URL or mqtt://HOST")
+    # Nor is more than the kind.
+    shown = f"{kind}:..." if rest else text
+    raise GatewayError(f"--results {shown!r}: write parquet:DIR, webhook:URL or mqtt://HOST")
