@@ -118,7 +118,14 @@ def _drop_output() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line: its own words if tinysplit raised it, else what and where."""
+    """An exception as one line: its own words if tinysplit raised it, else what and where.
+
+    Printable whatever it quotes: a board's words, or a peer's, may be meant for the terminal.
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in _words(error))
+
+
+def _words(error: BaseException) -> str:
     if isinstance(error, TinysplitError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and _no_room(error):

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import TinysplitError
+from partitioner.command import describe
+
 
 @pytest.mark.parametrize("command", ["tinysplit", "partition"])
 @pytest.mark.parametrize("module", ["click", "numpy", "rich.table"])
@@ -66,3 +69,10 @@ def test_a_background_job_goes_on_ignoring_it(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
+
+
+def test_what_an_error_quotes_moves_no_cursor() -> None:
+    said = "n1: \x1b[2J\x1b]0;title\x07\n\ud800\u202e caf\xe9"
+    for error in (TinysplitError(said), ValueError(said), OSError(2, said)):
+        assert describe(error).isprintable()
+        assert "caf\xe9" in describe(error)
