@@ -784,7 +784,8 @@ def boards(
         "bluetooth": lambda: bluetooth.search(seconds),
     }
     if found is not None:
-        tasks = {"mqtt": lambda: brokers.search(found, seconds), **tasks}
+        asked_for = "mqtt" in ways or broker is not None
+        tasks = {"mqtt": lambda: brokers.search(found, seconds, insist=asked_for), **tasks}
     tasks = {way: task for way, task in tasks.items() if not ways or way in ways}
     with ThreadPoolExecutor(len(tasks)) as pool:
         started = {way: pool.submit(task) for way, task in tasks.items() if way != "bluetooth"}
