@@ -42,6 +42,7 @@ USAGE = [
     ("cmd", "is no address", "a://b info", "udp://"),
     ("cmd", "is neither", "serial:x info --bridge nobody", "serial:PORT"),
     ("cmd", "does not exist", "kitchen info --mqtt-ca nowhere", ""),
+    ("monitor", "does not exist", "--mqtt-ca nowhere", ""),
     ("bench", "does not exist", "nowhere.yaml", ""),
     ("live", "does not exist", "nowhere", ""),
     ("report", "does not exist", "nowhere", ""),
