@@ -47,6 +47,7 @@ USAGE = [
     ("monitor", "not in the range", "--seconds 0", ""),
     ("board", "no URL of a broker", "{bundle} --stage 2 --name x --mqtt http://x", "mqtt://"),
     ("board", "needs --name", "{bundle} --stage 2 --mqtt mqtt://x", ""),
+    ("monitor", "does not exist", "--mqtt-ca nowhere", ""),
     ("bench", "does not exist", "nowhere.yaml", ""),
     ("live", "does not exist", "nowhere", ""),
     ("report", "does not exist", "nowhere", ""),
