@@ -22,6 +22,7 @@ from host.broker import access, lasting, mosquitto, tls, users
 from host.broker.broker import Limits
 from host.broker.log import Log
 from host.broker.server import ListenError, Server, Settings
+from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.command import Command, existing, verbose_option
 
@@ -120,6 +121,11 @@ def broker(
         )
     if (add_user is None) != (role is None):
         raise click.UsageError("--add-user and --role go together")
+    if add_user is not None and not topics.is_node(add_user):
+        raise click.BadParameter(
+            f"{add_user[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -",
+            param_hint="--add-user",
+        )
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together")
     folder = folder.expanduser()
