@@ -1235,7 +1235,7 @@ static void message(const struct item *item) {
     node_release(item->session, item->slot);
 }
 
-static void say_ready(void) {
+void control_ready(void) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "event", "ready");
     cJSON_AddItemToObject(o, "info", info());
@@ -1245,15 +1245,12 @@ static void say_ready(void) {
     }
     cJSON_free(text);
     cJSON_Delete(o);
+    (void)xSemaphoreGive(lock);
 }
 
 static void control_task(void *arg) {
     (void)arg;
     ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
-    if (take_lock()) {
-        say_ready();
-        (void)xSemaphoreGive(lock);
-    }
     for (;;) {
         struct item item;
         (void)esp_task_wdt_reset();
@@ -1276,6 +1273,7 @@ void control_start(const char *problem_text) {
     ESP_ERROR_CHECK(large != NULL ? ESP_OK : ESP_ERR_NO_MEM);
     large->stored = *app_settings();
     lock = xSemaphoreCreateMutexStatic(&lock_memory);
+    (void)take_lock(); /* until control_ready */
     once_lock = xSemaphoreCreateMutexStatic(&once_lock_memory);
     (void)snprintf(boot, sizeof boot, "%08" PRIx32 "%08" PRIx32, esp_random(), esp_random());
     items = xQueueCreateStatic(8, sizeof(struct item), items_storage, &items_state);

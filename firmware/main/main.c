@@ -81,5 +81,6 @@ void app_main(void) {
         }
     }
     update_judge_firmware(started && flash_works());
+    control_ready();
     /* The tasks go on; this one is deleted. */
 }
