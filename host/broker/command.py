@@ -148,6 +148,8 @@ def broker(
 
 
 def _add(folder: Path, name: str, role: str) -> None:
+    if not topics.is_node(name):
+        raise click.UsageError(f"{name[:40]!r} is no name: 1 to 32 letters, digits, and . _ -")
     known = users.read(folder / "users")
     others = [user for user in known.values() if user.name != name]
     if sys.stdin.isatty():
@@ -183,6 +185,10 @@ def _write_mosquitto(
 ) -> None:
     if not _is_address(host):
         raise click.UsageError("--mosquitto needs an address in --listen, not a name")
+    if not 0 < port < 0xFFFF:
+        raise click.UsageError(f"port {port}: nodes take it, operators the next one")
+    if any(c.isspace() for c in str(folder.resolve())):
+        raise click.UsageError("--mosquitto DIR: Mosquitto's files cannot name one with a blank")
     resolved = None if pair is None else (pair[0].resolve(), pair[1].resolve())
     if pair is not None:
         tls.context(*pair)
