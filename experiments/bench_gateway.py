@@ -610,8 +610,15 @@ def measure(chosen: argparse.Namespace, folder: Path) -> list[Part]:
     return parts
 
 
+def leave(number: int, _frame: Any) -> None:
+    """SIGTERM ends what was started, too."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     chosen = arguments()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
     load = os.getloadavg()[0]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

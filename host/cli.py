@@ -154,6 +154,33 @@ class Commands(Group):
         "sim": "host.sim.cli:main",
     }
 
+    # For the list of commands, which needs none of them imported then.
+    briefly: ClassVar = {
+        "bench": "Run an experiment; run again, it goes on.",
+        "broker": "The MQTT broker of a fleet.",
+        "calibrate": "Fit the compute model to a board's profile.",
+        "cmd": "Have a board carry out a command.",
+        "flash": "Write firmware, settings and a stage by wire.",
+        "gateway": "The tail as a service for many heads.",
+        "keys": "The key pair that images are signed with.",
+        "live": "Follow a sweep in this terminal.",
+        "monitor": "How the boards at a broker are, live.",
+        "ota": "Move running boards to another bundle.",
+        "pack": "Pack a bundle's stages as images for boards.",
+        "plan": "Where to cut a network for a chain of nodes.",
+        "report": "One HTML page of what `bench` has left.",
+        "sim": "Simulate scenarios, and check what must hold.",
+    }
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in self.briefly else self.get_command(ctx, name)
+            brief = self.briefly[name] if command is None else command.get_short_help_str(60)
+            rows.append((name, brief))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
 
@@ -758,7 +785,8 @@ def boards(
         "bluetooth": lambda: bluetooth.search(seconds),
     }
     if found is not None:
-        tasks = {"mqtt": lambda: brokers.search(found, seconds), **tasks}
+        asked_for = "mqtt" in ways or broker is not None
+        tasks = {"mqtt": lambda: brokers.search(found, seconds, insist=asked_for), **tasks}
     tasks = {way: task for way, task in tasks.items() if not ways or way in ways}
     with ThreadPoolExecutor(len(tasks)) as pool:
         started = {way: pool.submit(task) for way, task in tasks.items() if way != "bluetooth"}

@@ -55,7 +55,7 @@ _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
     "--evaluate-images", default=200, show_default=True, type=click.IntRange(1), metavar="N"
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle's folder."
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle's folder."
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option(

@@ -188,7 +188,9 @@ int mqtt_start(const struct settings *settings) {
                         .authentication = {.password =
                                                settings->mqtt_password[0] != '\0' ? settings->mqtt_password : NULL}},
         .session = {.last_will = {.topic = status_topic, .msg = OFFLINE, .qos = 1, .retain = 1}, .keepalive = 15},
-        .network = {.reconnect_timeout_ms = 3000, .timeout_ms = 10000},
+        /* Twice the timeout is what the control task may wait to send while a connection is tried: below the
+         * watchdog's. */
+        .network = {.reconnect_timeout_ms = 3000, .timeout_ms = 5000},
         .task = {.priority = 5, .stack_size = STACK_BYTES},
         .buffer = {.size = 1024, .out_size = 2048},
         .outbox = {.limit = 32768}};

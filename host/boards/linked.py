@@ -172,7 +172,8 @@ class LinkedBoard(Board):
                     raise
                 continue
             since_s = time.monotonic() - started
-            if info.get("uptime_ms", 0) <= since_s * 1000:
+            uptime_ms = info.get("uptime_ms", 0)
+            if isinstance(uptime_ms, int | float) and uptime_ms <= since_s * 1000:
                 return info
             if since_s > timeout_s:
                 raise BoardError("no_answer", f"{self.name} does not restart")

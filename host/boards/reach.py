@@ -124,6 +124,7 @@ class Reach:
             from host.mqtt.board import MqttBoard  # paho: not for those who need none.
 
             reached = MqttBoard(self._broker(), place.node, name=name)
+            reached.stop = stop
             try:
                 reached.greet()
             except BaseException:

@@ -362,6 +362,8 @@ class Broker:
             raise ProtocolError("an acknowledgement of QoS 2, which this broker does not send")
 
     def _subscribe(self, session: Session, link: Link, packet: Subscribe) -> None:
+        if self._full(session):  # Or a few bytes, again and again, would queue much.
+            raise ProtocolError("it subscribes faster than it reads")
         codes = []
         for wanted, qos in packet.filters:
             known = wanted in session.filters
@@ -387,12 +389,15 @@ class Broker:
                 session.filters[wanted] = codes[-1]
                 self._by_filter(wanted).setdefault(wanted, {})[session] = codes[-1]
         link.send(packets.suback(packet.packet_id, codes))
-        for (wanted, _), qos in zip(packet.filters, codes, strict=True):
-            if qos == packets.SUBSCRIPTION_REFUSED:
-                continue
-            for message in list(self._retained.values()):
-                if access.matches(wanted, message.topic):
-                    self._offer(session, replace(message, qos=min(qos, message.qos)))
+        granted = [
+            (wanted, qos)
+            for (wanted, _), qos in zip(packet.filters, codes, strict=True)
+            if qos != packets.SUBSCRIPTION_REFUSED
+        ]
+        for message in list(self._retained.values()):
+            taken = [qos for wanted, qos in granted if access.matches(wanted, message.topic)]
+            if taken:
+                self._offer(session, replace(message, qos=min(max(taken), message.qos)))
 
     def _by_filter(self, wanted: str) -> dict[str, dict[Session, int]]:
         return self._wild if "+" in wanted or "#" in wanted else self._exact

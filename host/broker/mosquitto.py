@@ -39,7 +39,8 @@ def configuration(
         f"persistence_location {folder}/",
         "autosave_interval 1",
         "autosave_on_changes true",
-        f"message_size_limit {limits.packet_bytes}",
+        # message_size_limit would take the packet in, whatever its size, and then refuse it.
+        f"max_packet_size {limits.packet_bytes}",
         "max_keepalive 600",
         "set_tcp_nodelay true",
     ]

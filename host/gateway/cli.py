@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from host.gateway import service
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
-from host.mqtt import topics
+from host.mqtt import access, topics
 from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
@@ -59,6 +60,27 @@ class HttpAt(click.ParamType):  # type: ignore[type-arg]
         if match is None or int(match[3]) > 65535:
             self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464", param, ctx)
         return match[1] or match[2], int(match[3])
+
+
+class Sink(click.ParamType):  # type: ignore[type-arg]
+    """A place for results, as `host.gateway.results` opens it."""
+
+    name = "sink"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if re.match(r"mqtts?://", text):
+            try:
+                access.parse(text)
+            except access.AccessError as error:
+                self.fail(str(error), param, ctx)
+        elif not re.fullmatch(r"parquet:.+|webhook:https?://.+", text):
+            self.fail(
+                f"{text!r} is no place for results: write parquet:DIR, webhook:URL or mqtt://HOST",
+                param,
+                ctx,
+            )
+        return text
 
 
 class Cores(click.ParamType):  # type: ignore[type-arg]
@@ -157,6 +179,7 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--results",
     "results_to",
+    type=Sink(),
     multiple=True,
     metavar="SINK",
     help="A row for every request: parquet:DIR, webhook:URL, or mqtt://HOST[:PORT] (a broker, with "
@@ -331,6 +354,8 @@ async def _serve(
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, again)
+        gc.collect()
+        gc.freeze()  # What is there now stays: not to be looked through while heads wait.
         listening = [one.place for one in served.listeners]
         voice.tell(
             {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},

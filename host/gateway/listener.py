@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from host.boards import address
 from host.gateway.schedule import Head
@@ -23,11 +23,38 @@ from host.link.events import (
     SessionOpened,
     TensorReceived,
 )
+from host.link.frames import Kind
 from host.link.messages import Buffer, PhaseRecord
 from host.link.session import Node, Profile
 from host.link.transport import ServerTransport, TransportError
 
+# Who sends HELLO may be anybody: they get this share of the loop's time, and may save it up.
+STRANGERS_SHARE: Final = 0.1
+STRANGERS_SAVED_US: Final = 500_000
+STRANGERS_AT_ONCE: Final = 8
+HELLO: Final = bytes([Kind.HELLO << 4])
+
 _log = logging.getLogger(__name__)
+
+
+class Share:
+    """A share of time that may be saved up. `left_us` may be owed, too. Pure."""
+
+    def __init__(self, share: float, most_us: int) -> None:
+        self._share = share
+        self._most_us = most_us
+        self._left_us = float(most_us)
+        self._then_us = 0
+
+    def left(self, now_us: int) -> bool:
+        """Whether there is something left."""
+        earned = (now_us - self._then_us) * self._share
+        self._left_us = min(self._left_us + earned, self._most_us)
+        self._then_us = now_us
+        return self._left_us > 0
+
+    def spend(self, us: int) -> None:
+        self._left_us -= us
 
 
 class Past(NamedTuple):
@@ -83,6 +110,7 @@ class Listener(Driver):
         self.heads: dict[Address, Head] = {}
         self.history: OrderedDict[Address, Past] = OrderedDict()  # Of those without a session.
         self.tokens: dict[int, Head] = {}  # Answers that have not arrived yet.
+        self.strangers = Share(STRANGERS_SHARE, STRANGERS_SAVED_US)
         self._user = user
         super().__init__(self.endpoint, transport)
 
@@ -102,6 +130,23 @@ class Listener(Driver):
         """Raises TransportError."""
         await self.server.open(self)
         self._pump()
+
+    def frames_received(self, batch: list[tuple[bytes, Address]]) -> None:
+        """Frames of sessions first; HELLOs for as long as strangers' share lasts.
+
+        A HELLO that is dropped comes again (SPEC.md section 10); a flood of them is not waited for.
+        """
+        hellos = [one for one in batch if one[0][:1] == HELLO]
+        if len(hellos) < len(batch):
+            known = [one for one in batch if one[0][:1] != HELLO] if hellos else batch
+            super().frames_received(known)
+        for at in range(0, len(hellos), STRANGERS_AT_ONCE):
+            began_us = now_us()
+            if not self.strangers.left(began_us):
+                self.endpoint.receiving.dropped += len(hellos) - at
+                break
+            super().frames_received(hellos[at : at + STRANGERS_AT_ONCE])
+            self.strangers.spend(now_us() - began_us)
 
     def flush(self) -> None:
         """Send what there is to send."""

@@ -39,7 +39,9 @@ END_TIMEOUT_S: Final = 5.0
 AHEAD_US: Final = 4_000  # Work that an engine has at hand, so that it need not wait.
 FEWEST_AHEAD: Final = 2
 MOST_AHEAD: Final = 32
-NICENESS: Final = 5  # The link goes first: its work is short, and theirs waits for it.
+# Where the link has no processor of its own it goes first: its work is short, and theirs waits
+# for it.
+NICENESS: Final = 5
 
 _log = logging.getLogger(__name__)
 
@@ -129,12 +131,12 @@ class Pool:
             raise GatewayError(f"no engine can be started: {error.strerror}") from error
         finally:
             theirs.close()
-        with contextlib.suppress(OSError):
-            os.setpriority(
-                os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
-            )
         if self._cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, self._cores)
+        else:
+            with contextlib.suppress(OSError):
+                nice = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+                os.setpriority(os.PRIO_PROCESS, process.pid, nice)
         engine = _Engine(process, own, time.monotonic())
         self._engines.append(engine)
         asyncio.get_running_loop().add_reader(own.fileno(), self._read, engine)

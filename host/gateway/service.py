@@ -126,6 +126,7 @@ class Gateway(ListenerUser, PoolUser):
         self._dirty: set[Listener] = set()
         self._troubles: dict[Listener, str] = {}  # What was said of each last.
         self._flushing = False
+        self._outcomes: list[Outcome] = []  # Not told yet to those who watch.
         self._reloading = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
 
@@ -286,6 +287,7 @@ class Gateway(ListenerUser, PoolUser):
             self._ticker = None
         for listener in self.listeners:
             await listener.close()
+        self._flush()
         await self.pool.close()
 
     async def _tick(self) -> None:
@@ -447,13 +449,12 @@ class Gateway(ListenerUser, PoolUser):
             self.schedule.settled(head)
         else:
             head.listener.tokens[token] = head
-            self._mark(head.listener)
+        self._mark(head.listener)
         if code:
             head.errors += 1
         self.requests[code_name(code)] += 1
-        outcome = Outcome(head, job.event, job.queued_us, now, code, done)
-        for watch in self.watches:
-            watch(outcome)
+        if self.watches:
+            self._outcomes.append(Outcome(head, job.event, job.queued_us, now, code, done))
 
     def _mark(self, listener: Listener) -> None:
         """It has something to send before the loop waits again."""
@@ -463,9 +464,14 @@ class Gateway(ListenerUser, PoolUser):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Send what there is, and only then tell those who watch."""
         self._flushing = False
         while self._dirty:
             self._dirty.pop().flush()
+        outcomes, self._outcomes = self._outcomes, []
+        for outcome in outcomes:
+            for watch in self.watches:
+                watch(outcome)
 
 
 def describe(served: Served) -> str:

@@ -10,6 +10,7 @@ this process's own is asked.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 import time
@@ -19,15 +20,16 @@ from typing import Any
 
 from host.boards import control
 from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError, CommandId
-from host.boards.control import ControlError
+from host.boards.control import MAX_LINE_BYTES, ControlError
 from host.mqtt.access import Access
 from host.mqtt.connection import Connection, MqttError
 from host.mqtt.topics import CMD, REPLY, STATUS, topic
 
-STATUS_TIMEOUT_S = 2.0  # A retained status comes at once.
+STATUS_TIMEOUT_S = 3.0  # A retained status comes at once.
 AGAIN_S = 3.0
 GONE_S = 5.0  # Offline for so long is no lost connection of a node that is there.
 _LONGEST_LISTEN_S = 0.1
+_WAITING = 1000  # Messages.
 _UP = ""  # In the inbox instead of a topic: the connection is there anew.
 
 
@@ -69,12 +71,12 @@ class MqttBoard(Board):
         self._unanswered: dict[str, _Sent] = {}
         self._connections = 0  # How often there was one anew.
         self._again_at = 0.0
-        self._inbox: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self._inbox: queue.Queue[tuple[str, bytes]] = queue.Queue(_WAITING)
         self._connection = Connection(
             access,
             subscriptions=[topic(node, REPLY), topic(node, STATUS)],
-            on_message=lambda where, payload, _: self._inbox.put((where, payload)),
-            on_up=lambda: self._inbox.put((_UP, b"")),
+            on_message=lambda where, payload, _: self._hear(where, payload),
+            on_up=lambda: self._hear(_UP, b""),
             on_problem=self._note,
         )
         self._problem: MqttError | None = None
@@ -84,6 +86,12 @@ class MqttBoard(Board):
         except BaseException:
             self.close()
             raise
+
+    def _hear(self, where: str, payload: bytes) -> None:
+        """By paho's thread. What a flood crowds out comes again, or is asked for again."""
+        if len(payload) <= MAX_LINE_BYTES:
+            with contextlib.suppress(queue.Full):
+                self._inbox.put_nowait((where, payload))
 
     def _note(self, problem: MqttError) -> None:
         self._problem = problem
@@ -95,8 +103,8 @@ class MqttBoard(Board):
             if time.monotonic() > end:
                 raise BoardError(
                     "no_node",
-                    f"the broker at {self._connection.access.url} knows no node {self._node!r}; "
-                    "`tinysplit boards` lists those it knows",
+                    f"the broker at {self._connection.access.url} knows no node {self._node!r}, "
+                    "or does not let you read of it; `tinysplit boards` lists those it knows",
                 )
             self._take(self._receive(_LONGEST_LISTEN_S))
         if self._boot is None:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from host.boards import address
 from host.boards.board import Board, BoardError
@@ -69,6 +69,10 @@ _REFUSALS = {
 }
 
 T = TypeVar("T")
+
+
+def _is_u32(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
 
 
 def _here() -> str:
@@ -206,6 +210,13 @@ class Courier:
         """An update command of this update."""
         return board.ask(f"update_{name}", VERIFY_TIMEOUT_S, owner=self._owner, **fields)
 
+    def _offset_in(self, answer: dict[str, Any]) -> int:
+        """How much of the image a board says it has. Raises DeliveryError: it cannot."""
+        offset, most = answer.get("offset"), len(self._wanted().data)
+        if not _is_u32(offset) or offset > most:
+            raise DeliveryError("bad_reply", f"{self.label} cannot have {offset!r} of {most} bytes")
+        return int(offset)
+
     def hold(self) -> None:
         """Keep the board for this update while others are not as far; it need not be there."""
         if self._holds and self._board is not None:
@@ -229,6 +240,9 @@ class Courier:
     def survey(self) -> None:
         """Ask the board who it is. Raises DeliveryError."""
         self.info = self._with_board(lambda board: board.ask("info"))
+        version = self.info.get("image_version")
+        if version is not None and not _is_u32(version):
+            raise DeliveryError("bad_reply", f"{self.label} says nothing that could be its image")
         self.report.before = {
             name: self.info.get(name)
             for name in ("bundle", "stage", "image", "image_version", "firmware")
@@ -292,7 +306,7 @@ class Courier:
                 take_over=self._take_over,
             )
             self._take_over = False
-            return int(answer["offset"])
+            return self._offset_in(answer)
 
         try:
             self._holds = True
@@ -345,7 +359,14 @@ class Courier:
         data = self._wanted().data
         if blobs and not isinstance(board, LinkedBoard):
             raise DeliveryError("invalid", f"{self.label}: via link needs the address of a link")
+        furthest, moved = self.offset, time.monotonic()
         while self.offset < len(data):
+            if self.offset > furthest:
+                furthest, moved = self.offset, time.monotonic()
+            elif time.monotonic() - moved > NO_PROGRESS_S:
+                raise DeliveryError(
+                    "no_progress", f"{self.label} takes no more than {furthest:,} bytes of it"
+                )
             if blobs and isinstance(board, LinkedBoard):
                 self._send_blobs(board)
             else:
@@ -357,7 +378,7 @@ class Courier:
             size = min(size, (board.largest_message - _LINE_SLACK_BYTES) * 3 // 4)
         piece = base64.b64encode(self._wanted().data[self.offset : self.offset + size]).decode()
         answer = self._ask(board, "data", offset=self.offset, data=piece)
-        self._advance(int(answer["offset"]))
+        self._advance(self._offset_in(answer))
 
     def _send_blobs(self, board: LinkedBoard) -> None:
         """A row of BLOBs, and what the board has of them."""
@@ -368,7 +389,7 @@ class Courier:
             board.send_blob(self._owner, at, len(data), piece)
             at += len(piece)
             self._advance(at)
-        there = int(self._ask(board, "data", offset=0, data="")["offset"])
+        there = self._offset_in(self._ask(board, "data", offset=0, data=""))
         if there < at:
             self.report.sent_bytes -= at - there
             self.offset = there
@@ -393,14 +414,14 @@ class Courier:
             if state not in ("busy", "ok"):
                 self._refuse_fetched(state)
             before = self.offset
-            self._advance(int(answer["offset"]))
+            self._advance(self._offset_in(answer))
             if self.offset > before:
                 moved = time.monotonic()
             elif time.monotonic() - moved > NO_PROGRESS_S:
                 raise DeliveryError("no_progress", f"{self.label}: the download does not go on")
         header = base64.b64encode(image.header).decode()
         answer = self._ask(board, "begin", data=header, digest=image.digest)
-        if int(answer["offset"]) != len(image.data):
+        if self._offset_in(answer) != len(image.data):
             self._refuse_fetched(answer.get("fetch", "unknown"))
         self._advance(len(image.data))
 

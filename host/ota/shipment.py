@@ -5,6 +5,11 @@ Whether an image is to be believed is the board's to judge (firmware/core/IMAGE.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +22,8 @@ from partitioner.bundle import Bundle
 from partitioner.image import ImageError
 from partitioner.output import OutputError
 
+KEPT = 6  # Folders of images that were packed for updates.
+KEPT_S = 3600.0  # Younger ones stay however many there are: a command may be reading them.
 SHORTEST = image.HEADER_BYTES + image.SIGNATURE_BYTES
 
 
@@ -130,6 +137,8 @@ def of_bundle(
         versions = {one.version for one in read}
         wanted = min(versions) > newer_than if version is None else versions == {version}
         if whole and fits and wanted:
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # In use, so not among those that go first.
             return found
     version = version or max(now, newer_than + 1)
     packed = packing.pack(bundle, range(len(bundle.stages)), key, version=version)
@@ -142,7 +151,30 @@ def of_bundle(
         # Another command may have made them meanwhile; signing has no randomness in it.
         if not all(_holds(folder / one.file, one.data) for one in packed):
             raise
+    prune(kept.parent)
     return [shipment(one.data) for one in packed]
+
+
+def prune(parent: Path) -> None:
+    """Remove folders that `of_bundle` kept there, but not the KEPT that were used last, nor any
+    used within KEPT_S, nor anything else."""
+    found = []
+    with contextlib.suppress(OSError):
+        found = [one for one in parent.iterdir() if _is_kept(one)]
+    with contextlib.suppress(OSError):  # Another command prunes, too.
+        found.sort(key=lambda one: one.stat().st_mtime, reverse=True)
+        for folder in found[KEPT:]:
+            if time.time() - folder.stat().st_mtime > KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_kept(folder: Path) -> bool:
+    named = re.fullmatch(r"[0-9a-f]{16}-(unsigned|[0-9a-f]{16})-\d+", folder.name)
+    return (
+        named is not None
+        and not folder.is_symlink()
+        and all(re.fullmatch(r"stage\d+\.tsim", file.name) for file in folder.iterdir())
+    )
 
 
 def _holds(file: Path, data: bytes) -> bool:

@@ -166,6 +166,8 @@ def main(**options: Any) -> None:
     plans = [report.describe(model, s.plan, names, per_day) for s in solutions]
     if plans:
         _print_plans(console, model, plans, criteria, per_day)
+        if source.layers is None:
+            console.print("cuts are named after tensors: a .tflite has no layers", soft_wrap=True)
     if options["why"]:
         for name, broken in report.infeasible(model, problem, criteria[0], names):
             console.print(f"{name}: " + "; ".join(str(v) for v in broken), soft_wrap=True)
@@ -227,7 +229,14 @@ def _print_plans(
 def calibrate(profile: Path, bundle: Path, stage: int, output: Path, verbose: bool) -> None:
     """Fit the compute model to the per-operator PROFILE of a board that ran a stage of BUNDLE.
 
-    PROFILE is a board's answer to the command `profile`. The file made of it is for
+    PROFILE is a board's answer to the command `profile`, after an inference that was timed:
+
+    \b
+      tinysplit cmd serial:/dev/ttyACM0 profile on=true
+      tinysplit cmd serial:/dev/ttyACM0 run input=selftest
+      tinysplit cmd serial:/dev/ttyACM0 profile > profile.json
+
+    (`run` is for heads; other stages time whatever their head begins.) The file made of it is for
     `tinysplit plan --calibration-file`.
     """
     opened = bundles.read(bundle)

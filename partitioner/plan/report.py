@@ -149,6 +149,11 @@ def by_cut(model: SplitModel, problem: Problem, criterion: Criterion) -> list[Pl
     return found
 
 
+def _end_of(name: str, most: int) -> str:
+    """As much of a name as there is room for, and that some of it is missing."""
+    return name if len(name) <= most else f"\N{HORIZONTAL ELLIPSIS}{name[1 - most :]}"
+
+
 def infeasible(
     model: SplitModel, problem: Problem, criterion: Criterion, names: Mapping[int, str]
 ) -> list[tuple[str, list[Violation]]]:
@@ -232,7 +237,7 @@ def plot_cuts(
                 ha="center",
                 arrowprops={"arrowstyle": "->", "color": ink},
             )
-        shown = [names[model.positions[c]][-26:] for c in cuts]
+        shown = [_end_of(names[model.positions[c]], 30) for c in cuts]
         axes.set_xticks(cuts, shown, rotation=90, fontsize=6)
         axes.set_xlabel("cut after")
         axes.set_ylabel("latency (ms), modelled")
@@ -271,7 +276,7 @@ def plot_plans(plans: Sequence[Mapping[str, Any]], path: Path, *, dark: bool = F
                     shown = label if row == 0 and (label != "link" or number == 0) else None
                     axes.barh(row, us / 1000, left=left, color=colour, label=shown)
                     left += us / 1000
-        names = [" / ".join(p["layers"])[-60:] for p in plans]
+        names = [_end_of(" / ".join(p["layers"]), 60) for p in plans]
         axes.set_yticks(range(len(plans)), names, fontsize=7)
         axes.invert_yaxis()
         axes.set_xlabel("time until the result is made (ms), modelled")

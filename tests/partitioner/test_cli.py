@@ -44,7 +44,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, digits_source: Source) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_layer_auto_cuts_where_plan_would(invoke: Invoke) -> None:
     """Without --ram: for the memory of the board that `tinysplit plan` takes, where it fits."""
-    cut = invoke(main, "--layer", "auto", "--output", "b")
+    cut = invoke(main, "--layer", "auto", "-o", "b")
     assert cut.exit_code == 0, cut.output
     planned = invoke(plan, "--model", "b/full.tflite", "--json", "plan.json")
     assert planned.exit_code == 0, planned.output

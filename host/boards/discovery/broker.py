@@ -6,6 +6,7 @@ import contextlib
 import queue
 import time
 
+from host.boards.board import BoardError
 from host.boards.control import ControlError, printable
 from host.boards.discovery.found import FoundBoard, Search, described
 from host.mqtt.access import Access
@@ -15,12 +16,21 @@ from host.mqtt.topics import STATUS, topic
 SETTLED_S = 0.5  # Retained messages come at once: after so long without one there are no more.
 
 
-def search(access: Access, seconds: float) -> Search:
+def search(access: Access, seconds: float, *, insist: bool = True) -> Search:
     """The nodes that the broker knows, online or not.
 
     Raises:
-        MqttError: it is not there, or refuses.
+        MqttError: it is not there, or refuses; without `insist` the search's note says so.
     """
+    try:
+        return _search(access, seconds)
+    except BoardError as error:
+        if insist:
+            raise
+        return Search("mqtt", note=str(error))
+
+
+def _search(access: Access, seconds: float) -> Search:
     from host.mqtt.connection import Connection  # paho: not for those who need none.
 
     heard: queue.Queue[tuple[str, bytes]] = queue.Queue(10_000)

@@ -175,7 +175,8 @@ class Fetch:
         wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
         if self._etag is not None:
             wanted["If-Range"] = self._etag
-        connection.request("GET", self._url.path or "/", headers=wanted)
+        query = f"?{self._url.query}" if self._url.query else ""
+        connection.request("GET", (self._url.path or "/") + query, headers=wanted)
         response = connection.getresponse()
         if response.status == 200 and start > 0:
             raise _ChangedError

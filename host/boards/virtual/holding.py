@@ -316,7 +316,11 @@ def from_image(
             data = file.read_bytes()
         except OSError as error:
             raise ImageError(f"cannot read {file}: {error.strerror}") from error
-        found = images.decode(data, None if key is None else key.verify)
+        try:
+            found = images.decode(data, None if key is None else key.verify)
+        except ImageError as error:
+            hint = "; give --public-key FILE" if error.code == "image_no_key" else ""
+            raise ImageError(f"{file}: {error}{hint}", error.code) from error
         if found.stage != stage:
             raise ImageError(
                 f"{file} is not of stage {stage}, which this board runs, but of {found.stage}",

@@ -194,7 +194,7 @@ def test_the_command_line(invoke: Callable[..., Result], folder: Path, tmp_path:
     assert done.exit_code == 2
     assert "an image needs --flash" in done.stderr
     for arguments, why in (
-        (("--flash", tmp_path / "f"), "no key to check it"),
+        (("--flash", tmp_path / "f"), "no key to check it; give --public-key FILE"),
         (("--flash", tmp_path / "f", "--public-key", tmp_path / "key"), "holds no public key"),
     ):
         done = invoke(main, "board", image_file, "--stage", 2, *arguments)

@@ -105,9 +105,10 @@ class Running:
         self.start()
 
     @property
-    def resident_bytes(self) -> int:
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * 4096
+    def peak_bytes(self) -> int:
+        """The most memory that it had so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _listens(port: int) -> bool:

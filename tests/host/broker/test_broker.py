@@ -176,6 +176,25 @@ def test_retained_messages_have_bounds() -> None:
     assert len(world.broker.lasting.retained) == 3
 
 
+def test_retained_messages_come_once_per_subscribe_and_not_faster_than_they_are_read() -> None:
+    world = World(window=2, backlog_messages=5)
+    boss, link = world.join("boss")
+    for name in ("a", "b", "c"):
+        world.send(boss, f"tinysplit/{name}/status", name.encode(), 1, retain=True)
+    link.sent.clear()
+    filters = (("#", 0), ("tinysplit/+/status", 1), ("tinysplit/a/#", 1))
+    world.broker.receive(boss, Subscribe(1, filters))
+    assert [(m.topic, m.qos, m.retain) for m, _ in link.messages()] == [
+        ("tinysplit/a/status", 1, True),
+        ("tinysplit/b/status", 1, True),
+    ]
+    assert len(boss.queue) == 1
+    for _ in range(2):
+        world.broker.receive(boss, Subscribe(1, filters))
+    with pytest.raises(ProtocolError, match="faster than it reads"):
+        world.broker.receive(boss, Subscribe(1, filters))
+
+
 def test_a_message_waits_until_the_window_has_room() -> None:
     world = World(window=3)
     boss, _ = world.join("boss")

@@ -22,9 +22,9 @@ from host.broker.broker import Lasting, Limits
 from host.broker.packets import Message
 from host.cli import main
 from tests.host.broker import brokers, certificates
-from tests.host.broker.brokers import LOOPBACK, cheap_user
+from tests.host.broker.brokers import LOOPBACK, Running, cheap_user
 from tests.host.broker.clients import Client
-from tests.host.broker.wire import connect, publish
+from tests.host.broker.wire import connect, publish, subscribe
 
 Invoke = Callable[..., Result]
 SECRET = "correct horse battery"
@@ -300,6 +300,25 @@ def test_who_does_not_log_in_is_shown_the_door(
         assert ended(client)
 
 
+def test_who_does_not_read_what_is_sent_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_MOST_UNSENT_BYTES", 1 << 20)
+    lines: list[str] = []
+    log = server.Log(lines.append)
+    known = {name: cheap_user(name, role) for name, role in brokers.USERS.items()}
+    one = server.Server(server.Settings(LOOPBACK, 0, tmp_path), log, known, Lasting())
+    with brokers.in_process(one) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((LOOPBACK, port))
+        client.sendall(connect("tail") + subscribe("tinysplit/tail/cmd"))
+        assert client.recv(4) == b"\x20\x02\x00\x00"
+        with Client(Running("embedded", 3, tmp_path, port, []), "boss") as boss:
+            for _ in range(12):
+                assert boss.send("tinysplit/tail/cmd", bytes(1 << 20))
+    assert any("reads nothing" in line for line in lines)
+
+
 def ended(client: socket.socket) -> bool:
     """The other end has closed it."""
     try:
@@ -363,7 +382,7 @@ def test_guesses_end_their_own_logins_and_not_those_of_boards(
 def test_a_flooding_node_is_slowed_and_nothing_is_lost(tmp_path: Path) -> None:
     """50 MB with QoS 1 to an operator that begins to read late."""
     with brokers.running(brokers.embedded(tmp_path / "files")) as broker:
-        before = broker.resident_bytes
+        before = broker.peak_bytes
         count, size = 100, 500_000
         with (
             Client(broker, "boss") as boss,
@@ -384,7 +403,7 @@ def test_a_flooding_node_is_slowed_and_nothing_is_lost(tmp_path: Path) -> None:
             sender.start()
             time.sleep(1.0)
             assert sender.is_alive()  # Held by the broker.
-            assert broker.resident_bytes < before + (40 << 20)
+            assert broker.peak_bytes < before + (40 << 20)
             gate.set()
             got = [int.from_bytes(boss.take()[1][:4], "big") for _ in range(count)]
             sender.join()

@@ -15,6 +15,7 @@ import pytest
 
 from host.gateway.http import heads as heads_of
 from host.gateway.http import not_ready
+from host.gateway.listener import Share
 from host.gateway.schedule import Job
 from host.gateway.service import Outcome
 from host.link.driver import now_us
@@ -366,6 +367,38 @@ def test_half_open_sessions_keep_nobody_out(pair_folder: Path, two: Examples) ->
                 await ask(one, two, 1)
 
     asyncio.run(go())
+
+
+def test_a_flood_of_hellos_costs_a_share_of_the_time(pair_folder: Path, two: Examples) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _):
+            listener = gateway.listeners[0]
+            async with connect(port, two) as one:
+                await ask(one, two, 1)
+                listener.strangers = Share(0.0, 1)
+                listener.strangers.spend(1)
+                dropped = listener.endpoint.receiving.dropped
+                frame = listener.endpoint.profile.hello(two.node(), 1).encode(Kind.HELLO)
+                listener.frames_received([(frame, ("192.0.2.1", port)) for port in range(65)])
+                assert listener.endpoint.receiving.dropped == dropped + 65
+                await ask(one, two, 2)
+                listener.strangers = Share(1.0, 1_000_000)
+                async with connect(port, two) as other:
+                    await ask(other, two, 1)
+
+    asyncio.run(go())
+
+
+def test_a_share_of_time_is_earned_spent_and_saved() -> None:
+    share = Share(0.1, 1000)
+    assert share.left(5_000_000)
+    share.spend(1500)
+    assert not share.left(5_000_000)
+    assert not share.left(5_004_000)
+    assert share.left(5_006_000)
+    assert share.left(9_000_000)
+    share.spend(1001)
+    assert not share.left(9_000_000)
 
 
 def test_bundles_that_cannot_be_served_are_named(pair_folder: Path, tmp_path: Path) -> None:

@@ -273,6 +273,9 @@ def test_usage() -> None:
         (["x", "--listen", "espnow://02:00:00:00:00:01"], "a bridge's serial port"),
         (["x", "--engine-cores", "a"], "names no processors"),
         (["x", "--http", "9464"], "is not HOST:PORT"),
+        (["x", "--results", "nope:x"], "is no place for results"),
+        (["x", "--results", "mqtt://a:b@c"], "no user and no password"),
+        (["x", "--results", "webhook:ftp://x"], "is no place for results"),
         ([], "Missing argument"),
     ):
         found = run.invoke(main, ["gateway", *arguments])

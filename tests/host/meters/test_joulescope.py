@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.meters import energy, joulescope
+from host.meters import energy, joulescope, streaming
 from host.meters.joulescope import MODELS, PERIOD_S, Joulescope, Signal
 from host.meters.meter import GPIO, MEASURED, SAMPLES_LOST, TIMESTAMPS, MeterError
 from host.meters.sampled import Sampling
@@ -40,7 +40,11 @@ def millijoules(mark: int) -> float:
 
 @pytest.fixture
 def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
-    """`plug(Instrument(...), serial=...)`: a meter, with these instruments plugged in."""
+    """`plug(Instrument(...), serial=...)`: a meter, with these instruments plugged in.
+
+    They are a thread of this process, which a busy machine may keep waiting.
+    """
+    monkeypatch.setattr(streaming, "SILENT_S", 10.0)
 
     def start(*world: Instrument, sampling: Sampling | None = None, **more: Any) -> Joulescope:
         package = fake_joulescope.module(*world)
@@ -79,13 +83,16 @@ def test_an_inference_is_told_apart_by_its_marks(plug: Plug) -> None:
         meter.attach([])
         time.sleep(0.3)
         meter.begin()
+        started = time.monotonic()
         time.sleep(4 * TURN / RATE_HZ)
+        turns = (time.monotonic() - started) * RATE_HZ / TURN
         found = meter.end({})
         assert meter.source().name.endswith("accurate to 1 %")
     assert found.method == GPIO
     assert {phase for _, phase in found.phases} == set(PHASES)
-    for name, mark in PHASES.items():  # Four turns, the first and last of them perhaps cut.
-        assert found.phases[0, name] == pytest.approx(4 * millijoules(mark), rel=0.4)
+    for name, mark in PHASES.items():  # The first and the last turn are perhaps cut.
+        each = millijoules(mark)
+        assert found.phases[0, name] == pytest.approx(turns * each, abs=1.6 * each)
     assert found.uncertainty_mj is not None
     assert 0.01 * found.energy_mj < found.uncertainty_mj < 0.02 * found.energy_mj
 
@@ -148,7 +155,9 @@ def test_values_that_are_no_numbers_are_lost_samples(plug: Plug) -> None:
             meter.end({})
 
 
-def test_unplugging_and_silence_are_errors_by_name(plug: Plug) -> None:
+def test_unplugging_and_silence_are_errors_by_name(
+    plug: Plug, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with plug(Instrument(JS220, PROFILE, vanish_after=RATE_HZ // 2)) as meter:
         time.sleep(0.3)
         meter.begin()
@@ -157,6 +166,7 @@ def test_unplugging_and_silence_are_errors_by_name(plug: Plug) -> None:
             meter.end({})
         assert (caught.value.code, caught.value.passes) == ("unplugged", False)
     meter.close()
+    monkeypatch.setattr(streaming, "SILENT_S", 1.0)
     with plug(Instrument(JS220, PROFILE, stop_after=RATE_HZ // 2)) as meter:
         time.sleep(0.3)
         meter.begin()

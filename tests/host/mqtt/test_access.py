@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from host.boards.discovery.broker import search
 from host.mqtt import access
 from host.mqtt.access import Access, AccessError
 from host.mqtt.board import MqttBoard
@@ -187,6 +188,13 @@ def test_no_broker_there() -> None:
         with pytest.raises(MqttError, match=r"no broker|no host") as refused:
             opened(access.parse(url))
         assert refused.value.code == "no_broker"
+
+
+def test_a_search_where_no_broker_is() -> None:
+    found = access.parse(f"mqtt://127.0.0.1:{free_port()}")
+    assert "no broker at" in search(found, 1.0, insist=False).note
+    with pytest.raises(MqttError, match=r"no broker at"):
+        search(found, 1.0)
 
 
 def test_somebody_there_who_is_no_broker() -> None:

@@ -148,7 +148,8 @@ def test_cmd(invoke: Invoke, tail: VirtualBoard, mosquitto: Mosquitto) -> None:
     done = invoke(main, "cmd", "kitchen", "configure", 'set={"window": 4}', *broker)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["result"]["window"] == 4
-    refused = invoke(main, "cmd", "mqtt:kitchen", "run", "input=selftest", *broker)
+    five = ("--broker", f"{mosquitto.url}?version=5")
+    refused = invoke(main, "cmd", "mqtt:kitchen", "run", "input=selftest", *five)
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["error"]["code"] == "stage_mismatch"
     assert refused.stderr.startswith("tinysplit cmd: error: stage_mismatch: ")

@@ -6,8 +6,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -20,13 +23,14 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from host.boards import reach
-from host.boards.board import BoardError
+from host.boards import control, reach
+from host.boards.board import Board, BoardError
 from host.boards.reach import Reach
 from host.boards.virtual import fetch as fetching
 from host.boards.virtual.fetch import BUSY, Fetch
 from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
 from host.cli import main
+from host.ota import courier as courier_module
 from host.ota import keys
 from host.ota.courier import Courier, Node
 from host.ota.fleet import update
@@ -302,6 +306,30 @@ def liar() -> Iterator[ThreadingHTTPServer]:
     thread.join()
 
 
+def test_the_whole_address_is_asked_for(cuts: Cuts, tmp_path: Path) -> None:
+    """With what follows the question mark: servers that sign addresses put it there."""
+    asked: list[str] = []
+
+    class Noted(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noted) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        Fetch(f"http://127.0.0.1:{server.server_address[1]}/a/b.tsim?token=x&n=1", bytes(32))
+        end = time.monotonic() + 20
+        while not asked and time.monotonic() < end:
+            time.sleep(0.01)
+        server.shutdown()
+        thread.join()
+    assert asked[0] == "/a/b.tsim?token=x&n=1"
+
+
 def fetched(slots: Slots, url: str, digest: bytes) -> str:
     fetch = Fetch(url, digest)
     end = time.monotonic() + 20
@@ -451,3 +479,126 @@ def test_https_is_checked(cuts: Cuts, tmp_path: Path, invoke: Invoke) -> None:
         done = invoke(main, *command)
         assert done.exit_code == 0, done.output
         assert pair.info(0)["bundle"] == cuts.b.manifest.id
+
+
+# Disks, and boards that lie.
+
+
+def test_a_disk_without_room_leaves_nothing(cuts: Cuts, tmp_path: Path) -> None:
+    """A new board's flash does not fit: one line, and no file that is half a flash."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+        "from host.cli import main; main()"
+    )
+    arguments = ["board", cuts.folder / "images-a" / "stage1.tsim", "--stage", "1"]
+    arguments += ["--flash", tmp_path / "flash", "--public-key", cuts.public_key]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "flash" in done.stderr
+    assert "too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flash_that_takes_nothing_is_named_and_forgiven(cuts: Cuts, tmp_path: Path) -> None:
+    """As a disk that fails under a virtual board: the update goes on when it works again."""
+    data = good(cuts)
+    flash, slots = flashed(cuts, tmp_path / "flash")
+    works = flash._fd
+    try:
+        slots.begin(data[:64], image.digest_of(data))
+        slots.write(0, data[:4096])
+        flash._fd = os.open(tmp_path / "flash", os.O_RDONLY)
+        try:
+            with pytest.raises(SlotError, match="flash_failed"):
+                slots.write(4096, data[4096:])
+            with pytest.raises(SlotError, match="slot_order"):
+                slots.finish()
+            assert slots.running is not None
+            assert slots.image_in(slots.state().running or 0).version == 1
+        finally:
+            os.close(flash._fd)
+            flash._fd = works
+        assert slots.boot() is not None
+        at = slots.begin(data[:64], image.digest_of(data))
+        assert at == 4096
+        slots.write(at, data[at:])
+        slots.finish()
+        slots.activate(image.digest_of(data))
+        running = slots.boot()
+        assert running is not None
+        assert running.version == 5
+    finally:
+        flash.close()
+
+
+class LyingBoard(Board):
+    """Answers as `lies` has it, to everything else as a board that takes all it is sent."""
+
+    def __init__(self, lies: dict[str, Any]) -> None:
+        super().__init__("liar")
+        self._lies = lies
+        self._said = b""
+        self._offset = 0
+
+    def _send(self, line: bytes) -> None:
+        command = json.loads(line)
+        name = command["cmd"]
+        if name == "update_data":
+            self._offset = command["offset"] + len(base64.b64decode(command["data"]))
+        result = {"offset": self._offset} if name.startswith("update_") else {"stage": 1}
+        result = self._lies.get(name, result)
+        self._said += control.reply(command["id"], result)
+
+    def _receive(self, timeout_s: float) -> bytes:
+        said, self._said = self._said, b""
+        return said
+
+    def close(self) -> None:
+        pass
+
+
+class LyingReach(Reach):
+    def __init__(self, lies: dict[str, Any]) -> None:
+        super().__init__()
+        self._lies = lies
+
+    def open(self, place: Any, name: str, stop: threading.Event | None = None) -> Board:
+        return LyingBoard(self._lies)
+
+
+@pytest.mark.parametrize(
+    ("lies", "code"),
+    [
+        ({"info": {"stage": 1, "image_version": "nine"}}, "bad_reply"),
+        ({"info": {"stage": 1, "image_version": -1}}, "bad_reply"),
+        ({"info": {"stage": 1, "image_version": True}}, "bad_reply"),
+        ({"info": {"stage": "1"}}, "image_stage"),
+        ({"update_begin": {}}, "bad_reply"),
+        ({"update_begin": {"offset": -1}}, "bad_reply"),
+        ({"update_begin": {"offset": 1 << 31}}, "bad_reply"),
+        ({"update_begin": {"offset": "0"}}, "bad_reply"),
+        ({"update_begin": {"offset": None}}, "bad_reply"),
+        ({"update_data": {"offset": -3072}}, "bad_reply"),
+        ({"update_data": {"offset": [0]}}, "bad_reply"),
+        ({"update_data": {"offset": 0}}, "no_progress"),
+        ({"update_data": {"offset": 100}}, "no_progress"),
+    ],
+    ids=str,
+)
+def test_boards_are_not_believed(
+    cuts: Cuts, monkeypatch: pytest.MonkeyPatch, lies: dict[str, Any], code: str
+) -> None:
+    monkeypatch.setattr(courier_module, "NO_PROGRESS_S", 0.1)
+    stop = threading.Event()
+    sent = shipment(good(cuts))
+    node = Node(0, "tail", 1, "liar", reach.parse("udp://127.0.0.1:9"))
+    courier = Courier(node, LyingReach(lies), via="control", stop=stop)
+    outcome = update([courier], lambda _: lambda _: sent, stop)
+    assert not outcome.done
+    assert courier.report.code == code
+    assert outcome.problem is not None
+    assert f"[{code}]" in outcome.problem

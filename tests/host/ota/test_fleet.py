@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -167,6 +168,41 @@ def test_two_commands_make_the_same_images(
         make()
 
 
+def test_images_kept_for_updates_do_not_pile_up(cuts: Cuts, tmp_path: Path) -> None:
+    """What was used last stays, what is young stays, and what is not ours stays."""
+    signer = cuts.key.public.fingerprint
+
+    def make(version: int, age_s: float) -> Path:
+        folder = tmp_path / f"{cuts.b.manifest.id[:16]}-{signer}-{version}"
+        write(pack(cuts.b, range(2), cuts.key, version=version), folder)
+        os.utime(folder, (time.time() - age_s,) * 2)
+        return folder
+
+    old = [make(n, 2 * shipment.KEPT_S + 100 - n) for n in range(1, shipment.KEPT + 3)]
+    mine = tmp_path / f"{'0' * 16}-unsigned-1"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("not packed here")
+    os.utime(mine, (0, 0))
+
+    def bring(newer_than: int, version: int | None = None) -> int:
+        kept = tmp_path / f"{cuts.b.manifest.id[:16]}-{signer}"
+        made = shipment.of_bundle(
+            cuts.b, cuts.key, newer_than=newer_than, version=version, now=50, kept=kept
+        )
+        return made[0].version
+
+    assert bring(0, version=1) == 1  # Used, so the youngest now.
+    assert all(folder.exists() for folder in old)
+    assert bring(40) == 50
+    left = sorted(int(f.name.rpartition("-")[2]) for f in tmp_path.iterdir() if f != mine)
+    assert left == [1, *range(len(old) - shipment.KEPT + 3, len(old) + 1), 50]
+    assert (mine / "notes.txt").exists()
+    for version in range(51, 60):  # All of them young.
+        assert bring(version - 1) == version
+    assert len(list(tmp_path.iterdir())) == 1 + 10 + 1
+    shipment.prune(tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
@@ -242,7 +278,7 @@ def test_ctrl_c_while_boards_restart_ends_at_once_and_says_where_each_is(
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert took_s < 2.0  # With the interpreter's own end.
+    assert took_s < 5.0  # A tenth of a second, and the end of an interpreter on a busy machine.
     assert rest.splitlines()[0] == "interrupted; the same command again goes on from here"
     assert re.search(r"head \(.*\): runs it", rest)
     assert re.search(r"tail \(.*\): starts it when it restarts", rest)
