@@ -359,7 +359,8 @@ async def _serve(
         listening = [one.place for one in served.listeners]
         voice.tell(
             {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},
-            f"ready: {options.engines} engines" + (f", http://{address}" if address else ""),
+            f"ready: {options.engines} engine{'s' * (options.engines != 1)}"
+            + (f", http://{address}" if address else ""),
         )
         summary = loop.create_task(_summaries(served, voice, every_s))
         await stopping.wait()

@@ -74,6 +74,7 @@ USAGE = [
     ("ota", "is neither", "{bundle} --unsigned --partial --node 0=serial:x --bridge x", ""),
     ("flash", "does not exist", "nowhere --role head", ""),
     ("broker", "does not exist", "--tls-cert nowhere --tls-key nowhere", ""),
+    ("broker", "no name for a user", "--add-user a/b --role node", "letters"),
     ("gateway", "does not exist", "nowhere", ""),
     ("flash", "does not exist", "--build nowhere --role bridge", ""),
     ("flash", "not one of", "{bundle} --role haed", "head"),
