@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import io
@@ -103,7 +104,7 @@ def read(folder: Path) -> Bundle:
         ManifestError: its manifest is not valid.
     """
     try:
-        text = (folder / "manifest.json").read_text("utf-8")
+        text = _contents(folder / "manifest.json").decode("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         why = "no manifest.json in it" if folder.exists() else "it does not exist"
         raise BundleError(f"{folder} is not a bundle ({why})") from error
@@ -114,7 +115,7 @@ def read(folder: Path) -> Bundle:
     files = {}
     for name, digest in parsed.files.items():
         try:
-            data = (folder / name).read_bytes()
+            data = _contents(folder / name)
         except OSError as error:
             raise BundleError(f"{folder / name} cannot be read: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != digest:
@@ -126,6 +127,13 @@ def read(folder: Path) -> Bundle:
     bundle = Bundle(parsed, files)
     _check_files(bundle)
     return bundle
+
+
+def _contents(path: Path) -> bytes:
+    """A file's bytes. Of what is none, a pipe or a device, reading might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    return path.read_bytes()
 
 
 def _check_files(bundle: Bundle) -> None:

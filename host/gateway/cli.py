@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -74,13 +76,21 @@ class Sink(click.ParamType):  # type: ignore[type-arg]
                 access.parse(text)
             except access.AccessError as error:
                 self.fail(str(error), param, ctx)
-        elif not re.fullmatch(r"parquet:.+|webhook:https?://.+", text):
-            self.fail(
-                f"{text!r} is no place for results: write parquet:DIR, webhook:URL or mqtt://HOST",
-                param,
-                ctx,
-            )
+        elif not text.startswith("parquet:") and not _is_webhook(text):
+            # What was given is not quoted: there may be a password or a token in it.
+            self.fail("that is no parquet:DIR, webhook:http://HOST/PATH or mqtt://HOST", param, ctx)
+        elif text == "parquet:":
+            self.fail("parquet: needs a folder", param, ctx)
         return text
+
+
+def _is_webhook(text: str) -> bool:
+    try:
+        url = urlsplit(text.removeprefix("webhook:"))
+        whole = bool(url.hostname) and url.port != 0
+    except ValueError:  # A port or an address that is none.
+        return False
+    return text.startswith("webhook:") and url.scheme in ("http", "https") and whole
 
 
 class Cores(click.ParamType):  # type: ignore[type-arg]
@@ -338,22 +348,13 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    again = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, again.set)  # While it starts, too, which is no end.
     async with AsyncExitStack() as stack:
         served = Gateway(folders, transports, options, say=voice.say)
         address = await beside.enter(stack, served, voice)
         await stack.enter_async_context(served)
-        reloads: set[asyncio.Task[None]] = set()
-
-        async def reload() -> None:
-            for line in await served.reload():
-                voice.say(line)
-
-        def again() -> None:
-            task = loop.create_task(reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, again)
+        reloads = loop.create_task(_reloads(served, voice, again))
         gc.collect()
         gc.freeze()  # What is there now stays: not to be looked through while heads wait.
         listening = [one.place for one in served.listeners]
@@ -365,6 +366,7 @@ async def _serve(
         summary = loop.create_task(_summaries(served, voice, every_s))
         await stopping.wait()
         summary.cancel()
+        reloads.cancel()
         voice.say("stopping: heads get the answers they wait for")
         done = loop.create_task(served.stop())
         hurried = loop.create_task(at_once.wait())
@@ -374,6 +376,18 @@ async def _serve(
             done.cancel()
             return served.unanswered
         return await done
+
+
+async def _reloads(served: Gateway, voice: _Voice, again: asyncio.Event) -> None:
+    """Signals that come while folders are read are one more reading together."""
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            for line in await served.reload():
+                voice.say(line)
+        except Exception:
+            logging.getLogger(__name__).exception("the bundles were not read again")
 
 
 async def _summaries(served: Gateway, voice: _Voice, every_s: float) -> None:

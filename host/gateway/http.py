@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,12 +13,15 @@ from host.gateway.metrics import Metrics
 from host.gateway.service import Gateway
 from host.link.driver import now_us
 
+MOST_CONNECTIONS: Final = 64
+
 
 class Http:
     """An asynchronous context manager. `address` is (host, port) once it is entered.
 
     /healthz: the process answers. /readyz: it serves, or 503 and why not. /metrics: for Prometheus.
-    /heads: every head as JSON.
+    /heads: every head as JSON. Beyond MOST_CONNECTIONS the oldest connection gives way: whoever
+    opens many takes no files that heads and engines need.
 
     Raises (entering):
         GatewayError: the address cannot be had.
@@ -33,23 +37,39 @@ class Http:
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/heads", self._heads)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Http:
         host, port = self.address
         try:
             await self._runner.setup()
-            site = web.TCPSite(self._runner, host, port)
-            await site.start()
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connection, host, port, backlog=MOST_CONNECTIONS
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise GatewayError(
                 f"--http: {host} port {port} cannot be had: {error.strerror or error}"
             ) from error
-        self.address = self._runner.addresses[0][:2]
+        self.address = self._server.sockets[0].getsockname()[:2]
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        oldest_first = [
+            one.transport
+            for one in server.connections
+            if one.transport is not None and not one.transport.is_closing()
+        ]
+        for transport in oldest_first[: max(len(oldest_first) + 1 - MOST_CONNECTIONS, 0)]:
+            transport.abort()
+        return server()
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -113,7 +113,10 @@ class Pool:
             self._start_one()
 
     def _start_one(self) -> _Engine:
-        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:  # Too many files are open, say.
+            raise GatewayError(f"no engine can be started: {error.strerror}") from error
         for end in (own, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 with contextlib.suppress(OSError):
@@ -359,9 +362,13 @@ class Pool:
         for served in list(self._served.values()):
             piece = await asyncio.to_thread(served.load)
             try:
-                await self._send_load(engine, served, piece)
+                await asyncio.wait_for(self._send_load(engine, served, piece), LOAD_TIMEOUT_S)
             except GatewayError:
                 return  # It died, and is being replaced.
+            except asyncio.TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(engine.process.pid, signal.SIGKILL)  # Another one comes for it.
+                return
         self._user.room()
 
     async def close(self) -> None:

@@ -253,6 +253,12 @@ class WebhookSink(Sink):
                 return f"the webhook answers {answer.status}", refused
         except asyncio.TimeoutError:
             return f"the webhook does not answer within {POST_TIMEOUT_S:g} s", False
+        # A URL may have a token in its path: neither what has it in its text is told, nor the
+        # whole of what a server says.
+        except aiohttp.InvalidURL:
+            return "the webhook's URL is none", True
+        except aiohttp.ClientResponseError:
+            return "the webhook does not answer as HTTP", False
         except aiohttp.ClientError as error:
             return f"the webhook cannot be reached: {error}", False
 

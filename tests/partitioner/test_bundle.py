@@ -157,6 +157,19 @@ def test_how_it_was_made_is_not_part_of_the_id(stranger_bundle: Bundle) -> None:
     assert replace(m, files={**m.files, "full.tflite": "0" * 64}).id != m.id
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(
+    stranger_bundle: Bundle, tmp_path: Path
+) -> None:
+    for name in ("manifest.json", "stage0.tflite"):
+        folder = tmp_path / name
+        stranger_bundle.write(folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(BundleError, match="cannot be read: it is no file"):
+            bundle.read(folder)
+
+
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         bundle.read(tmp_path)

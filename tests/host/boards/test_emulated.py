@@ -351,8 +351,12 @@ def test_what_the_guest_calls_this_machine() -> None:
     ],
 )
 def test_wrong_usage(
-    invoke: Invoke, folder: Path, arguments: tuple[str, ...], message: str
+    invoke: Invoke, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    result = invoke(main, "board", folder, "--stage", 2, *arguments)
+    present = {name: tmp_path / name for name in ("x", "y")}
+    for file in present.values():
+        file.touch()
+    given = [present.get(argument, argument) for argument in arguments]
+    result = invoke(main, "board", folder, "--stage", 2, *given)
     assert result.exit_code == 2
     assert message in result.stderr

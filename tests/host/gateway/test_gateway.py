@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from host.gateway import pool
+from host.gateway.http import MOST_CONNECTIONS, Http, not_ready
 from host.gateway.http import heads as heads_of
-from host.gateway.http import not_ready
 from host.gateway.listener import Share
+from host.gateway.metrics import Metrics
 from host.gateway.schedule import Job
 from host.gateway.service import Outcome
 from host.link.driver import now_us
@@ -420,5 +424,47 @@ def test_memory_bounds_the_sessions(pair_folder: Path) -> None:
             profile = gateway.listeners[0].endpoint.profile
             assert 1 <= profile.max_sessions < 44
             assert profile.max_message < 100_000
+
+    asyncio.run(go())
+
+
+def test_an_engine_comes_when_there_are_files_again(
+    pair_folder: Path, two: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "LONGEST_PAUSE_S", 0.2)
+    whole = socket.socketpair
+    refused = []
+
+    def none_left(*arguments: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(arguments)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return whole(*arguments)
+
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, port, _):
+            monkeypatch.setattr(socket, "socketpair", none_left)
+            os.kill(gateway.pool.pids[0], signal.SIGKILL)
+            await until(lambda: not_ready(gateway) is not None)
+            await until(lambda: not_ready(gateway) is None)
+            async with connect(port, two) as client:
+                await ask(client, two, 1)
+        assert len(refused) == 2
+
+    asyncio.run(go())
+
+
+def test_connections_that_ask_nothing_of_http_take_no_files(pair_folder: Path) -> None:
+    async def go() -> None:
+        async with serving(pair_folder) as (gateway, _, _):
+            async with Http("127.0.0.1", 0, gateway, Metrics(gateway)) as http:
+                mute = [await asyncio.open_connection(*http.address) for _ in range(300)]
+                reader, writer = await asyncio.open_connection(*http.address)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+                assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+                ended = [said for said, _ in mute if said.at_eof() or said.exception()]
+                assert len(ended) > 300 - 3 * MOST_CONNECTIONS
+                for _, one in (*mute, (reader, writer)):
+                    one.close()
 
     asyncio.run(go())

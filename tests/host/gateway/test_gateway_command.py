@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -307,3 +308,35 @@ def test_fast_kernels_say_so(pair_folder: Path, two: Examples) -> None:
 
         asyncio.run(go())
         assert 'exact="no",outcome="ok"' in get(gateway, "/metrics")
+
+
+def test_a_webhooks_url_is_told_nowhere(pair_folder: Path, two: Examples) -> None:
+    answers = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection = answers.accept()[0]
+            except OSError:
+                return
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"\x1b[2J is no HTTP\r\n\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        sink = f"webhook:http://127.0.0.1:{answers.getsockname()[1]}/t0ken"
+        with GatewayProcess(pair_folder, *UDP, "--results", sink) as gateway:
+            inferences(gateway.ports[0], two, range(1))
+            said = gateway.wait_for("note", "results to webhook")["text"]
+            assert "does not answer as HTTP" in said
+            assert "t0ken" not in said
+            assert "\x1b" not in said
+    finally:
+        answers.shutdown(socket.SHUT_RDWR)
+        answers.close()
+        thread.join()
+    for wrong in ("webhook:http://me:t0ken@:99999/", "webhok:http://me:t0ken@there/"):
+        done = CliRunner().invoke(main, ["gateway", str(pair_folder), "--results", wrong])
+        assert (done.exit_code, "t0ken" in done.output) == (2, False)
