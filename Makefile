@@ -7,7 +7,7 @@ LAYER ?= block_16_project_BN
 BUNDLE := build/mobilenet_v2_0.35_96_digits-$(LAYER)
 QUIET_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-radio power-cuts ota-kills gateway-attacks meter-hold gateway-hold lint setup setup-dev clean
+.PHONY: demo test test-radio power-cuts ota-kills gateway-attacks meter-hold gateway-hold broker-load lint setup setup-dev clean
 
 demo: setup
 	@echo "== Cut MobileNetV2 at $(LAYER) and check every byte"
@@ -54,6 +54,10 @@ gateway-attacks: setup-dev
 # 200 updates over the air of boards that are killed at random moments (a quarter of an hour).
 ota-kills: setup-dev
 	@$(BIN)/python -m tests.host.ota.kills 200
+
+# 200 boards at the broker, telemetry every second for half a minute: none lost.
+broker-load: setup-dev
+	@TINYSPLIT_LONG=1 $(BIN)/python -m pytest -q tests/host/broker/test_load.py
 
 lint: setup-dev
 	@$(BIN)/ruff check .

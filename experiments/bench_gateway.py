@@ -627,7 +627,9 @@ def main() -> None:
         except LoadError as error:
             raise SystemExit(str(error)) from error
     machine = environment.machine()
-    words = " ".join([".venv/bin/python experiments/bench_gateway.py", *sys.argv[1:]])
+    words = ".venv/bin/python experiments/bench_gateway.py"
+    if chosen.soak is not None:
+        words += f" --soak {chosen.soak:g} --soak-heads {chosen.soak_heads}"
     head = [
         "# What the gateway costs",
         "",

@@ -164,6 +164,7 @@ class Commands(Group):
         "gateway": "The tail as a service for many heads.",
         "keys": "The key pair that images are signed with.",
         "live": "Follow a sweep in this terminal.",
+        "monitor": "How the boards at a broker are, live.",
         "ota": "Move running boards to another bundle.",
         "pack": "Pack a bundle's stages as images for boards.",
         "plan": "Where to cut a network for a chain of nodes.",

@@ -1235,11 +1235,7 @@ static void message(const struct item *item) {
     node_release(item->session, item->slot);
 }
 
-static void say_ready(void *arg) {
-    (void)arg;
-    if (!take_lock()) {
-        return;
-    }
+void control_ready(void) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "event", "ready");
     cJSON_AddItemToObject(o, "info", info());
@@ -1250,10 +1246,6 @@ static void say_ready(void *arg) {
     cJSON_free(text);
     cJSON_Delete(o);
     (void)xSemaphoreGive(lock);
-}
-
-void control_ready(void) {
-    (void)control_defer(say_ready, NULL);
 }
 
 static void control_task(void *arg) {
@@ -1281,6 +1273,7 @@ void control_start(const char *problem_text) {
     ESP_ERROR_CHECK(large != NULL ? ESP_OK : ESP_ERR_NO_MEM);
     large->stored = *app_settings();
     lock = xSemaphoreCreateMutexStatic(&lock_memory);
+    (void)take_lock(); /* until control_ready */
     once_lock = xSemaphoreCreateMutexStatic(&once_lock_memory);
     (void)snprintf(boot, sizeof boot, "%08" PRIx32 "%08" PRIx32, esp_random(), esp_random());
     items = xQueueCreateStatic(8, sizeof(struct item), items_storage, &items_state);

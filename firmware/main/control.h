@@ -20,7 +20,8 @@ extern const struct line_sink control_sink;
 /* Starts the control task: results, events, telemetry, commands of sessions. */
 void control_start(const char *problem);
 
-/* Says `ready` to all who listen, once a firmware on trial is known to stay: who waits for it counts on that. */
+/* Says `ready` to all who listen, once a firmware on trial is known to stay: who waits for it counts on that. Commands
+ * wait for it. On the task of control_start. */
 void control_ready(void);
 
 /* Deals with a line; answers before it returns, but for `run`. From any task with 6 KB of stack. */

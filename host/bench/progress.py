@@ -210,11 +210,12 @@ def labels(coordinates: Sequence[Mapping[str, Any]]) -> list[str]:
 def cells_table(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Table:
     """Cells that are over, as cells.json has them, under these names by number.
 
-    `how` is how their round trips came about.
+    `median` is of the medians of the runs and `range` from the least of these to the largest; of a
+    modelled cell, the model's value and its band. `how` is how their round trips came about.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", overflow="fold", min_width=20)
-    for heading in ("median ms", "of runs"):
+    for heading in ("median ms", "range ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("how")
     for heading in ("inferences", "failed"):

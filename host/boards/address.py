@@ -6,14 +6,14 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from models.errors import ArgumentError
+from models.errors import TinysplitError
 
 RADIOS = ("espnow", "ble")
 TRANSPORTS = ("udp", "tcp", *RADIOS)
 CENTRAL = "central"  # ble://central: the next stage is a central that connects (SPEC section 13).
 
 
-class AddressError(ArgumentError):
+class AddressError(TinysplitError):
     """Not an address of a link."""
 
 

@@ -37,12 +37,15 @@ def parse(name: str) -> Place:
     """What a name means.
 
     Raises:
-        KindError, AddressError: nothing.
+        KindError: nothing.
     """
     if "://" in name:
-        place = address.parse(name)
+        try:
+            place = address.parse(name)
+        except address.AddressError as error:
+            raise kinds.KindError(str(error)) from error
         if place.host == CENTRAL or (place.transport in ("udp", "tcp") and place.port == 0):
-            raise address.AddressError(f"{name} is no address that a board can be called at")
+            raise kinds.KindError(f"{name} is no address that a board can be called at")
         return place
     if re.fullmatch(r"/.+|COM\d+", name):
         name = f"serial:{name}"

@@ -22,6 +22,7 @@ from host.broker import access, lasting, mosquitto, tls, users
 from host.broker.broker import Limits
 from host.broker.log import Log
 from host.broker.server import ListenError, Server, Settings
+from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.command import Command, existing, verbose_option
 
@@ -120,6 +121,11 @@ def broker(
         )
     if (add_user is None) != (role is None):
         raise click.UsageError("--add-user and --role go together")
+    if add_user is not None and not topics.is_node(add_user):
+        raise click.BadParameter(
+            f"{add_user[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -",
+            param_hint="--add-user",
+        )
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together")
     folder = folder.expanduser()
@@ -142,6 +148,8 @@ def broker(
 
 
 def _add(folder: Path, name: str, role: str) -> None:
+    if not topics.is_node(name):
+        raise click.UsageError(f"{name[:40]!r} is no name: 1 to 32 letters, digits, and . _ -")
     known = users.read(folder / "users")
     others = [user for user in known.values() if user.name != name]
     if sys.stdin.isatty():
@@ -177,6 +185,10 @@ def _write_mosquitto(
 ) -> None:
     if not _is_address(host):
         raise click.UsageError("--mosquitto needs an address in --listen, not a name")
+    if not 0 < port < 0xFFFF:
+        raise click.UsageError(f"port {port}: nodes take it, operators the next one")
+    if any(c.isspace() for c in str(folder.resolve())):
+        raise click.UsageError("--mosquitto DIR: Mosquitto's files cannot name one with a blank")
     resolved = None if pair is None else (pair[0].resolve(), pair[1].resolve())
     if pair is not None:
         tls.context(*pair)

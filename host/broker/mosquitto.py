@@ -10,7 +10,7 @@ import getpass
 from pathlib import Path
 
 from host.broker.broker import Limits
-from partitioner.output import OutputError, whole_file
+from partitioner.output import whole_file
 
 NODES_ACL = """\
 # A node reads its own commands and writes its own reply, telemetry and status.
@@ -64,16 +64,12 @@ def configuration(
 def write(
     folder: Path, host: str, port: int, tls: tuple[Path, Path] | None, limits: Limits
 ) -> None:
-    """Write the files; users that are there already stay.
+    """Write the files; users that are there already stay. The folder's name has no blank.
 
     Raises:
-        OutputError: they cannot be written, or the folder's name cannot stand in them.
+        OutputError: they cannot be written.
     """
     folder = folder.resolve()
-    if any(c.isspace() for c in str(folder)):
-        raise OutputError(f"{folder} has a blank in its name: Mosquitto's files cannot name it")
-    if not 0 < port < 0xFFFF:
-        raise OutputError(f"port {port}: nodes take it, operators the next one")
     contents = {
         "mosquitto.conf": configuration(folder, host, port, tls, limits),
         "nodes.acl": NODES_ACL,

@@ -64,6 +64,14 @@ class Settings:
         return self.folder / "retained.json"
 
 
+_NO_TLS = {  # What OpenSSL calls the alerts of clients, for people.
+    "TLSV1_ALERT_UNKNOWN_CA": "does not trust this broker's certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "does not accept this broker's certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "says that this broker's certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "does not accept this broker's certificate",
+}
+
+
 class _Connection(asyncio.Protocol):
     """A socket; a `Link` once its client has logged in."""
 
@@ -99,7 +107,8 @@ class _Connection(asyncio.Protocol):
             try:
                 data = self._tls.receive(data)
             except ssl.SSLError as error:
-                self._server.log.warning("no_tls", f"{self.address}: no TLS ({error.reason})")
+                what = _NO_TLS.get(error.reason or "", "no TLS")
+                self._server.log.warning("no_tls", f"{self.address}: {what} ({error.reason})")
                 self._write(self._tls.outgoing())
                 self.close()
                 return

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -24,7 +25,7 @@ from host.gateway import service
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
-from host.mqtt import topics
+from host.mqtt import access, topics
 from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
@@ -61,6 +62,35 @@ class HttpAt(click.ParamType):  # type: ignore[type-arg]
         if match is None or int(match[3]) > 65535:
             self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464", param, ctx)
         return match[1] or match[2], int(match[3])
+
+
+class Sink(click.ParamType):  # type: ignore[type-arg]
+    """A place for results, as `host.gateway.results` opens it."""
+
+    name = "sink"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if re.match(r"mqtts?://", text):
+            try:
+                access.parse(text)
+            except access.AccessError as error:
+                self.fail(str(error), param, ctx)
+        elif not text.startswith("parquet:") and not _is_webhook(text):
+            # What was given is not quoted: there may be a password or a token in it.
+            self.fail("that is no parquet:DIR, webhook:http://HOST/PATH or mqtt://HOST", param, ctx)
+        elif text == "parquet:":
+            self.fail("parquet: needs a folder", param, ctx)
+        return text
+
+
+def _is_webhook(text: str) -> bool:
+    try:
+        url = urlsplit(text.removeprefix("webhook:"))
+        whole = bool(url.hostname) and url.port != 0
+    except ValueError:  # A port or an address that is none.
+        return False
+    return text.startswith("webhook:") and url.scheme in ("http", "https") and whole
 
 
 class Cores(click.ParamType):  # type: ignore[type-arg]
@@ -159,6 +189,7 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--results",
     "results_to",
+    type=Sink(),
     multiple=True,
     metavar="SINK",
     help="A row for every request: parquet:DIR, webhook:URL, or mqtt://HOST[:PORT] (a broker, with "
@@ -329,7 +360,8 @@ async def _serve(
         listening = [one.place for one in served.listeners]
         voice.tell(
             {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},
-            f"ready: {options.engines} engines" + (f", http://{address}" if address else ""),
+            f"ready: {options.engines} engine{'s' * (options.engines != 1)}"
+            + (f", http://{address}" if address else ""),
         )
         summary = loop.create_task(_summaries(served, voice, every_s))
         await stopping.wait()

@@ -212,7 +212,7 @@ class Gateway(ListenerUser, PoolUser):
             )
             again = next((s for s in self.served if s.id == fresh.id), None)
             if again is current:
-                return f"{folder}: unchanged, bundle {current.label}"
+                return f"{folder}: the same as before, bundle {current.label} goes on"
             if again is not None and again.folder != folder:
                 raise GatewayError(f"{folder} and {again.folder} would be the same bundle")
             if again is None:

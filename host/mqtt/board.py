@@ -103,8 +103,8 @@ class MqttBoard(Board):
             if time.monotonic() > end:
                 raise BoardError(
                     "no_node",
-                    f"the broker at {self._connection.access.url} knows no node {self._node!r}; "
-                    "`tinysplit boards` lists those it knows",
+                    f"the broker at {self._connection.access.url} knows no node {self._node!r}, "
+                    "or does not let you read of it; `tinysplit boards` lists those it knows",
                 )
             self._take(self._receive(_LONGEST_LISTEN_S))
         if self._boot is None:

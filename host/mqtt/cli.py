@@ -15,8 +15,7 @@ from host.boards.board import Board, BoardError
 from host.boards.control import ControlError
 from host.boards.kinds import OnSerial
 from host.boards.reach import Reach
-from host.mqtt import access
-from host.mqtt.options import broker_options
+from host.mqtt.options import broker_options, named
 from partitioner.command import Command, FiniteRange, verbose_option
 
 
@@ -82,7 +81,7 @@ def cmd(
     if lender is not None and not isinstance(lender, OnSerial):
         raise click.UsageError("--bridge is serial:PORT")
     with (
-        Reach(bridge=lender, air=air, broker=lambda: access.need(broker, login, ca)) as way,
+        Reach(bridge=lender, air=air, broker=lambda: named(broker, login, ca)) as way,
         way.open(place, node) as board,
     ):
         reply = _ask(board, name, timeout, fields)

@@ -34,6 +34,7 @@ _AGAIN_S = (1, 3)  # Least and most until a lost connection is tried again.
 _WAITING = 256  # Messages kept while there is no connection.
 _FAREWELL_S = 1.0
 _LOGIN = (4, 5, 134, 135)  # CONNACK: bad user name or password; not authorized.
+_CLIENT_ID = 133  # CONNACK: client identifier not valid; what keeps a board to its own name.
 _EXPIRED, _NOT_YET, _OTHER_HOST = 10, 9, (62, 64)  # X509_V_ERR_... of OpenSSL.
 
 Message = Callable[[str, bytes, bool], None]
@@ -250,7 +251,8 @@ class Connection:
     ) -> None:
         if reason.is_failure:
             self._refused = True
-            who = "no user" if self.access.user is None else f"the user {self.access.user!r}"
+            user = self.access.user
+            who = "a client without a login" if user is None else f"the user {user!r}"
             # paho gives codes of MQTT 3 the names and numbers of MQTT 5.
             if reason.value in _LOGIN:
                 self._fail(
@@ -261,7 +263,10 @@ class Connection:
                     )
                 )
             else:
-                self._fail(MqttError("refused", f"the broker at {self.access.url} says: {reason}"))
+                why = f"the broker at {self.access.url} says: {reason}"
+                if reason.value == _CLIENT_ID and user is not None:
+                    why += f"; is {user!r} a board's login? Commands need an operator's"
+                self._fail(MqttError("refused", why))
             return
         self._refused = False
         if not self._subscriptions:

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from host.boards.board import BoardError
 from host.boards.control import ControlError
-from host.mqtt import access, topics
+from host.mqtt import topics
 from host.mqtt.access import Access
 from host.mqtt.connection import Connection, MqttError
-from host.mqtt.options import broker_options
+from host.mqtt.options import broker_options, named
 from host.mqtt.roster import NodeView, Roster, as_json
 from partitioner.command import Command, FiniteRange, verbose_option, wide_console
 
@@ -99,7 +99,7 @@ def monitor(
     name = None if node is None else node.removeprefix("mqtt:")
     if name is not None and not topics.is_node(name):
         raise click.UsageError(f"{name[:40]!r} is no name of a node")
-    found = access.need(broker, login, ca)
+    found = named(broker, login, ca)
     with contextlib.suppress(KeyboardInterrupt):
         _watch(found, name, seconds, as_lines)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from host.boards import reach
-from host.boards.address import AddressError
 from host.boards.kinds import KindError
 from host.document import Document, DocumentError, text_of
 from host.ota.courier import Node
@@ -38,7 +37,7 @@ def parse(label: str, name: str, chain: int = 0) -> Node:
         raise NodesError(f"{label[:40]!r} is no stage: write head, tail, or a stage's number")
     try:
         return Node(chain, shown, stage, name, reach.parse(name))
-    except (AddressError, KindError) as error:
+    except KindError as error:
         raise NodesError(str(error)) from error
 
 

@@ -157,7 +157,8 @@ def cells(frame: Frame) -> Frame:
 
     Columns: COORDINATES, `transport`, `label`, `payload_bytes`, `nodes`, `kernels`, `provenance`
     (and `compute_`, `link_`, `energy_provenance`), `inferences`, `failed`, `checked` and `exact`
-    (how many results were compared with the uncut model's, and are equal), `runs`,
+    (how many results were compared with the uncut model's, and are equal), `steady` (bool: none
+    began before the round trips were), `runs`,
     `round_trip_ms` (median) with `round_trip_low_ms` and `_high_ms` (median_interval),
     `run_low_ms` and `run_high_ms` (lowest and highest median of a run), `p95_ms`, `link_ms`,
     `one_way_ms` and `one_way_uncertainty_ms` (medians), `one_way_method`, `compute_ms` (median of
@@ -210,6 +211,7 @@ def _cell(group: Frame) -> dict[str, Any]:
         },
         "inferences": len(group),
         "failed": int(group["error"].notna().sum()),
+        "steady": not group["steady"].eq(False).any(),
         "checked": int(good["exact"].notna().sum()),
         "exact": int((good["exact"] == True).sum()),  # noqa: E712 - null is neither.
         "runs": len(per_run),

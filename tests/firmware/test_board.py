@@ -126,6 +126,17 @@ def test_every_command_has_one_answer_by_the_schema(start: Start) -> None:
     assert board.reboot()["reset"] == "restart"
 
 
+def test_ready_is_said_before_anything_is_answered(tmp_path: Path) -> None:
+    """Who asks until an answer comes takes a `ready` after it for another start."""
+    assert PROGRAM is not None
+    with PcBoard(Path(PROGRAM), factory_flash(tmp_path / "flash", {})) as board:
+        board.write(b'{"id":"early","cmd":"info"}\n')
+        board.wait_ready(30)
+        while b'"id":"early"' not in board.printed:
+            board.replies_to(b"")
+        assert board.printed.index(b'"event":"ready"') < board.printed.index(b'"id":"early"')
+
+
 def test_info_of_a_head(start: Start, stages: list[bytes], stranger_bundle: Bundle) -> None:
     info = start({0: stages[0]}, name="kitchen", next="udp://127.0.0.1:4001").ask("info")
     assert info["bundle"] == stranger_bundle.manifest.id

@@ -221,7 +221,12 @@ def test_commands_are_those_of_the_schema() -> None:
     assert found is not None
     assert set(re.findall(r'"(\w+)"', found[1])) == set(control.COMMANDS)
     for name in control.COMMANDS:
-        members = set(control.schema()["$defs"][name]["properties"]) - {"id", "cmd"}
+        members = set(control.schema()["$defs"][name]["properties"]) - {
+            "id",
+            "cmd",
+            "boot",
+            "after",
+        }
         row = re.search(rf'\{{"{name}", "([^"]*)"\}}', text)
         assert set(row[1].split() if row else ()) == members, name
 

@@ -84,20 +84,20 @@ def _manifest(folder: Path):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (("nowhere",), "nowhere is not a bundle"),
-        (("BUNDLE", "--images", "nowhere"), "no folder of images nowhere"),
-        (("BUNDLE", "--save-figure", "x.doc"), "must end in .png"),
-        (("BUNDLE", "--save-figure", "/proc/x/y.png"), "cannot write /proc/x/y.png"),
+        (("nowhere",), 2, "'nowhere' does not exist"),
+        (("BUNDLE", "--images", "nowhere"), 2, "no folder of images nowhere"),
+        (("BUNDLE", "--save-figure", "x.doc"), 2, "must end in .png"),
+        (("BUNDLE", "--save-figure", "/proc/x/y.png"), 1, "cannot write /proc/x/y.png"),
     ],
 )
 def test_bad_requests(
-    invoke: Invoke, folder: Path, arguments: tuple[str, ...], message: str
+    invoke: Invoke, folder: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     chosen = [folder if a == "BUNDLE" else a for a in arguments]
     result = invoke(main, "run", *chosen)
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == code, result.output
     assert message in result.stderr
     assert list(Path().iterdir()) == []
 

@@ -500,6 +500,10 @@ class Board:
             raise ControlError(code, f"the inference was not begun: {code}")
         self._pending[inference] = command.id, reply
 
+    def abandon(self) -> None:
+        """Nobody can say more: what is under way is answered `cancelled`, not dropped unsaid."""
+        self._abort()
+
     def _abort(self) -> int:
         assert self._core is not None
         count = self._core.abort()
@@ -583,3 +587,4 @@ def _serve(board: Board, controller: ControlLine) -> None:
                 controller.send(control.refusal(error))
         if commands and not controller.full:
             board.handle(commands.popleft())
+    board.abandon()

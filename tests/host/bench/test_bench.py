@@ -463,5 +463,5 @@ def test_following_what_holds_no_results_is_one_line(
     done = invoke(follow, tmp_path)
     assert done.exit_code == 1
     assert "holds no results" in done.stderr
-    assert invoke(bench, tmp_path / "no.yaml").exit_code == 1
+    assert invoke(bench, tmp_path / "no.yaml").exit_code == 2
     assert invoke(bench, tmp_path / "no.yaml", "--quiet", "--json").exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -138,6 +139,21 @@ def test_a_board_without_a_control_line_says_so(folder: Path, closed: str) -> No
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert f"standard {'input' if closed == '<&-' else 'output'} is closed" in line
+
+
+def test_what_is_under_way_when_the_control_line_ends_is_answered(folder: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        following = f"udp://127.0.0.1:{nobody.getsockname()[1]}"
+        done = subprocess.run(
+            arguments(folder, 0, "--next", following),
+            input=control.command(7, "run", {"input": "pattern"}),
+            capture_output=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    (answer,) = (json.loads(line) for line in done.stdout.splitlines() if b'"id"' in line)
+    assert (answer["id"], answer["error"]["code"]) == (7, "cancelled")
 
 
 def test_a_board_serves_its_link_while_nobody_reads_its_answers(folder: Path) -> None:

@@ -344,15 +344,19 @@ def test_what_the_guest_calls_this_machine() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--virtual", "--qemu", "x"), "either --virtual or --qemu"),
-        (("--qemu-bin", "x"), "--qemu-bin goes with --qemu"),
-        (("--qemu", "x", "--public-key", "y"), "go with virtual boards"),
-        (("--qemu", "x", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
+        (("--virtual", "--qemu", "."), "either --virtual or --qemu"),
+        (("--qemu-bin", "."), "--qemu-bin goes with --qemu"),
+        (("--qemu", ".", "--public-key", __file__), "go with virtual boards"),
+        (("--qemu", ".", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
     ],
 )
 def test_wrong_usage(
-    invoke: Invoke, folder: Path, arguments: tuple[str, ...], message: str
+    invoke: Invoke, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    result = invoke(main, "board", folder, "--stage", 2, *arguments)
+    present = {name: tmp_path / name for name in ("x", "y")}
+    for file in present.values():
+        file.touch()
+    given = [present.get(argument, argument) for argument in arguments]
+    result = invoke(main, "board", folder, "--stage", 2, *given)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -8,6 +8,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -94,8 +95,8 @@ class Running:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def stop(self) -> int:
-        self.process.terminate()
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
         with self.process:
             return self.process.wait(10)
 

@@ -15,7 +15,6 @@ from host.mqtt.board import MqttBoard
 from host.mqtt.connection import Connection, MqttError
 from tests.host.broker import brokers
 from tests.host.broker.brokers import LOOPBACK, Running, password
-from tests.host.broker.conftest import KINDS, make
 from tests.host.mqtt.nodes import node
 
 COMMANDS = 60
@@ -64,13 +63,10 @@ def test_a_subscription_that_is_refused_is_named(tmp_path: Path) -> None:
         assert refused.value.code == "not_authorized"
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
-def test_a_broker_killed_while_commands_are_under_way(
-    pair_folder: Path, tmp_path: Path, kind: str
-) -> None:
+def test_a_broker_killed_while_commands_are_under_way(pair_folder: Path, tmp_path: Path) -> None:
     """Every command is answered, each by its own answer."""
     with (
-        brokers.running(make(kind, tmp_path / "files", tls=None)) as broker,
+        brokers.running(brokers.embedded(tmp_path / "files")) as broker,
         board(broker, pair_folder),
         MqttBoard(access(broker, "boss"), "tail") as remote,
     ):

@@ -133,7 +133,7 @@ def children(pid: int) -> list[int]:
 def test_sighup_reads_the_bundle_again(pair_folder: Path) -> None:
     with GatewayProcess(pair_folder, *UDP) as gateway:
         gateway.process.send_signal(signal.SIGHUP)
-        assert "unchanged" in gateway.wait_for("note", str(pair_folder))["text"]
+        assert "the same as before" in gateway.wait_for("note", str(pair_folder))["text"]
         assert gateway.stop()[0] == 0
 
 
@@ -274,6 +274,9 @@ def test_usage() -> None:
         (["x", "--listen", "espnow://02:00:00:00:00:01"], "a bridge's serial port"),
         (["x", "--engine-cores", "a"], "names no processors"),
         (["x", "--http", "9464"], "is not HOST:PORT"),
+        (["x", "--results", "nope:x"], "that is no parquet:DIR"),
+        (["x", "--results", "mqtt://a:b@c"], "no user and no password"),
+        (["x", "--results", "webhook:ftp://x"], "that is no parquet:DIR"),
         ([], "Missing argument"),
     ):
         found = run.invoke(main, ["gateway", *arguments])
@@ -336,4 +339,4 @@ def test_a_webhooks_url_is_told_nowhere(pair_folder: Path, two: Examples) -> Non
         thread.join()
     for wrong in ("webhook:http://me:t0ken@:99999/", "webhok:http://me:t0ken@there/"):
         done = CliRunner().invoke(main, ["gateway", str(pair_folder), "--results", wrong])
-        assert (done.exit_code, "t0ken" in done.output) == (1, False)
+        assert (done.exit_code, "t0ken" in done.output) == (2, False)

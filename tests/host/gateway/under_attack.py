@@ -36,6 +36,7 @@ HOST = "127.0.0.1"
 GROWTH = 2.0  # of the other heads' p99
 MEMORY_MB = 64  # that attackers may make the gateway take: its sessions and connections have bounds
 SETTLE_S = 0.7
+TIMEOUT_MS = 30_000  # Long: what is late is in the percentiles, and is not lost.
 BUNDLE = "mobilenet_v2_0.35_96_digits-block_16_project_BN"
 
 
@@ -91,7 +92,9 @@ class Siege:
     def heads(self, kind: str, count: int) -> Heads:
         """More good heads; they stay until the siege is over."""
         port = self.gateway.ports[kind == "tcp"]
-        heads = Heads(self._program, kind, (HOST, port), self._examples, count=count)
+        heads = Heads(
+            self._program, kind, (HOST, port), self._examples, count=count, timeout_ms=TIMEOUT_MS
+        )
         return self._stack.enter_context(heads)
 
     def rss_mb(self) -> float:
@@ -100,19 +103,24 @@ class Siege:
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
     @contextlib.contextmanager
-    def attack(self, *kinds: str) -> Iterator[dict[str, Any]]:
-        """Under these attacks; what each did is there when they are over."""
+    def attack(self, *kinds: str, share: float = 1.0) -> Iterator[dict[str, Any]]:
+        """Under these attacks, at a share of their rates; what each did is there in the end."""
         told: dict[str, Any] = {}
         places = [HOST, *map(str, self.gateway.ports), str(self._examples)]
         pipe = subprocess.PIPE
         attackers = {
             kind: subprocess.Popen(
-                [sys.executable, "-m", "tests.host.gateway.attacks", kind, *places],
+                [sys.executable, "-m", "tests.host.gateway.attacks", kind, *places,
+                 str(ATTACKS[kind][1] * share)],
                 stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT,
             )
             for kind in kinds
         }  # fmt: skip
         try:
+            for kind, attacker in attackers.items():
+                assert attacker.stdout is not None
+                if attacker.stdout.readline() != "begun\n":
+                    raise AssertionError(f"{kind} failed: {attacker.communicate()[1]}")
             yield told
             for attacker in attackers.values():
                 assert attacker.stdin is not None
@@ -147,7 +155,7 @@ def compare(siege: Siege, attack: str, rounds: int, seconds: float, rate: float)
             with contextlib.ExitStack() as stack:
                 if kind == "attack":
                     told = stack.enter_context(siege.attack(attack))
-                    time.sleep(2 * SETTLE_S)
+                    time.sleep(SETTLE_S)
                 reports = siege.block(seconds, rate, seed=number + 1)
             time.sleep(SETTLE_S)
             found[kind].append(max(one["latency_us"]["p99"] for one in reports))

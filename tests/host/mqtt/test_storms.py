@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import socket
 import threading
 import time
@@ -104,8 +103,8 @@ class Embedded:
         self._running.start()
 
     def kill(self) -> None:
-        if self._running.process.poll() is None:
-            self._running.stop(signal.SIGKILL)
+        with self._running.process as process:
+            process.kill()
 
 
 Broker = Mosquitto | Embedded

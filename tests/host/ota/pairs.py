@@ -57,7 +57,7 @@ class Pair:
         try:
             self._start()
         except BaseException:
-            self._stack.close()
+            self.__exit__(None, None, None)
             raise
         return self
 
@@ -81,8 +81,12 @@ class Pair:
             self.addresses = [
                 Address(self._transport, "127.0.0.1", free_port(kind)) for _ in range(2)
             ]
-        for stage in (1, 0):
-            self.start(stage)
+        boards = [self._begin(stage) for stage in (0, 1)]
+        for board in boards:
+            board.wait_ready(BOOT_TIMEOUT_S)
+        end = time.monotonic() + BOOT_TIMEOUT_S
+        while not boards[0].ask("stats")["next_up"] and time.monotonic() < end:
+            time.sleep(0.01)
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +99,9 @@ class Pair:
 
     def start(self, stage: int) -> dict[str, Any]:
         """Start a board, or start it again; what it says of itself."""
+        return self._begin(stage).wait_ready(BOOT_TIMEOUT_S)
+
+    def _begin(self, stage: int) -> VirtualBoard:
         air = self._air
         settings: dict[str, str | int] = {"public-key": str(self._key)}
         board = VirtualBoard(
@@ -108,7 +115,7 @@ class Pair:
             environment={} if air is None else air.environment(),
         )
         self.boards[stage] = board
-        return board.wait_ready(BOOT_TIMEOUT_S)
+        return board
 
     def kill(self, stage: int) -> None:
         """kill -9."""

@@ -278,7 +278,7 @@ def test_ctrl_c_while_boards_restart_ends_at_once_and_says_where_each_is(
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert took_s < 2.0  # With the interpreter's own end.
+    assert took_s < 5.0  # A tenth of a second, and the end of an interpreter on a busy machine.
     assert rest.splitlines()[0] == "interrupted; the same command again goes on from here"
     assert re.search(r"head \(.*\): runs it", rest)
     assert re.search(r"tail \(.*\): starts it when it restarts", rest)

@@ -245,6 +245,7 @@ def test_whose_update_it_is() -> None:
         lease.check(1)
 
 
+@pytest.mark.slow
 def test_a_command_lets_go_when_it_is_over(cuts: Cuts, pair: Pair, newer_a: Path) -> None:
     """Although it failed, and what it sent stays."""
 

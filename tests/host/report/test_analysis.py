@@ -87,6 +87,14 @@ def test_cells_are_medians_over_the_rows_that_count(sweep: Sweep) -> None:
     assert next(iter(cells["label"])) == "block_13_project_BN · espnow · clean"
 
 
+def test_cells_that_were_never_steady_are_told(sweep: Sweep) -> None:
+    def spoil(row: rows.Row) -> None:
+        row["steady"] = row["transport"] == "udp"
+
+    for _, cell in analysis.cells(frame(sweep("a", change=spoil))).iterrows():
+        assert cell["steady"] == (cell["transport"] == "udp")
+
+
 def test_failures_and_wrong_results_are_counted_and_not_timed(sweep: Sweep) -> None:
     def spoil(row: rows.Row) -> None:
         if row["iteration"] == 1:

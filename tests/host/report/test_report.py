@@ -114,7 +114,7 @@ def test_figures_for_publications(sweep: Sweep, invoke: object) -> None:
     ("arguments", "code", "told"),
     [
         ((), 2, "Missing argument"),
-        (("absent",), 1, "holds no results"),
+        (("absent",), 2, "does not exist"),
         (("a", "--compare"), 2, "two folders"),
         (("a", "--format", "png"), 2, "--figures"),
         (("a", "-o", "page.txt"), 2, ".html"),

@@ -94,7 +94,7 @@ def test_a_bad_profile_ends_in_a_line_and_writes_nothing(
 def test_a_stage_that_the_bundle_lacks_is_wrong_usage(
     invoke: Callable[..., Result], bundle: Path
 ) -> None:
-    result = invoke(calibrate, "profile.json", bundle, "--stage", 9)
+    result = invoke(calibrate, bundle, bundle, "--stage", 9)
     assert result.exit_code == 2
     assert "the bundle has stages 0 to" in result.output
 
