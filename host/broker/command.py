@@ -230,6 +230,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _serve(settings: Settings, pair: tuple[Path, Path] | None, as_json: bool, quiet: bool) -> None:
     known = users.read(settings.users_file)
+    if not known and settings.users_file.exists():
+        # Cut off by a full disk, say: that must not open the broker to everybody.
+        raise BrokerError(
+            f"{settings.users_file} has no users; add one (--add-user), or remove the file for a "
+            "broker that everybody on this machine may use"
+        )
     if not known and not _local(settings.host):
         raise ListenError(
             f"listening on {settings.host} needs users, or everybody who reaches this machine "

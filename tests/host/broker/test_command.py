@@ -430,3 +430,10 @@ def test_mosquitto_files_keep_their_users(invoke: Invoke, tmp_path: Path) -> Non
 
 def test_limits_hold_for_commands_of_the_schema() -> None:
     assert Limits().packet_bytes >= MAX_LINE_BYTES + 600
+
+
+def test_a_file_without_users_opens_the_broker_to_nobody(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "users").touch(mode=0o600)
+    done = invoke(main, "broker", "--folder", str(tmp_path), "--listen", "127.0.0.1:0")
+    assert done.exit_code == 1
+    assert "has no users" in done.stderr
