@@ -22,7 +22,7 @@ import click
 from host.document import Document, DocumentError, text_of
 from models.errors import TinysplitError
 from partitioner import kernels
-from partitioner.command import Command, Steps, verbose_option
+from partitioner.command import Command, Steps, existing, verbose_option
 from partitioner.cost import codecs
 from partitioner.output import whole_file
 from partitioner.plan import comparators, spec
@@ -159,7 +159,7 @@ def compare(
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("file", type=click.Path(path_type=Path), default=HERE / "planner.yaml")
+@click.argument("file", type=existing(folder=False), default=HERE / "planner.yaml")
 @click.option("--output", type=click.Path(path_type=Path), default=HERE / "planner.md")
 @verbose_option()
 def main(file: Path, output: Path, verbose: bool) -> None:
