@@ -158,7 +158,7 @@ def compare(
     return lines, slow
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("file", type=existing(folder=False), default=HERE / "planner.yaml")
 @click.option("--output", type=click.Path(path_type=Path), default=HERE / "planner.md")
 @verbose_option()

@@ -192,7 +192,7 @@ class Commands(Group):
         return found
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands)
 @click.version_option(package_name="tinysplit")
 def main() -> None:
     """Run and measure split inference."""

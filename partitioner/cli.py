@@ -34,7 +34,7 @@ AUTOMATIC = "auto"
 _REAL_INPUTS = bundle.VERIFY_INPUTS // 2
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.option("--list", "list_layers", is_flag=True, help="List every layer and every legal cut.")
 @click.option(
     "--layer",

@@ -27,6 +27,7 @@ from models.preprocess import MODES
 from partitioner.entry import INTERRUPTED
 from partitioner.output import OutputError
 
+_HELP = ["-h", "--help"]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,6 +36,10 @@ class Command(click.Command):
 
     A traceback is shown with `--verbose` only.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.context_settings.setdefault("help_option_names", _HELP)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _usage_in_one_line():
@@ -66,6 +71,10 @@ class Command(click.Command):
 
 class Group(click.Group):
     """Commands under one name, which says wrong usage as they do."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.context_settings.setdefault("help_option_names", _HELP)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _usage_in_one_line():

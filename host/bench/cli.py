@@ -28,7 +28,7 @@ class CellsFailedError(TinysplitError):
     """Some cells of a sweep failed; the others are there."""
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("file", type=existing())
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR",
@@ -160,7 +160,7 @@ def _computed(
     return {number: executor.submit(compute, work).result for number, work in works.items()}
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("results", type=existing())
 @click.option("--once", is_flag=True, help="Print how things are and end.")
 @verbose_option()

@@ -44,7 +44,7 @@ _SHARE = FiniteRange(0, 1, max_open=True)
 RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sleep"}
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @model_options
 @click.option("--nodes", type=click.IntRange(1, 64), help="How many esp32s3.  [default: 2]")
 @click.option(
@@ -217,7 +217,7 @@ def _print_plans(
         console.print(f"{per_day:,.0f} a day are more than it can: {most:,.0f}", soft_wrap=True)
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("profile", type=existing())
 @click.argument("bundle", type=existing())
 @click.option("--stage", type=click.IntRange(0, 253), default=0, show_default=True)
