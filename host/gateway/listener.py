@@ -82,7 +82,7 @@ class ListenerUser(ABC):
 
     @abstractmethod
     def trouble(self, listener: Listener, error: TransportError) -> None:
-        """The link below does not work for now."""
+        """The link below failed; it may come back."""
 
     @abstractmethod
     def ended(self, listener: Listener, event: SessionEnded) -> None:
