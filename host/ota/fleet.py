@@ -204,7 +204,9 @@ def _given_up(todo: Sequence[Courier], failed: Sequence[Courier]) -> Outcome:
     refused = len(vanished) < len(failed)
     back = [c for c in todo if c not in vanished and (refused or c in armed)]
     problems = {c: (c.report.code, c.report.error) for c in failed}
-    stuck = [c for c in _all(back, lambda courier: courier.drop()) if c not in failed]
+    kept = _all(back, lambda courier: courier.drop())
+    # A board without slots has nothing to forget.
+    stuck = [c for c in kept if c not in failed and c.report.code != "unsupported"]
     for courier, (code, error) in problems.items():
         courier.report.code, courier.report.error = code, error
     if stuck:

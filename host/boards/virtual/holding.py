@@ -142,7 +142,11 @@ class Holding(ABC):
         Raises:
             ControlError: it is refused; `code` says why.
         """
-        raise ControlError("unsupported", f"this virtual board runs a bundle: it has no {name}")
+        raise ControlError(
+            "unsupported",
+            f"this virtual board runs a bundle: it has no {name}; start it from an image "
+            "(tinysplit pack)",
+        )
 
 
 class BundleHolding(Holding):

@@ -20,7 +20,9 @@ import pytest
 from click.testing import Result
 
 from host.boards import reach
+from host.boards.address import Address, parse
 from host.boards.reach import Reach
+from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.ota import courier as courier_module
 from host.ota import fleet, keys, shipment
@@ -285,6 +287,20 @@ def test_ctrl_c_while_boards_restart_ends_at_once_and_says_where_each_is(
     assert "Traceback" not in rest
     pair.start(1)
     assert bundles(pair) == [cuts.b.manifest.id] * 2
+
+
+def test_boards_without_slots_are_told_of_and_how_they_get_them(cuts: Cuts, invoke: Invoke) -> None:
+    here = Address("udp", "127.0.0.1", 0)
+    with VirtualBoard("tail", cuts.folder / "a", 1, here, None) as tail:
+        place = tail.wait_ready(60)["listen"]
+        with VirtualBoard("head", cuts.folder / "a", 0, here, parse(place)) as head:
+            nodes = (f"head={head.wait_ready(60)['listen']}", f"tail={place}")
+            given = [word for node in nodes for word in ("--node", node)]
+            result = invoke(main, "ota", cuts.folder / "b", "--key", cuts.key_file, *given)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1, said
+    assert "start it from an image" in said
+    assert "told to forget" not in said
 
 
 def test_boards_that_do_not_meet_are_an_error(
