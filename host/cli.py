@@ -28,7 +28,7 @@ from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.control import ControlError
 from host.boards.discovery.found import Search
 from host.boards.virtual.espnow import LMK_VARIABLE, read_key
-from host.boards.virtual.radio import create_air
+from host.boards.virtual.radios import create_air
 from host.boards.virtual.settings import Flash
 from host.link.frames import MAX_MTU, MIN_MTU
 from host.link.impairment import Impairment, ImpairmentError

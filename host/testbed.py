@@ -32,13 +32,14 @@ from host.boards.emulated import process as emulated
 from host.boards.kinds import Attached, Emulated, OnMqtt, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, AirCounts, create_air, not_installed
+from host.boards.virtual.radio import Air, AirCounts
+from host.boards.virtual.radios import create_air
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import EVERY_CODEC, RAW_ONLY, Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
-from host.link.transport import ServerTransport
+from host.link.transport import ServerTransport, not_installed
 from host.link.udp import UdpServer
 from host.mqtt import access
 from host.mqtt.access import Access

@@ -21,10 +21,9 @@ from host.boards.bridge import open_bridge
 from host.boards.kinds import OnMqtt, OnSerial
 from host.boards.linked import LinkedBoard
 from host.boards.serial import SerialBoard
-from host.boards.virtual.radio import not_installed
 from host.link.bridge import SharedBridge
 from host.link.tcp import TcpClient
-from host.link.transport import ClientTransport
+from host.link.transport import ClientTransport, not_installed
 from host.link.udp import UdpClient
 from host.mqtt import access
 from host.mqtt.access import Access

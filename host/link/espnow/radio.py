@@ -13,12 +13,21 @@ from typing import Final
 from host.link.espnow import frames
 from host.link.espnow.frames import BROADCAST, MAX_DATA, Packet
 from host.link.espnow.medium import CHANNELS
+from host.link.session import Profile
 from models.errors import TinysplitError
 from partitioner.cost.wifi import DEFAULT_RATE, SIFS_US, Rate, rate
 
 MAX_PEERS: Final = 20  # ESP_NOW_MAX_TOTAL_PEER_NUM
 MAX_ENCRYPTED: Final = 6  # ESP_NOW_MAX_ENCRYPT_PEER_NUM
 DEFAULT_PMK: Final = bytes(16)  # Stands for the chip's own default, which is not published.
+
+
+def profile(version: int) -> Profile:
+    """What the protocol needs to know of ESP-NOW.
+
+    firmware/core/DESIGN.md says why; firmware/main/espnow.c has the same.
+    """
+    return Profile(mtu=MAX_DATA[version], window=32, reorder=1, rto_min_us=100_000)
 
 
 class EspNowError(TinysplitError):

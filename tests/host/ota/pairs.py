@@ -18,7 +18,8 @@ from host.background import Background
 from host.boards.address import RADIOS, Address
 from host.boards.board import BoardError
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard, VirtualBridge
-from host.boards.virtual.radio import Air, create_air
+from host.boards.virtual.radio import Air
+from host.boards.virtual.radios import create_air
 from host.link.impairment import Impairment
 from partitioner.bundle import Bundle
 
