@@ -35,7 +35,7 @@ from host.link.impairment import Impairment, ImpairmentError
 from host.mqtt import access
 from host.mqtt.access import AccessError
 from host.mqtt.options import broker_options
-from host.ota.keys import load_public
+from host.packing.keys import load_public
 from host.report import boards_table, contact_sheet, link_table
 from host.run import Inference
 from host.testbed import Options, Testbed, TestbedError
@@ -139,16 +139,16 @@ class Commands(Group):
 
     elsewhere: ClassVar = {
         "bench": "host.bench.cli:bench",
-        "broker": "host.broker.command:broker",
+        "broker": "host.broker.cli:broker",
         "calibrate": "partitioner.plan.cli:calibrate",
         "cmd": "host.mqtt.cli:cmd",
         "flash": "host.flash.cli:flash",
         "gateway": "host.gateway.cli:gateway",
         "monitor": "host.mqtt.monitor:monitor",
         "live": "host.bench.cli:follow",
-        "keys": "host.ota.cli:keys",
-        "ota": "host.ota.command:ota",
-        "pack": "host.ota.cli:pack",
+        "keys": "host.packing.cli:keys",
+        "ota": "host.ota.cli:ota",
+        "pack": "host.packing.cli:pack",
         "plan": "partitioner.plan.cli:main",
         "report": "host.report.cli:main",
         "sim": "host.sim.cli:main",

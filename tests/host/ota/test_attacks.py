@@ -31,12 +31,12 @@ from host.boards.virtual.fetch import BUSY, Fetch
 from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
 from host.cli import main
 from host.ota import courier as courier_module
-from host.ota import keys
 from host.ota.courier import Courier, Node
 from host.ota.fleet import update
-from host.ota.pack import pack
 from host.ota.server import ImageServer
 from host.ota.shipment import shipment
+from host.packing import keys
+from host.packing.pack import pack
 from partitioner import image
 
 from .conftest import Cuts

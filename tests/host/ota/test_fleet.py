@@ -25,11 +25,12 @@ from host.boards.reach import Reach
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.ota import courier as courier_module
-from host.ota import fleet, keys, shipment
+from host.ota import fleet, shipment
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome
-from host.ota.pack import Packed, pack, write
 from host.ota.shipment import packed_already
+from host.packing import keys
+from host.packing.pack import Packed, pack, write
 from partitioner.output import OutputError
 
 from .conftest import Cuts

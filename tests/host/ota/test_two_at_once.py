@@ -22,7 +22,7 @@ from host.boards.reach import Reach
 from host.boards.virtual.holding import LEASE_S, Lease
 from host.cli import main
 from host.ota.courier import Courier
-from host.ota.pack import pack, write
+from host.packing.pack import pack, write
 from partitioner import child
 
 from .conftest import Cuts

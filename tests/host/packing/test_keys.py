@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from host.cli import main
-from host.ota import keys
-from host.ota.keys import KeyFileError
+from host.packing import keys
+from host.packing.keys import KeyFileError
 
 DIGEST = hashlib.sha256(b"an image").digest()
 
