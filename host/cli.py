@@ -26,7 +26,7 @@ class Commands(Group):
             "partitioner.plan.cli:calibrate",
             "Fit the compute model to a board's profile.",
         ),
-        "cmd": ("host.mqtt.cli:cmd", "Have a board carry out a command."),
+        "cmd": ("host.commands.cmd:cmd", "Have a board carry out a command."),
         "flash": ("host.flash.cli:flash", "Write firmware, settings and a stage by wire."),
         "gateway": ("host.gateway.cli:gateway", "The tail as a service for many heads."),
         "keys": ("host.packing.cli:keys", "The key pair that images are signed with."),
@@ -37,7 +37,7 @@ class Commands(Group):
         "plan": ("partitioner.plan.cli:main", "Where to cut a network for a chain of nodes."),
         "report": ("host.report.cli:main", "One HTML page of what `bench` has left."),
         "run": ("host.commands.run:run", "Classify real images with a bundle's stages."),
-        "sim": ("host.sim.cli:main", "Simulate scenarios, and check what must hold."),
+        "sim": ("host.commands.sim:main", "Simulate scenarios, and check what must hold."),
     }
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

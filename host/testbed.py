@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from host.background import Background
 from host.boards import address
 from host.boards.address import CENTRAL, RADIOS, Address
 from host.boards.attached import AttachedBoard
-from host.boards.board import Board, BoardError
+from host.boards.board import Board, BoardError, ForeignBoard
 from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Attached, Emulated, OnMqtt, OnSerial
@@ -48,9 +48,6 @@ from partitioner import kernels
 from partitioner.bundle import Bundle
 from partitioner.chain import Stage
 from partitioner.kernels import Array
-
-if TYPE_CHECKING:
-    from host.mqtt.board import MqttBoard
 
 SESSIONS_TIMEOUT_S = 8.0
 SESSIONS_LOOK_S = 0.05
@@ -254,7 +251,7 @@ class Testbed:
         tell = self._options.on_text
         return None if tell is None else lambda line: tell(f"stage {stage}", line)
 
-    def _reach(self, stage: int, kind: Attached) -> SerialBoard | MqttBoard:
+    def _reach(self, stage: int, kind: Attached) -> ForeignBoard:
         printer = self._printer(stage)
         if isinstance(kind, OnSerial):
             name = f"stage {stage} on {kind.port}"

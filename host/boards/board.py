@@ -178,3 +178,36 @@ class Board(ABC):
         self.texts.append(shown)
         if self._on_text is not None:
             self._on_text(shown)
+
+
+class ForeignBoard(Board):
+    """A board that is not this program's own: it was there before and stays, and may restart.
+
+    `port` is where it is, for people.
+    """
+
+    port: str
+
+    @abstractmethod
+    def greet(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """What the board says of itself. Call it before anything else. Raises BoardError."""
+
+    def finish(
+        self,
+        command_id: CommandId,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        watch: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """As Board's; also raises `restarted`: the board was, and the command with it."""
+
+        def look() -> None:
+            if command_id not in self._answers:
+                self._require_there()
+            if watch is not None:
+                watch()
+
+        return super().finish(command_id, timeout_s, look)
+
+    def _require_there(self) -> None:
+        """Raise BoardError if there will be no answer."""
+        self.check()

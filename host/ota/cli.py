@@ -19,7 +19,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from host.boards import kinds
-from host.boards.reach import Reach
 from host.mqtt import access
 from host.mqtt.options import broker_options
 from host.ota import fleet, shipment
@@ -30,6 +29,7 @@ from host.ota.nodes import NodesError
 from host.ota.server import ImageServer
 from host.ota.shipment import Shipment
 from host.packing import keys as key_files
+from host.reach import Reach
 from models.errors import TinysplitError
 from partitioner import bundle as bundles
 from partitioner.bundle import Bundle

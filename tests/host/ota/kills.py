@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host.boards import reach
+from host import reach
 from host.boards.board import BoardError
-from host.boards.reach import Reach
 from host.ota import fleet
 from host.ota.courier import Courier, Node
 from host.ota.shipment import Shipment, shipment
 from host.packing import keys
 from host.packing.pack import pack, write
+from host.reach import Reach
 from partitioner.bundle import Bundle
 
 from .pairs import Pair

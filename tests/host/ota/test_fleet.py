@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from host.boards import reach
+from host import reach
 from host.boards.address import Address, parse
-from host.boards.reach import Reach
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.ota import courier as courier_module
@@ -31,6 +30,7 @@ from host.ota.fleet import Outcome
 from host.ota.shipment import packed_already
 from host.packing import keys
 from host.packing.pack import Packed, pack, write
+from host.reach import Reach
 from partitioner.output import OutputError
 
 from .conftest import Cuts

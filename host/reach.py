@@ -16,7 +16,7 @@ from types import TracebackType
 from host.background import Background
 from host.boards import address, kinds
 from host.boards.address import CENTRAL, Address
-from host.boards.board import Board, BoardError
+from host.boards.board import Board, BoardError, ForeignBoard
 from host.boards.bridge import open_bridge
 from host.boards.kinds import OnMqtt, OnSerial
 from host.boards.linked import LinkedBoard
@@ -114,25 +114,11 @@ class Reach:
             BoardError: it cannot be reached; says why.
         """
         if isinstance(place, OnSerial):
-            board = SerialBoard(place.port, name=name, baud=place.baud)
-            board.stop = stop
-            try:
-                board.greet()
-            except BaseException:
-                board.close()
-                raise
-            return board
+            return _greeted(SerialBoard(place.port, name=name, baud=place.baud), stop)
         if isinstance(place, OnMqtt):
             from host.mqtt.board import MqttBoard  # paho: not for those who need none.
 
-            reached = MqttBoard(self._broker(), place.node, name=name)
-            reached.stop = stop
-            try:
-                reached.greet()
-            except BaseException:
-                reached.close()
-                raise
-            return reached
+            return _greeted(MqttBoard(self._broker(), place.node, name=name), stop)
         # One adapter scans and connects for one at a time.
         if place.transport == "ble":
             return LinkedBoard(
@@ -163,3 +149,13 @@ class Reach:
         except ModuleNotFoundError as error:
             raise not_installed("this machine's Bluetooth", "ble", error) from error
         return BleClient(place.host, backend=self._backend)
+
+
+def _greeted(board: ForeignBoard, stop: threading.Event | None) -> ForeignBoard:
+    board.stop = stop
+    try:
+        board.greet()
+    except BaseException:
+        board.close()
+        raise
+    return board
