@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from types import TracebackType
 
 from host.background import Background
 from host.boards import address, kinds
@@ -21,6 +19,7 @@ from host.boards.bridge import open_bridge
 from host.boards.kinds import OnMqtt, OnSerial
 from host.boards.linked import LinkedBoard
 from host.boards.serial import SerialBoard
+from host.closing import Assembly
 from host.link.bridge import SharedBridge
 from host.link.tcp import TcpClient
 from host.link.transport import ClientTransport, not_installed
@@ -57,7 +56,7 @@ def parse(name: str) -> Place:
     return found
 
 
-class Reach:
+class Reach(Assembly):
     """Opens boards by name; a context manager. Safe in several threads, one board in each.
 
     Args:
@@ -76,14 +75,14 @@ class Reach:
         timeout_s: float | None = None,
         broker: Callable[[], Access] = access.need,
     ) -> None:
+        super().__init__()
         self._broker = broker
         self._bridge = bridge
         self._air = air
         self._timeout_s = timeout_s
         self._adapter = threading.Lock()
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Reach:
+    def _assemble(self) -> None:
         self._background = self._stack.enter_context(Background())
         self._shared: SharedBridge | None = None
         if self._bridge is not None:
@@ -97,15 +96,6 @@ class Reach:
             adapter = Adapter(self._air, _HOST_ADDRESS)
             self._stack.callback(lambda: self._background.run(adapter.close()))
             self._backend = adapter.backend()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def open(self, place: Place, name: str, stop: threading.Event | None = None) -> Board:
         """The board, which has answered. `name` is for people; `stop`: as Board's.

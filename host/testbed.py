@@ -14,10 +14,8 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
 from host.boards.virtual.radio import Air, AirCounts
 from host.boards.virtual.radios import create_air
+from host.closing import Assembly
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import EVERY_CODEC, RAW_ONLY, Phase, PhaseRecord
@@ -155,7 +154,7 @@ class Round:
     fragments_resent: int
 
 
-class Testbed:
+class Testbed(Assembly):
     """A running chain; a context manager that leaves no process behind.
 
     Raises (entering):
@@ -166,33 +165,17 @@ class Testbed:
     __test__ = False  # Not a test, whatever its name begins with.
 
     def __init__(self, bundle: Bundle, folder: Path, options: Options) -> None:
+        super().__init__()
         self._bundle = bundle
         self._folder = folder
         self._options = options
-        self._stack = ExitStack()
         self._relays: list[UdpRelay | TcpRelay] = []
         self._air: Air | None = None
         self._attached: dict[int, AttachedBoard] = {}
         self.boards: list[Board] = []
         self.nodes: list[StageNode] = []
 
-    def __enter__(self) -> Testbed:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def _start(self) -> None:
+    def _assemble(self) -> None:
         options = self._options
         radio = options.transport in RADIOS
         self._background = self._stack.enter_context(Background(precise=radio))

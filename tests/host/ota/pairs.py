@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +19,7 @@ from host.boards.board import BoardError
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard, VirtualBridge
 from host.boards.virtual.radio import Air
 from host.boards.virtual.radios import create_air
+from host.closing import Assembly
 from host.link.impairment import Impairment
 from partitioner.bundle import Bundle
 
@@ -35,7 +35,7 @@ def free_port(kind: int) -> int:
             return port
 
 
-class Pair:
+class Pair(Assembly):
     """Head and tail over `transport`, from the images in `folder`; a context manager.
 
     `names` are those of the head and the tail for `tinysplit ota`, `options` what it needs besides.
@@ -44,25 +44,17 @@ class Pair:
     def __init__(
         self, transport: str, folder: Path, flashes: Path, public_key: Path, loss: float = 0.0
     ) -> None:
+        super().__init__()
         self._transport = transport
         self._folder = folder
         self._flashes = flashes
         self._key = public_key
         self._impairment = Impairment(loss=loss, seed=3)
-        self._stack = ExitStack()
         self._air: Air | None = None
         self.boards: list[VirtualBoard | None] = [None, None]
         self.options: list[str] = []
 
-    def __enter__(self) -> Pair:
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def _start(self) -> None:
+    def _assemble(self) -> None:
         if self._transport in RADIOS:
             background = self._stack.enter_context(Background(precise=True))
             options = {"stages": 2, "espnow_version": 2}
@@ -131,16 +123,11 @@ class Pair:
         assert board is not None
         return board.ask("info")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         for board in self.boards:
             if board is not None:
                 board.close()
-        self._stack.close()
+        super().close()
 
 
 class Inferring:
