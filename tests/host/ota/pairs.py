@@ -9,10 +9,12 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from host import reach
 from host.background import Background
 from host.boards.address import RADIOS, Address
 from host.boards.board import BoardError
@@ -21,9 +23,17 @@ from host.boards.virtual.radio import Air
 from host.boards.virtual.radios import create_air
 from host.closing import Assembly
 from host.link.impairment import Impairment
+from host.ota import fleet
+from host.ota.courier import Courier, Node
+from host.ota.fleet import Outcome
+from host.ota.shipment import Shipment
+from host.reach import Reach
 from partitioner.bundle import Bundle
 
 BRIDGE = Address("espnow", "02:00:00:00:00:99")
+
+
+LABELS = ("head", "tail")
 
 
 def free_port(kind: int) -> int:
@@ -128,6 +138,39 @@ class Pair(Assembly):
             if board is not None:
                 board.close()
         super().close()
+
+
+def updated(
+    pair: Pair,
+    shipments: Mapping[int, Shipment],
+    *,
+    patience_s: float,
+    watch: Callable[[Courier], None] = lambda _: None,
+    phase: Callable[[str], None] = lambda _: None,
+    via: str | None = None,
+) -> tuple[Outcome, list[Courier]]:
+    """`tinysplit ota` of a pair to the shipments of its stages, with something to do on the way."""
+    stop = threading.Event()
+    with Reach(timeout_s=1.0) as way:
+        couriers = [
+            Courier(
+                Node(0, LABELS[stage], stage, name, reach.parse(name)),
+                way,
+                patience_s=patience_s,
+                stop=stop,
+                watch=watch,
+                via=via,
+            )
+            for stage, name in enumerate(pair.names)
+        ]
+        try:
+            outcome = fleet.update(
+                couriers, lambda _: lambda courier: shipments[courier.node.stage], stop, phase
+            )
+        finally:
+            for courier in couriers:
+                courier.close()
+    return outcome, couriers
 
 
 class Inferring:
