@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from host.boards import kinds
@@ -83,6 +82,3 @@ def parse(text: str) -> Listen:
         f"cannot listen at {text!r}: write udp://HOST:PORT, tcp://HOST:PORT, ble, ble://NAME or "
         "espnow:PORT, which is a bridge's serial port"
     )
-
-
-Opener = Callable[[], ServerTransport]

@@ -7,7 +7,7 @@ goes out, `receive` takes one that came in.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from host.link.espnow import frames
@@ -224,11 +224,3 @@ class EspNow:
             return None
         self.counters.received += 1
         return packet.source, packet.data
-
-    def set_rate(self, mac: bytes, rate_name: str) -> None:
-        """The rate to one peer (esp_now_set_peer_rate_config).
-
-        Raises:
-            PeerNotFoundError, RateError.
-        """
-        self._peers[mac] = replace(self._find(mac), rate=rate(rate_name))
