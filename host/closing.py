@@ -8,14 +8,15 @@ from types import TracebackType
 from typing import TypeVar
 
 _Closing = TypeVar("_Closing", bound="Closing")
+_Assembly = TypeVar("_Assembly", bound="Assembly")
 
 
 class Closing(ABC):
     """A context manager that is closed in the end; some begin when they are entered."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Let go of everything. Safe to call twice."""
+    def close(self) -> object:
+        """Let go of everything. Safe to call twice. What it returns, if anything, is not needed."""
 
     def __enter__(self: _Closing) -> _Closing:
         return self
@@ -43,8 +44,7 @@ class Assembly(Closing):
     def _assemble(self) -> None:
         """Enter them. What this raises, entering raises."""
 
-    def __enter__(self: _Closing) -> _Closing:
-        assert isinstance(self, Assembly)
+    def __enter__(self: _Assembly) -> _Assembly:
         try:
             self._assemble()
         except BaseException:
