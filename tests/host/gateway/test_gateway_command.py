@@ -274,6 +274,8 @@ def test_usage() -> None:
         (["x", "--listen", "espnow://02:00:00:00:00:01"], "a bridge's serial port"),
         (["x", "--engine-cores", "a"], "names no processors"),
         (["x", "--http", "9464"], "is not HOST:PORT"),
+        ([".", "--http-host", "lab"], "--http-host is of --http"),
+        (["x", "--http", "127.0.0.1:0", "--http-host", "lab:80"], "is no name or address"),
         (["x", "--results", "nope:x"], "that is no parquet:DIR"),
         (["x", "--results", "mqtt://a:b@c"], "no user and no password"),
         (["x", "--results", "webhook:ftp://x"], "that is no parquet:DIR"),
