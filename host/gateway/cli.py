@@ -291,7 +291,8 @@ class _Beside:
     results: tuple[str, ...]
 
     async def enter(self, stack: AsyncExitStack, served: Gateway, voice: _Voice) -> str | None:
-        """Where HTTP answers. Results are open before the gateway and close after it."""
+        """Where HTTP answers. Results are open before the gateway and close after it; HTTP closes
+        last, so that it tells what became of them."""
         if self.http is None and not self.results:
             return None
         try:
@@ -304,11 +305,14 @@ class _Beside:
                 "checkout: pip install '.[gateway]')"
             ) from error
         sinks = [results.parse(text, served.options.name, voice.say) for text in self.results]
-        kept = await stack.enter_async_context(results.Results(served, sinks))
-        if self.http is None:
+        kept = results.Results(served, sinks)
+        http = None
+        if self.http is not None:
+            http = Http(*self.http, served, Metrics(served, kept), self.http_hosts)
+            await stack.enter_async_context(http)
+        await stack.enter_async_context(kept)
+        if http is None:
             return None
-        http = Http(*self.http, served, Metrics(served, kept), self.http_hosts)
-        await stack.enter_async_context(http)
         host, port = http.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -177,6 +177,12 @@ class Metrics(Collector):
                 for sink in self._results.sinks:
                     family.add_metric([sink.kind], getattr(sink, name))
                 yield family
+            waiting = GaugeMetricFamily(
+                f"{PREFIX}results_waiting", "Results not kept yet.", labels=["sink"]
+            )
+            for sink in self._results.sinks:
+                waiting.add_metric([sink.kind], sink.waiting)
+            yield waiting
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -191,7 +191,11 @@ def test_results_that_nobody_takes_hold_up_no_head(
         assert "cannot be reached" in gateway.wait_for("note", "results to webhook")["text"]
         text = get(gateway, "/metrics")
         assert 'outcome="ok",transport="udp"} 50.0' in text
-        assert gateway.stop()[0] == 0
+        assert 'tinysplit_gateway_results_waiting{sink="parquet"} 50.0' in text
+        code, told = gateway.stop()
+        assert code == 0
+        assert "results to parquet: 50 of 50 rows are lost: cannot write" in told
+        assert "results to webhook: 50 of 50 rows are lost: the webhook cannot be reached" in told
     said = [line.get("text", "") for line in gateway.lines]
     assert any("results to parquet: cannot write" in text for text in said)
     assert list((tmp_path / "r").iterdir()) == []
