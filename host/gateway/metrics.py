@@ -157,7 +157,12 @@ class Metrics(Collector):
             _resident(gateway.pool.pids),
         )
         yield CounterMetricFamily(
-            f"{PREFIX}engine_deaths", "Engines that ended by themselves.", gateway.pool.deaths
+            f"{PREFIX}engine_deaths",
+            "Engines that ended too early.",
+            gateway.pool.deaths,
+        )
+        yield CounterMetricFamily(
+            f"{PREFIX}engine_hangs", "Engines that hung and were killed.", gateway.pool.hung
         )
         info = InfoMetricFamily(f"{PREFIX}bundle", "What is served.", labels=["bundle"])
         for served in gateway.served:

@@ -8,7 +8,9 @@ import os
 import queue
 import signal
 import socket
+import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +125,28 @@ def test_a_second_signal_ends_it_at_once(pair_folder: Path, two: Examples) -> No
         asyncio.run(go())
         assert gateway.process.stderr is not None
         assert "stopped with 1 requests unanswered" in gateway.process.stderr.read()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+def test_engines_end_with_the_gateway_even_if_they_hang(pair_folder: Path) -> None:
+    with GatewayProcess(pair_folder, *UDP, "--engines", "2") as gateway:
+        engines = children(gateway.process.pid)
+        assert len(engines) == 2
+        os.kill(engines[0], signal.SIGSTOP)
+        gateway.process.kill()
+        gateway.process.wait()
+        end = time.monotonic() + 10
+        while left := [pid for pid in engines if alive(pid)]:
+            assert time.monotonic() < end, left
+            time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has read yet (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children(pid: int) -> list[int]:
