@@ -490,7 +490,9 @@ def test_connections_that_ask_nothing_of_http_take_no_files(pair_folder: Path) -
             async with Http("127.0.0.1", 0, gateway, Metrics(gateway)) as http:
                 mute = [await asyncio.open_connection(*http.address) for _ in range(300)]
                 reader, writer = await asyncio.open_connection(*http.address)
-                writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                writer.write(
+                    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                )
                 assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
                 ended = [said for said, _ in mute if said.at_eof() or said.exception()]
                 assert len(ended) > 300 - 3 * MOST_CONNECTIONS
