@@ -29,7 +29,7 @@ constexpr char TAG[] = "engine";
 // Internal memory left to what starts after the engine: our tasks and buffers, TLS, and the radios in use.
 // firmware/README.md, memory.
 constexpr size_t kOwnReserve = 48 * 1024;
-constexpr size_t kOwnReserveAlone = 112 * 1024; // without PSRAM
+constexpr size_t kOwnReserveAlone = 88 * 1024; // without PSRAM
 #if CONFIG_TINYSPLIT_WIFI
 constexpr size_t kRadioReserve = 64 * 1024; // of Wi-Fi, and of NimBLE and its controller
 #endif
