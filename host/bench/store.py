@@ -28,10 +28,8 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jsonschema
@@ -39,6 +37,7 @@ import jsonschema
 from host.bench import rows, spec
 from host.bench.rows import Row, Table
 from host.bench.spec import Cell, Experiment
+from host.closing import Assembly
 from models.errors import TinysplitError
 from partitioner.output import whole_file
 
@@ -158,7 +157,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class Store:
+class Store(Assembly):
     """A folder that a sweep writes to; a context manager that holds its lock.
 
     Raises (entering):
@@ -166,32 +165,19 @@ class Store:
     """
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
+        super().__init__()
         self.folder = folder
         self._experiment = experiment
-        self._stack = ExitStack()
         self._journal = -1
         self._size = 0
         self.progress = Progress()
         self.cells: dict[int, dict[str, Any]] = {}
 
-    def __enter__(self) -> Store:
+    def _assemble(self) -> None:
         try:
             self._open()
         except OSError as error:
-            self._stack.close()
             raise self._cannot(error) from error
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def _cannot(self, error: OSError) -> StoreError:
         return StoreError(

@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 import click
 from rich.console import Console
 
+from host.boards.address import is_node
 from host.gateway import listen as places
 from host.gateway import service
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
-from host.mqtt import access, topics
+from host.mqtt import access
 from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
@@ -257,7 +258,7 @@ def gateway(
     """
     if sys.platform == "win32":
         raise GatewayError("the gateway needs Linux or macOS; on Windows it runs in WSL")
-    if not topics.is_node(name):
+    if not is_node(name):
         raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
     if http_hosts and http_at is None:
         raise click.UsageError("--http-host is of --http HOST:PORT, which was not given")

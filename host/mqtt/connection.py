@@ -14,7 +14,6 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -24,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from host.boards.board import BoardError
+from host.closing import Closing
 from host.mqtt.access import Access
 
 KEEPALIVE_S = 15  # As the firmware's.
@@ -100,7 +100,7 @@ def _why(error: ssl.SSLCertVerificationError) -> str:
     return str(error.verify_message or "not said").rstrip(".")
 
 
-class Connection:
+class Connection(Closing):
     """A client of the broker.
 
     Args:
@@ -230,17 +230,6 @@ class Connection:
         self._paho.disconnect()
         self._paho.loop_stop()
         return arrived
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # By paho's thread.
 

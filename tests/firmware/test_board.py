@@ -20,16 +20,17 @@ from typing import Any
 
 import pytest
 
-from host.boards import control, reach
+from host import reach
+from host.boards import control
 from host.boards.board import BoardError
 from host.boards.emulated.process import free_port
-from host.boards.reach import Reach
-from host.ota import keys
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome, update
-from host.ota.pack import Packed, pack, pack_firmware
 from host.ota.server import ImageServer
 from host.ota.shipment import shipment
+from host.packing import keys
+from host.packing.pack import Packed, pack, pack_firmware
+from host.reach import Reach
 from partitioner import image
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import APP_BYTES, SLOT_BYTES, PcBoard, encoded, factory_flash, line_of

@@ -17,7 +17,7 @@ from host.boards.board import BoardError
 from host.boards.emulated.process import free_port
 from host.mqtt.access import parse
 from host.mqtt.board import MqttBoard
-from host.ota.pack import pack
+from host.packing.pack import pack
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import PcBoard, factory_flash
 from tests.host.mqtt.mosquitto import Mosquitto

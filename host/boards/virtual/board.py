@@ -26,7 +26,8 @@ from host.boards.selftest import SelfTest
 from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.holding import Holding, NoStageError
-from host.boards.virtual.radio import Radio, RadioSetup, create_radio
+from host.boards.virtual.radio import Radio, RadioSetup
+from host.boards.virtual.radios import create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link import messages
 from host.link.errors import LinkError

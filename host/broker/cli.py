@@ -19,11 +19,11 @@ from typing import Any
 import click
 from cryptography.x509 import Certificate
 
+from host.boards.address import is_node
 from host.broker import access, lasting, mosquitto, tls, users
 from host.broker.broker import Limits
 from host.broker.log import Log
 from host.broker.server import ListenError, Server, Settings
-from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.command import Command, existing, verbose_option
 
@@ -123,7 +123,7 @@ def broker(
         )
     if (add_user is None) != (role is None):
         raise click.UsageError("--add-user and --role go together")
-    if add_user is not None and not topics.is_node(add_user):
+    if add_user is not None and not is_node(add_user):
         raise click.BadParameter(
             f"{add_user[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -",
             param_hint="--add-user",
@@ -150,7 +150,7 @@ def broker(
 
 
 def _add(folder: Path, name: str, role: str) -> None:
-    if not topics.is_node(name):
+    if not is_node(name):
         raise click.UsageError(f"{name[:40]!r} is no name: 1 to 32 letters, digits, and . _ -")
     known = users.read(folder / "users")
     others = [user for user in known.values() if user.name != name]
