@@ -12,8 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from host import link_run
-from host import run as split_run
+from host import link_run, local_run
 from host.boards import kinds
 from host.boards.address import RADIOS, TRANSPORTS
 from host.boards.virtual.espnow import LMK_VARIABLE, read_key
@@ -280,7 +279,7 @@ def _in_process(
     progress = Console(stderr=True)
     inferences = list(
         track(
-            split_run.run(opened, image_set, chosen),
+            local_run.run(opened, image_set, chosen),
             description="inference",
             total=len(image_set),
             console=progress,
