@@ -150,6 +150,7 @@ def _words(error: BaseException) -> str:
 class Steps:
     """Names the step under way, and prints each with its duration when it is over.
 
+    On a terminal it moves meanwhile; elsewhere (a file, a pipe) a line says what has begun.
     It writes to a duplicate of standard error, so native output can be captured meanwhile.
     """
 
@@ -173,6 +174,8 @@ class Steps:
         self._step, self._started = step, time.monotonic()
         self._status = self._console.status(step)
         self._status.start()
+        if not self._console.is_terminal:
+            self._console.print(f"  {step} ...", markup=False, soft_wrap=True)
 
     def detail(self, done: int, total: int) -> None:
         """How far the step under way has got."""

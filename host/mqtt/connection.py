@@ -206,24 +206,30 @@ class Connection(Closing):
             paho.MQTT_ERR_NO_CONN,
         )
 
-    def close(self, last: tuple[str, bytes] | None = None, flush_s: float = 0.0) -> None:
-        """Disconnect. Safe to call twice.
+    def close(self, last: tuple[str, bytes] | None = None, flush_s: float = 0.0) -> bool:
+        """Disconnect; whether the broker has what was handed over last, as far as it was waited
+        for. Safe to call twice.
 
         Args:
             last: a topic and what is published there, retained, before; not waited for long.
             flush_s: how long to wait until the broker has all that was handed over.
         """
         if not self._running:
-            return
+            return True
         self._running = False
-        if flush_s and self._up and self._latest is not None:
+        latest, arrived = self._latest, True
+        if flush_s and latest is not None:
+            arrived = False
             with contextlib.suppress(ValueError, RuntimeError):
-                self._latest.wait_for_publish(flush_s)
+                if self._up:
+                    latest.wait_for_publish(flush_s)
+                arrived = latest.is_published()
         if last is not None and self._up:
             with contextlib.suppress(ValueError, RuntimeError):
                 self._paho.publish(*last, qos=1, retain=True).wait_for_publish(_FAREWELL_S)
         self._paho.disconnect()
         self._paho.loop_stop()
+        return arrived
 
     # By paho's thread.
 

@@ -131,6 +131,32 @@ def test_a_command_that_comes_twice_is_answered_twice_and_done_once(
     assert tail.ask("telemetry")["runs"] == before + 1
 
 
+def test_two_who_choose_the_same_id_do_not_get_each_others_answers(
+    broker: Mosquitto, pair: Boards
+) -> None:
+    head, tail = pair
+    before = tail.ask("telemetry")["runs"]
+    counts = head.ask("telemetry")["commands"]
+    command = {"id": "both", "cmd": "run", "input": "pattern"}
+    with Rough(broker.url, "tinysplit/chead/reply") as rough:
+        rough.publish("tinysplit/chead/cmd", command)
+        # While the first is under way, or after it: neither changes what is remembered of it.
+        others = ({"cmd": "abort"}, {"cmd": "explode"}, {"cmd": "info", "boot": "0" * 16})
+        told = []
+        for other in others:
+            rough.publish("tinysplit/chead/cmd", {"id": "both", **other})
+            told.append(rough.hear()[1])
+        told.append(rough.hear()[1])
+        (first,) = [answer for answer in told if answer["ok"]]
+        codes = [answer["error"]["code"] for answer in told if not answer["ok"]]
+        assert codes == ["id_reused", "unknown_command", "stale"]
+        rough.publish("tinysplit/chead/cmd", command)
+        assert rough.hear()[1] == first
+    after = head.ask("telemetry")["commands"]
+    assert (after["reused"], after["taken"]) == (counts["reused"] + 1, counts["taken"] + 1)
+    assert tail.ask("telemetry")["runs"] == before + 1
+
+
 def test_a_retained_command_is_left_alone(broker: Mosquitto, pair: Boards) -> None:
     head = pair[0]
     with Rough(broker.url, "tinysplit/chead/reply", "tinysplit/chead/status") as rough:
