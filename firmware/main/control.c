@@ -698,7 +698,11 @@ static void run(const struct command *c) {
     if (code != TS_OK) {
         struct waiting unused;
         (void)no_longer_waits((uint32_t)token, &unused);
-        refuse_code(c, code, "the inference was not begun");
+        if (start_problem != NULL) {
+            refuse(c, "refused", start_problem);
+        } else {
+            refuse_code(c, code, "the inference was not begun");
+        }
     }
 }
 

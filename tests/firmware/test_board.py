@@ -413,6 +413,15 @@ def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
     assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "stage_mismatch"
 
 
+def test_a_head_that_has_no_next_says_so(start: Start, stages: list[bytes]) -> None:
+    board = start({0: stages[0]})
+    assert board.ask("info")["problem"].startswith("next is not set")
+    for kind in ("selftest", "pattern"):
+        code, why = refusal(board, "run", input=kind)
+        assert code == "refused"
+        assert "next is not set" in why
+
+
 def test_without_a_tail_an_inference_misses_its_deadline(start: Start, stages: list[bytes]) -> None:
     board = start({0: stages[0]}, next=f"udp://127.0.0.1:{free_port()}")
     code, why = refusal(board, "run", input="selftest", timeout_ms=500)
