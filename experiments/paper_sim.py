@@ -11,8 +11,9 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from host.sim import experiment as experiments
-from host.sim.experiment import Modelled
+from host.bench import simulated, spec
+from host.bench.simulated import Modelled
+from host.report import sim_table
 from partitioner.cost.compute import CLOCK_HZ
 
 HERE = Path(__file__).parent
@@ -63,20 +64,20 @@ def why(found: list[Modelled]) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    experiment = experiments.read(HERE / "paper.yaml")
-    found = list(experiments.simulate(experiment, SEED))
+    experiment = spec.read(HERE / "paper.yaml")
+    found = list(simulated.simulate(experiment, SEED))
     lines = [
         "# The paper's experiment in simulated time",
         "",
         "`.venv/bin/python experiments/paper_sim.py` writes this page; `tinysplit sim "
         f"experiments/paper.yaml --seed {SEED}` prints the table. MobileNetV2 alpha 0.35 at "
         "224x224, cut at `block_16_project_BN`; "
-        f"{experiments.WHAT}. Means of {min(one.inferences for one in found)} inferences or more. "
+        f"{sim_table.WHAT}. Means of {min(one.inferences for one in found)} inferences or more. "
         "The last two columns are the paper's ([paper.csv](../host/report/paper.csv)).",
         "",
         *("| " + " | ".join(row) + " |" for row in (
-            experiments.HEADER, ["---"] * len(experiments.HEADER), experiments.PROVENANCE,
-            *experiments.table(experiment, found))),
+            sim_table.HEADER, ["---"] * len(sim_table.HEADER), sim_table.PROVENANCE,
+            *sim_table.table(experiment, found))),
     ]  # fmt: skip
     OUTPUT.write_text("\n".join(lines) + "\n" + why(found), "utf-8")
     print(OUTPUT.read_text("utf-8"))

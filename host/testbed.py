@@ -14,11 +14,9 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +24,21 @@ from host.background import Background
 from host.boards import address
 from host.boards.address import CENTRAL, RADIOS, Address
 from host.boards.attached import AttachedBoard
-from host.boards.board import Board, BoardError
+from host.boards.board import Board, BoardError, ForeignBoard
 from host.boards.bridge import open_bridge
 from host.boards.emulated import process as emulated
 from host.boards.kinds import Attached, Emulated, OnMqtt, OnSerial
 from host.boards.serial import SerialBoard
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard
-from host.boards.virtual.radio import Air, AirCounts, create_air, not_installed
+from host.boards.virtual.radio import Air, AirCounts
+from host.boards.virtual.radios import create_air
+from host.closing import Assembly
 from host.link.driver import LinkServer, Reply, Request
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from host.link.messages import EVERY_CODEC, RAW_ONLY, Phase, PhaseRecord
 from host.link.session import Node
 from host.link.tcp import TcpServer
-from host.link.transport import ServerTransport
+from host.link.transport import ServerTransport, not_installed
 from host.link.udp import UdpServer
 from host.mqtt import access
 from host.mqtt.access import Access
@@ -47,9 +47,6 @@ from partitioner import kernels
 from partitioner.bundle import Bundle
 from partitioner.chain import Stage
 from partitioner.kernels import Array
-
-if TYPE_CHECKING:
-    from host.mqtt.board import MqttBoard
 
 SESSIONS_TIMEOUT_S = 8.0
 SESSIONS_LOOK_S = 0.05
@@ -157,7 +154,7 @@ class Round:
     fragments_resent: int
 
 
-class Testbed:
+class Testbed(Assembly):
     """A running chain; a context manager that leaves no process behind.
 
     Raises (entering):
@@ -168,33 +165,17 @@ class Testbed:
     __test__ = False  # Not a test, whatever its name begins with.
 
     def __init__(self, bundle: Bundle, folder: Path, options: Options) -> None:
+        super().__init__()
         self._bundle = bundle
         self._folder = folder
         self._options = options
-        self._stack = ExitStack()
         self._relays: list[UdpRelay | TcpRelay] = []
         self._air: Air | None = None
         self._attached: dict[int, AttachedBoard] = {}
         self.boards: list[Board] = []
         self.nodes: list[StageNode] = []
 
-    def __enter__(self) -> Testbed:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def _start(self) -> None:
+    def _assemble(self) -> None:
         options = self._options
         radio = options.transport in RADIOS
         self._background = self._stack.enter_context(Background(precise=radio))
@@ -253,7 +234,7 @@ class Testbed:
         tell = self._options.on_text
         return None if tell is None else lambda line: tell(f"stage {stage}", line)
 
-    def _reach(self, stage: int, kind: Attached) -> SerialBoard | MqttBoard:
+    def _reach(self, stage: int, kind: Attached) -> ForeignBoard:
         printer = self._printer(stage)
         if isinstance(kind, OnSerial):
             name = f"stage {stage} on {kind.port}"

@@ -6,7 +6,6 @@ Needs TensorFlow (extra `convert`) when called, not when imported.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,12 +175,6 @@ def settle_batch_norm(network: Network, inputs: NDArray[np.float32]) -> Network:
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return Network(**{**vars(network), "weights_sha256": fingerprint(network.model)})
-
-
-def digits_record() -> dict[str, Any]:
-    """How the shipped weights were trained, and their accuracy: the JSON beside them."""
-    record: dict[str, Any] = json.loads((DATA / DIGITS_RECORD).read_text())
-    return record
 
 
 def _imagenet(architecture: str, alpha: float, size: int, classes: int) -> Any:

@@ -5,15 +5,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sys
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-def command(module: str, function: str) -> list[str]:
-    """The command line that calls `module.function()`; further items become sys.argv[1:]."""
+
+def command(module: str, function: str, *, bound: bool = False) -> list[str]:
+    """The command line that calls `module.function()`; further items become sys.argv[1:].
+
+    `bound`: it ends with the thread that starts it, see `die_with`.
+    """
     path = [entry for entry in sys.path if entry]
-    code = f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
+    code = f"import sys; sys.path[:] = {path!r}; "
+    if bound:
+        code += f"from {__name__} import die_with; die_with({os.getpid()}); "
+    code += f"from {module} import {function}; {function}()"
     return [sys.executable, "-I", "-c", code]
+
+
+def die_with(parent: int) -> None:
+    """End this process when its parent (that process id) does, also if it is stopped or hangs.
+
+    On Linux (prctl(2), PR_SET_PDEATHSIG); elsewhere only a parent that is gone already is noticed.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def how_ended(code: int | None) -> str:

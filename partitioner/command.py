@@ -150,6 +150,7 @@ def _words(error: BaseException) -> str:
 class Steps:
     """Names the step under way, and prints each with its duration when it is over.
 
+    On a terminal it moves meanwhile; elsewhere (a file, a pipe) a line says what has begun.
     It writes to a duplicate of standard error, so native output can be captured meanwhile.
     """
 
@@ -173,6 +174,8 @@ class Steps:
         self._step, self._started = step, time.monotonic()
         self._status = self._console.status(step)
         self._status.start()
+        if not self._console.is_terminal:
+            self._console.print(f"  {step} ...", markup=False, soft_wrap=True)
 
     def detail(self, done: int, total: int) -> None:
         """How far the step under way has got."""
@@ -263,51 +266,55 @@ def verbose_option() -> Callable[[Any], Any]:
     return click.option("--verbose", is_flag=True, help="Show a traceback when something fails.")
 
 
-def model_options(command: Any) -> Any:
-    """The options that say which network, quantized on what: the fields of `source.Request`."""
-    for option in reversed(
-        (
-            click.option(
-                "--model",
-                default="mobilenet_v2",
-                show_default=True,
-                metavar="NAME|FILE",
-                help="mobilenet_v2, resnet50, a .keras file, or a full-int8 .tflite file.",
-            ),
-            click.option(
-                "--weights",
-                metavar="NAME|FILE",
-                help="digits, imagenet, random, or a weights file.",
-            ),
-            click.option("--alpha", type=float, help="Width of mobilenet_v2.  [default: 0.35]"),
-            click.option(
-                "--size", type=int, help="Height and width of the input.  [default: 96 or 224]"
-            ),
-            click.option("--classes", type=int, help="Classes.  [default: 10, imagenet 1000]"),
-            click.option(
-                "--calibration",
-                default="digits",
-                show_default=True,
-                metavar="digits|DIR|NPZ",
-                help="What int8 ranges are taken from: digits, a folder of images, an .npz.",
-            ),
-            click.option(
-                "--calibration-images",
-                default=100,
-                show_default=True,
-                type=click.IntRange(1),
-                metavar="N",
-            ),
-            click.option(
-                "--preprocess",
-                "preprocessing",
-                type=click.Choice(MODES),
-                help="How pixels become the input of a model from a file.",
-            ),
-            click.option(
-                "--resize", is_flag=True, help="Scale images of another size instead of refusing."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options as one decorator; the help lists them in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# Which network, quantized on what: the fields of `source.Request`.
+model_options = together(
+    click.option(
+        "--model",
+        default="mobilenet_v2",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="mobilenet_v2, resnet50, a .keras file, or a full-int8 .tflite file.",
+    ),
+    click.option(
+        "--weights",
+        metavar="NAME|FILE",
+        help="digits, imagenet, random, or a weights file.",
+    ),
+    click.option("--alpha", type=float, help="Width of mobilenet_v2.  [default: 0.35]"),
+    click.option("--size", type=int, help="Height and width of the input.  [default: 96 or 224]"),
+    click.option("--classes", type=int, help="Classes.  [default: 10, imagenet 1000]"),
+    click.option(
+        "--calibration",
+        default="digits",
+        show_default=True,
+        metavar="digits|DIR|NPZ",
+        help="What int8 ranges are taken from: digits, a folder of images, an .npz.",
+    ),
+    click.option(
+        "--calibration-images",
+        default=100,
+        show_default=True,
+        type=click.IntRange(1),
+        metavar="N",
+    ),
+    click.option(
+        "--preprocess",
+        "preprocessing",
+        type=click.Choice(MODES),
+        help="How pixels become the input of a model from a file.",
+    ),
+    click.option(
+        "--resize", is_flag=True, help="Scale images of another size instead of refusing."
+    ),
+)

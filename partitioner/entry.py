@@ -9,20 +9,31 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import threading
+from types import ModuleType
 
 INTERRUPTED = 130  # As shells report a program that SIGINT ended: 128 + 2.
 
 
-def start(module: str) -> None:
-    """Import `module` and call its `main()`."""
-    # A shell's background jobs ignore SIGINT, and go on doing so.
-    guard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def load(module: str) -> ModuleType:
+    """The module, imported; Ctrl-C meanwhile ends this process quietly."""
+    # A shell's background jobs ignore SIGINT, and go on doing so; only the main thread may say so.
+    guard = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if guard:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    loaded = importlib.import_module(module)
-    if guard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    loaded.main()
+    try:
+        return importlib.import_module(module)
+    finally:
+        if guard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def start(module: str) -> None:
+    """Import `module` and call its `main()`."""
+    load(module).main()
 
 
 def partition() -> None:

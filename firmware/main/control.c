@@ -86,7 +86,7 @@ static char boot[BOOT_BYTES];
 /* Of inferences begun here. */
 static _Atomic uint32_t inferences, errors, last_round_trip_us;
 /* Commands by MQTT that were not carried out. */
-static _Atomic uint32_t duplicates, stale, malformed;
+static _Atomic uint32_t duplicates, reused, stale, malformed;
 /* Of mqtt_once. The MQTT task waits for no lock of this file: others wait for it to send. */
 static SemaphoreHandle_t once_lock;
 static StaticSemaphore_t once_lock_memory;
@@ -144,10 +144,11 @@ static void remember(const char *id_json, const char *answer) {
     (void)xSemaphoreGive(once_lock);
 }
 
-/* Prints and deletes an object, the answer to the command with this id. */
+/* Prints and deletes an object, the answer to the command with this id; NULL: to one that was not taken, whose id may
+ * be another's. */
 static void say_object(unsigned source, const char *id_json, cJSON *object) {
     char *text = object == NULL ? NULL : cJSON_PrintUnformatted(object);
-    if (source == CONTROL_MQTT && text != NULL) {
+    if (source == CONTROL_MQTT && id_json != NULL && text != NULL) {
         remember(id_json, text);
     }
     say(source, text != NULL
@@ -169,7 +170,7 @@ static cJSON *answer_to(unsigned source, const char *id_json) {
     return object;
 }
 
-static void refuse_id(unsigned source, const char *id_json, const char *code, const char *message) {
+static cJSON *refusal(unsigned source, const char *id_json, const char *code, const char *message) {
     cJSON *object = answer_to(source, id_json);
     cJSON_AddFalseToObject(object, "ok");
     cJSON *error = cJSON_AddObjectToObject(object, "error");
@@ -178,7 +179,11 @@ static void refuse_id(unsigned source, const char *id_json, const char *code, co
     if (source == CONTROL_MQTT) {
         ESP_LOGW(TAG, "a command over MQTT: %s", code); /* the message may quote it */
     }
-    say_object(source, id_json, object);
+    return object;
+}
+
+static void refuse_id(unsigned source, const char *id_json, const char *code, const char *message) {
+    say_object(source, id_json, refusal(source, id_json, code, message));
 }
 
 /* A command's id as JSON text, cut to 64 characters. */
@@ -203,6 +208,13 @@ static void refuse(const struct command *c, const char *code, const char *messag
     char id[ID_BYTES];
     id_text(c->id, id);
     refuse_id(c->source, id, code, message);
+}
+
+/* Likewise, one that was not taken. */
+static void turn_away(const struct command *c, const char *code, const char *message) {
+    char id[ID_BYTES];
+    id_text(c->id, id);
+    say_object(c->source, NULL, refusal(c->source, id, code, message));
 }
 
 static void refuse_code(const struct command *c, int code, const char *what) {
@@ -367,6 +379,7 @@ void control_add_counts(cJSON *object) {
     cJSON_AddNumberToObject(counts, "taken", mqtt_once()->count);
     (void)xSemaphoreGive(once_lock);
     cJSON_AddNumberToObject(counts, "duplicates", atomic_load(&duplicates));
+    cJSON_AddNumberToObject(counts, "reused", atomic_load(&reused));
     cJSON_AddNumberToObject(counts, "stale", atomic_load(&stale));
     cJSON_AddNumberToObject(counts, "retained", mqtt_retained());
     cJSON_AddNumberToObject(counts, "malformed", atomic_load(&malformed));
@@ -685,7 +698,11 @@ static void run(const struct command *c) {
     if (code != TS_OK) {
         struct waiting unused;
         (void)no_longer_waits((uint32_t)token, &unused);
-        refuse_code(c, code, "the inference was not begun");
+        if (start_problem != NULL) {
+            refuse(c, "refused", start_problem);
+        } else {
+            refuse_code(c, code, "the inference was not begun");
+        }
     }
 }
 
@@ -1064,18 +1081,19 @@ static void say_again(const char *id_json, enum once_verdict verdict) {
     }
 }
 
-/* Whether a command came before, as far as it can be told by its id; it is dealt with then. */
-static bool repeated(unsigned source, const char *id_json) {
+/* Whether a line that cannot be used came before, when it could; it is dealt with then. */
+static bool repeated(unsigned source, const char *id_json, uint32_t hash) {
     if (source != CONTROL_MQTT) {
         return false;
     }
     (void)xSemaphoreTake(once_lock, portMAX_DELAY);
-    enum once_verdict verdict = once_look(mqtt_once(), id_json);
-    if (verdict != ONCE_NEW) {
+    enum once_verdict verdict = once_look(mqtt_once(), id_json, hash);
+    bool known = verdict == ONCE_PENDING || verdict == ONCE_DONE;
+    if (known) {
         say_again(id_json, verdict);
     }
     (void)xSemaphoreGive(once_lock);
-    return verdict != ONCE_NEW;
+    return known;
 }
 
 /* Whether a command is to be carried out; if not it is answered. One that came by MQTT counts as taken then. */
@@ -1083,12 +1101,12 @@ static bool is_new(const struct command *c) {
     const cJSON *meant = cJSON_GetObjectItemCaseSensitive(c->json, "boot");
     const cJSON *after = cJSON_GetObjectItemCaseSensitive(c->json, "after");
     if ((meant != NULL && !cJSON_IsString(meant)) || (after != NULL && !whole(after, 0, UINT32_MAX))) {
-        refuse(c, "bad_command", "boot: 16 hexadecimal digits; after: a number of commands");
+        turn_away(c, "bad_command", "boot: 16 hexadecimal digits; after: a number of commands");
         return false;
     }
     if (meant != NULL && strcmp(meant->valuestring, boot) != 0) {
         (void)atomic_fetch_add(&stale, c->source == CONTROL_MQTT ? 1 : 0);
-        refuse(c, "stale", "it was meant for an earlier boot");
+        turn_away(c, "stale", "it was meant for an earlier boot");
         return false;
     }
     if (c->source != CONTROL_MQTT) {
@@ -1098,21 +1116,24 @@ static bool is_new(const struct command *c) {
     id_text(c->id, id);
     uint32_t known = after != NULL ? (uint32_t)after->valuedouble : 0;
     (void)xSemaphoreTake(once_lock, portMAX_DELAY);
-    enum once_verdict verdict = once_admit(mqtt_once(), id, after != NULL ? &known : NULL);
+    enum once_verdict verdict = once_admit(mqtt_once(), id, c->line->hash, after != NULL ? &known : NULL);
     if (verdict == ONCE_PENDING || verdict == ONCE_DONE) {
         say_again(id, verdict);
     }
     (void)xSemaphoreGive(once_lock);
     if (verdict == ONCE_FORGOTTEN) {
         (void)atomic_fetch_add(&stale, 1);
-        refuse(c, "forgotten", "so much has come since it was made that it may have been done");
+        turn_away(c, "forgotten", "so much has come since it was made that it may have been done");
+    } else if (verdict == ONCE_REUSED) {
+        (void)atomic_fetch_add(&reused, 1);
+        turn_away(c, "id_reused", "another command had this id; send it again with an id of its own");
     }
     return verdict == ONCE_NEW;
 }
 
 static void refuse_malformed(const struct command *c, const char *message) {
     (void)atomic_fetch_add(&malformed, c->source == CONTROL_MQTT ? 1 : 0);
-    refuse(c, "malformed", message);
+    turn_away(c, "malformed", message);
 }
 
 /* cJSON recurses as deep as a line nests; our stacks are small. */
@@ -1166,7 +1187,7 @@ static void parse(unsigned source, const char *text, size_t len, struct line *li
         (void)snprintf(message, sizeof message,
                        "no command %.*s: info, configure, run, stats, abort, reboot, selftest ...",
                        (int)settings_cut(asked, 40), asked);
-        refuse(&c, "unknown_command", message);
+        turn_away(&c, "unknown_command", message);
     } else if (is_new(&c)) {
         execute(&c, cmd->valuestring);
     }
@@ -1197,12 +1218,11 @@ void control_line(unsigned source, struct line *line) {
     if (line->problem != LINE_FINE) {
         char id[ID_BYTES];
         find_id(line, id);
-        if (!repeated(source, id)) {
-            refuse_id(source, id,
-                      line->problem == LINE_NO_BUFFER  ? "no_slot"
-                      : line->problem == LINE_TOO_LONG ? "too_long"
-                                                       : "bad_command",
-                      problems[line->problem]);
+        if (!repeated(source, id, line->hash)) {
+            const char *code = line->problem == LINE_NO_BUFFER  ? "no_slot"
+                               : line->problem == LINE_TOO_LONG ? "too_long"
+                                                                : "bad_command";
+            say_object(source, NULL, refusal(source, id, code, problems[line->problem]));
         }
     } else {
         parse(source, line->text, line->len, line);

@@ -7,9 +7,13 @@ enum place { BEFORE, AFTER_KEY, AFTER_COLON, IN_LIST };
 
 static const char key[] = "tensors";
 
+#define FNV_BASIS 2166136261u
+#define FNV_PRIME 16777619u
+
 void line_init(struct line *line, const struct line_sink *sink) {
     memset(line, 0, sizeof *line);
     line->sink = sink;
+    line->hash = FNV_BASIS;
 }
 
 void line_clear(struct line *line) {
@@ -21,6 +25,7 @@ void line_clear(struct line *line) {
     line->len = 0;
     memset((char *)line + offsetof(struct line, len), 0, sizeof *line - offsetof(struct line, len));
     line->sink = sink;
+    line->hash = FNV_BASIS;
 }
 
 static void fail(struct line *line, enum line_problem problem) {
@@ -158,6 +163,7 @@ bool line_byte(struct line *line, uint8_t byte) {
         line->text[line->len] = '\0';
         return true;
     }
+    line->hash = (line->hash ^ byte) * FNV_PRIME;
     if (line->string) {
         string_byte(line, byte);
     } else {

@@ -32,6 +32,7 @@ struct line {
     const struct line_sink *sink;
     char text[LINE_TEXT + 1];
     uint32_t len;
+    uint32_t hash;    /* of every byte that came, tensors' too: FNV-1a, 32 bits (draft-eastlake-fnv) */
     uint8_t problem;  /* enum line_problem: why the line is not to be used */
     uint8_t *tensors; /* from the sink; whoever takes it over sets it to NULL */
     uint32_t cap, bytes[TS_MAX_TENSORS];

@@ -17,9 +17,15 @@ static const struct once_taken *find(const struct once *once, const char *id) {
     return NULL;
 }
 
-enum once_verdict once_look(const struct once *once, const char *id) {
+enum once_verdict once_look(const struct once *once, const char *id, uint32_t hash) {
     const struct once_taken *known = find(once, id);
-    return known == NULL ? ONCE_NEW : known->over ? ONCE_DONE : ONCE_PENDING;
+    if (known == NULL) {
+        return ONCE_NEW;
+    }
+    if (known->hash != hash) {
+        return ONCE_REUSED;
+    }
+    return known->over ? ONCE_DONE : ONCE_PENDING;
 }
 
 /* A free entry, or else the oldest command's that is over; NULL: all are being carried out. */
@@ -37,8 +43,8 @@ static struct once_taken *room(struct once *once) {
     return oldest;
 }
 
-enum once_verdict once_admit(struct once *once, const char *id, const uint32_t *after) {
-    enum once_verdict verdict = once_look(once, id);
+enum once_verdict once_admit(struct once *once, const char *id, uint32_t hash, const uint32_t *after) {
+    enum once_verdict verdict = once_look(once, id, hash);
     if (verdict != ONCE_NEW) {
         return verdict;
     }
@@ -51,6 +57,7 @@ enum once_verdict once_admit(struct once *once, const char *id, const uint32_t *
     }
     strcpy(entry->id, id);
     entry->number = ++once->count;
+    entry->hash = hash;
     entry->over = false;
     return ONCE_NEW;
 }

@@ -1,10 +1,12 @@
 """The bundles of an experiment: those that are there, and those cut for it, kept for the next time.
 
-A network is opened and cut in a process of its own, which ends before anything is measured.
+A network is opened and cut in a process of its own, which ends before anything is measured: its
+converter may take much memory, or die.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -21,7 +23,8 @@ from partitioner import bundle as bundles
 from partitioner.bundle import Bundle
 from partitioner.catalogue import Catalogue
 from partitioner.command import describe
-from partitioner.source import Request, open_source, realistic
+from partitioner.kernels import Array
+from partitioner.source import Request, Source, open_source, realistic
 
 Key = tuple[str, tuple[str, ...]]  # A model's name and the layers cut after.
 
@@ -58,8 +61,12 @@ def prepare(
     """
     found, missing = _folders(experiment, cache)
     for name, (request, wanted) in missing.items():
-        report(f"cut {name} ({len(wanted)} cuts)")
-        _elsewhere(_make, name, request, wanted)
+        with _Elsewhere(name) as elsewhere:
+            report(f"open {name}")
+            elsewhere(_look, request, [cut for cut, _ in wanted])
+            for number, (cut, folder) in enumerate(wanted, 1):
+                report(f"cut {name} at {cut_name(cut)} ({number} of {len(wanted)})")
+                elsewhere(_make, request, cut, folder)
     return found
 
 
@@ -74,8 +81,9 @@ def check(
     """
     _, missing = _folders(experiment, cache)
     for name, (request, wanted) in missing.items():
-        report(f"layers of {name}")
-        _elsewhere(_look, name, request, wanted)
+        report(f"open {name}, to look up its layers")
+        with _Elsewhere(name) as elsewhere:
+            elsewhere(_look, request, [cut for cut, _ in wanted])
     for model in experiment.models:
         if model.bundle is not None:
             bundles.read(model.bundle)
@@ -102,48 +110,65 @@ def _folders(
     return found, missing
 
 
-def _elsewhere(
-    work: Callable[[Request, Wanted], str | None], name: str, request: Request, wanted: Wanted
-) -> None:
-    """Work on a network in a process of its own: its converter may take much memory, or die."""
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            why = pool.submit(work, request, wanted).result()
-    except BrokenProcessPool as error:
-        raise SpecError(f"model {name}: the process that was to cut it was killed") from error
-    if why is not None:
-        raise SpecError(f"model {name}: {why}")
+class _Elsewhere:
+    """A process that works on the network `name`: work for it is called with this."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> _Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def __call__(self, work: Callable[..., str | None], *given: object) -> None:
+        """Wait for work that returns what went wrong in one line. Raises SpecError: something."""
+        try:
+            why = self._pool.submit(work, *given).result()
+        except BrokenProcessPool as error:
+            raise SpecError(
+                f"model {self._name}: the process that was to cut it was killed"
+            ) from error
+        if why is not None:
+            raise SpecError(f"model {self._name}: {why}")
 
 
-def _look(request: Request, wanted: Wanted) -> str | None:
+@functools.lru_cache(maxsize=1)
+def _opened(request: Request) -> tuple[Source, Catalogue]:
+    """Once in the process that works on it."""
+    source = open_source(request)
+    return source, Catalogue(source.graph, source.layers)
+
+
+@functools.lru_cache(maxsize=1)
+def _verify_on(request: Request) -> list[list[Array]]:
+    return realistic(_opened(request)[0], request, bundles.VERIFY_INPUTS // 2, [])
+
+
+def _look(request: Request, cuts: Sequence[tuple[str, ...]]) -> str | None:
     """Look layers up; returns what went wrong in one line."""
     try:
-        source = open_source(request)
-        catalogue = Catalogue(source.graph, source.layers)
-        for cut, _ in wanted:
-            catalogue.chain(cut)
+        for cut in cuts:
+            _opened(request)[1].chain(cut)
     except TinysplitError as error:
         return describe(error)
     return None
 
 
-def _make(request: Request, wanted: Wanted) -> str | None:
-    """Make bundles; returns what went wrong in one line."""
+def _make(request: Request, cut: tuple[str, ...], folder: Path) -> str | None:
+    """Make a bundle; returns what went wrong in one line."""
     try:
-        source = open_source(request)
-        catalogue = Catalogue(source.graph, source.layers)
-        chains = [(catalogue.chain(cut), folder) for cut, folder in wanted]
-        verify_on = realistic(source, request, bundles.VERIFY_INPUTS // 2, [])
-        for cuts, folder in chains:
-            built = bundles.build(
-                source.graph,
-                cuts,
-                model=source.identity,
-                calibration=source.calibration.record() if source.calibration else None,
-                realistic=verify_on,
-            )
-            built.write(folder)
+        source, catalogue = _opened(request)
+        built = bundles.build(
+            source.graph,
+            catalogue.chain(cut),
+            model=source.identity,
+            calibration=source.calibration.record() if source.calibration else None,
+            realistic=_verify_on(request),
+        )
+        built.write(folder)
     except TinysplitError as error:
         return describe(error)
     return None

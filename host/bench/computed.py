@@ -18,13 +18,13 @@ from host.bench.costs import ENERGY_SOURCE, Costs, costs, energy, link
 from host.bench.measured import base_row, now_utc
 from host.bench.metering import columns, source_columns
 from host.bench.rows import Row
+from host.bench.simulated import medium
 from host.bench.spec import MODELLED, Cell, Experiment, SpecError
 from host.boards.virtual.core import error_name
 from host.meters import meter
 from host.meters.meter import Source
 from host.sim import scenario as scenarios
 from host.sim import world
-from host.sim.experiment import medium
 from partitioner.bundle import Bundle
 
 _IDLE_SHARE = 1.2

@@ -6,9 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from datetime import datetime, timezone
-from types import TracebackType
 from typing import Any
 
 from host import link_run
@@ -18,6 +16,7 @@ from host.bench.rows import Row
 from host.bench.spec import Cell, Experiment, Inputs, cut_name
 from host.boards.board import BoardError
 from host.boards.kinds import Emulated, Host, OnMqtt, OnSerial
+from host.closing import Assembly
 from host.link.messages import Phase
 from host.link_run import Example
 from host.meters.meter import Meter, MeterError, Phases, phase_name
@@ -116,7 +115,7 @@ def base_row(experiment: Experiment, cell: Cell, bundle: Bundle) -> Row:
     }
 
 
-class OnNodes:
+class OnNodes(Assembly):
     """A running chain for a cell; a context manager.
 
     Raises (entering):
@@ -132,38 +131,25 @@ class OnNodes:
         examples: Examples,
         on_text: Callable[[str, str], None] | None = None,
     ) -> None:
+        super().__init__()
         self._experiment, self._cell, self._bundle = experiment, cell, bundle
         timeout_ms = experiment.method.timeout_ms
         chosen = options(cell, len(bundle.stages), timeout_ms, on_text)
         self.testbed = Testbed(bundle, folder, chosen)
         self._examples = examples
         self._meter = metering.open_meter(experiment, cell, bundle)
-        self._stack = ExitStack()
         self._sent = 0
         self.base = base_row(experiment, cell, bundle)
 
-    def __enter__(self) -> OnNodes:
-        try:
-            self._chosen = self._examples.of(key(self._cell), self._bundle)
-            if self._meter is not None:
-                self._stack.enter_context(self._meter)
-            self._stack.enter_context(self.testbed)
-            self._describe()
-            if self._meter is not None:
-                self.base |= metering.source_columns(self._meter.source())
-                self._meter.attach(self.testbed.boards)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _assemble(self) -> None:
+        self._chosen = self._examples.of(key(self._cell), self._bundle)
+        if self._meter is not None:
+            self._stack.enter_context(self._meter)
+        self._stack.enter_context(self.testbed)
+        self._describe()
+        if self._meter is not None:
+            self.base |= metering.source_columns(self._meter.source())
+            self._meter.attach(self.testbed.boards)
 
     def _describe(self) -> None:
         """What the chain says of itself, into the base row."""

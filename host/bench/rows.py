@@ -1,7 +1,8 @@
 """Rows of a sweep: one for each inference, tidy, with units in the names. Schema version 1.
 
 Every column may be null where it says so in its description and nowhere else; null is "not known",
-never 0. Durations are whole microseconds. `columns.csv` documents them; `schema()` is the same for
+never 0. No number is infinite or none (NaN), and none but those of SIGNED is below 0. Durations are
+whole microseconds. `columns.csv` documents them; `schema()` is the same for
 pyarrow, each field with its `description` as metadata and the version beside them. Nested types:
 `phases` is a list of (stage int16, phase string, duration_us int64), `energies` of (stage, phase,
 energy_mj double).
@@ -60,6 +61,13 @@ DOCUMENTED = _documented()
 NAMES = tuple(column.name for column in DOCUMENTED)
 _BLANKS: dict[str, Any] = {"string": "", "bool": False, "double": 0.0}
 _NESTED = ("phases", "energies", "list of string")
+# Energy is below 0 where less was drawn than the baseline that is subtracted; a warm-up is run -1.
+SIGNED = frozenset(
+    (
+        *("run", "clock_offset_us", "energy_baseline_mw"),
+        *("energy_mj", "energy_head_mj", "energy_tail_mj", "energy_phases"),
+    )
+)
 
 
 def blank() -> Row:
@@ -111,7 +119,11 @@ def schema() -> Any:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Rows as a pyarrow table. Raises RowsError for a column missing or of another type."""
+    """Rows as a pyarrow table.
+
+    Raises:
+        RowsError: a column is missing, or a value is of another type; rows count from 0.
+    """
     pa = arrow()
     listed = list(rows)
     for row in listed:
@@ -120,11 +132,61 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     try:
         found = pa.Table.from_pylist(listed, schema())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise RowsError(f"a row does not fit the schema: {error}") from error
+        raise RowsError(f"a row does not fit the schema: {_misfit(listed) or error}") from error
     empty = [c.name for c in DOCUMENTED if not c.nullable and found[c.name].null_count]
     if empty:
         raise RowsError(f"a row lacks what every row has: {', '.join(empty)}")
     return found
+
+
+def _misfit(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which value pyarrow does not take; empty: each by itself it does."""
+    for number, row in enumerate(rows):
+        for field in schema():
+            if not _takes(field.type, row[field.name]):
+                return f"row {number}, {field.name}: {row[field.name]!r} is no {field.type}"
+    return ""
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    pa = arrow()
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True
+
+
+def check(rows: Table, name: str) -> None:
+    """See that every number is one that can be: finite, and not below 0 unless it is of SIGNED.
+
+    Raises:
+        RowsError: names the file (`name`), the row (from 0), the column, and what is there.
+    """
+    pa = arrow()
+    pc = importlib.import_module("pyarrow.compute")
+    for column in DOCUMENTED:
+        values = rows[column.name]
+        rows_of = None  # Where nested values come from.
+        if column.kind in ("phases", "energies"):
+            rows_of = pc.list_parent_indices(values)
+            values = pc.struct_field(pc.list_flatten(values), 2)
+        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+            continue
+        for what, wrong in (
+            ("is no finite number", pc.invert(pc.is_finite(values))),
+            ("is below 0", pc.less(values, 0)),
+        ):
+            at = pc.index(wrong, True).as_py()
+            if at < 0 or (what == "is below 0" and column.name in SIGNED):
+                continue
+            number = at if rows_of is None else rows_of[at].as_py()
+            value = values[at].as_py()
+            raise RowsError(
+                f"{name}, row {number} (from 0), column {column.name}: {value} {what}, so nothing "
+                "can be said of these results; restore the file, or run the sweep again with "
+                "another --output"
+            )
 
 
 def write(rows: Table, path: Path) -> None:

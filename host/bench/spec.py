@@ -27,7 +27,6 @@ from partitioner.source import Request
 MODELLED = "modelled"
 SIMULATED = "simulated"
 BOARDLESS = (MODELLED, SIMULATED)
-AXES = ("model", "cut", "transport", "link", "codec", "boards", "meter", "heads")
 CODECS = ("raw", "auto", "1")
 # What each meter must be told.
 METERS: Mapping[str, tuple[str, ...]] = {

@@ -28,10 +28,8 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jsonschema
@@ -39,6 +37,7 @@ import jsonschema
 from host.bench import rows, spec
 from host.bench.rows import Row, Table
 from host.bench.spec import Cell, Experiment
+from host.closing import Assembly
 from models.errors import TinysplitError
 from partitioner.output import whole_file
 
@@ -158,7 +157,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class Store:
+class Store(Assembly):
     """A folder that a sweep writes to; a context manager that holds its lock.
 
     Raises (entering):
@@ -166,32 +165,19 @@ class Store:
     """
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
+        super().__init__()
         self.folder = folder
         self._experiment = experiment
-        self._stack = ExitStack()
         self._journal = -1
         self._size = 0
         self.progress = Progress()
         self.cells: dict[int, dict[str, Any]] = {}
 
-    def __enter__(self) -> Store:
+    def _assemble(self) -> None:
         try:
             self._open()
         except OSError as error:
-            self._stack.close()
             raise self._cannot(error) from error
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def _cannot(self, error: OSError) -> StoreError:
         return StoreError(
@@ -352,7 +338,7 @@ class Store:
         try:
             if not target.exists():
                 over = [self.cells[number] for number in sorted(self.cells)]
-                rows.write(rows.joined(_tables(self.folder, over)), target)
+                rows.write(rows.joined([*_tables(self.folder, over).values()]), target)
             for number in self.cells:
                 _part(self.folder, number).unlink(missing_ok=True)
             if (self.folder / PARTS).is_dir():
@@ -371,10 +357,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no value of JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote; empty if there is no such file. Raises StoreError."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"), parse_constant=_no_json)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -455,17 +445,24 @@ def read(folder: Path) -> Results:
 
     Raises:
         StoreError, SpecError: as `read_state`.
-        RowsError: rows of another version.
+        RowsError: rows of another version, or with numbers that cannot be.
     """
     state = read_state(folder)
     tables = _tables(folder, state.cells)
     if state.under_way.rows:
-        tables.append(rows.table(state.under_way.rows))
+        try:
+            tables[folder / JOURNAL] = rows.table(state.under_way.rows)
+        except rows.RowsError as error:
+            raise rows.RowsError(
+                f"{folder / JOURNAL}: {error}; remove that file, and its cell is run again"
+            ) from error
+    for path, table in tables.items():
+        rows.check(table, str(path))
     return Results(
         **vars(state),
         folder=folder,
         environment=read_json(folder / ENVIRONMENT),
-        rows=rows.joined(tables),
+        rows=rows.joined([*tables.values()]),
     )
 
 
@@ -473,19 +470,19 @@ def _part(folder: Path, number: int) -> Path:
     return folder / PARTS / f"{number:04}.parquet"
 
 
-def _tables(folder: Path, cells: Iterable[Mapping[str, Any]]) -> list[Table]:
-    """The rows of cells that are over. Raises StoreError: some are not there; RowsError."""
+def _tables(folder: Path, cells: Iterable[Mapping[str, Any]]) -> dict[Path, Table]:
+    """The rows of cells that are over, by file. Raises StoreError (some are missing), RowsError."""
     parts = [_part(folder, cell["number"]) for cell in cells]
     missing = [path for path in parts if not path.exists()]
     # In this order: a sweep that ends meanwhile takes the parts away once all rows are in one file.
     if (folder / ROWS).exists():
-        return [rows.read(folder / ROWS)]
+        return {folder / ROWS: rows.read(folder / ROWS)}
     if missing:
         raise StoreError(
             f"{folder} has lost rows of cells that are over (neither {ROWS} nor "
             f"{PARTS}/{missing[0].name} is there); restore them, or give another --output"
         )
-    return [rows.read(path) for path in parts]
+    return {path: rows.read(path) for path in parts}
 
 
 def is_locked(folder: Path) -> bool:

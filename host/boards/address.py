@@ -1,4 +1,5 @@
-"""Addresses of links: `udp://127.0.0.1:4000`, `tcp://[::1]:4000`, `espnow://02:00:00:00:00:01`."""
+"""Addresses of links: `udp://127.0.0.1:4000`, `tcp://[::1]:4000`, `espnow://02:00:00:00:00:01`;
+and names of boards."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from models.errors import TinysplitError
 
 RADIOS = ("espnow", "ble")
 TRANSPORTS = ("udp", "tcp", *RADIOS)
+NODE = r"[A-Za-z0-9._-]{1,32}"  # The setting `name` in control.schema.json.
 CENTRAL = "central"  # ble://central: the next stage is a central that connects (SPEC section 13).
 
 
@@ -43,6 +45,11 @@ class Address:
 
 _MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 _NAME = r"[A-Za-z0-9._-]{1,29}"  # As long as a name in an advertisement can be.
+
+
+def is_node(name: str) -> bool:
+    """Whether a node can be called so."""
+    return re.fullmatch(NODE, name) is not None
 
 
 def parse(text: str) -> Address:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from host.boards import address
 from host.boards.address import RADIOS, Address
-from host.boards.board import ANSWER_TIMEOUT_S, BoardError
+from host.boards.board import ANSWER_TIMEOUT_S, BoardError, ForeignBoard
 from host.boards.serial import facing
-from host.boards.wired import WiredBoard
-
-if TYPE_CHECKING:
-    from host.mqtt.board import MqttBoard
 
 _ANY = {4: "0.0.0.0", 6: "[::]"}  # noqa: S104  # The board's interfaces, not this machine's.
 _LOOPBACK = {4: "127.0.0.1", 6: "[::1]"}
@@ -38,7 +34,7 @@ class AttachedBoard:
 
     def __init__(
         self,
-        board: WiredBoard | MqttBoard,
+        board: ForeignBoard,
         stage: int,
         bundle: str,
         timeout_s: float = ANSWER_TIMEOUT_S,

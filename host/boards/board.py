@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from host.boards import control
 from host.boards.control import ControlError, Lines
+from host.closing import Closing
 from models.errors import TinysplitError
 
 ANSWER_TIMEOUT_S = 10.0
@@ -20,7 +20,6 @@ _TEXT_LINES = 20
 
 
 CommandId = int | str
-AnyBoard = TypeVar("AnyBoard", bound="Board")
 
 
 class BoardError(TinysplitError):
@@ -35,7 +34,7 @@ class BoardError(TinysplitError):
         self.answered = answered
 
 
-class Board(ABC):
+class Board(Closing):
     """A board at the end of a control line. Used by one thread; a context manager.
 
     Subclasses move bytes: `_send` writes all of a line, `_receive` returns what has arrived,
@@ -67,17 +66,6 @@ class Board(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the board; a virtual one ends. May be called twice."""
-
-    def __enter__(self: AnyBoard) -> AnyBoard:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def begin(self, name: str, **fields: Any) -> CommandId:
         """Send a command; returns its id, for `finish`."""
@@ -178,3 +166,36 @@ class Board(ABC):
         self.texts.append(shown)
         if self._on_text is not None:
             self._on_text(shown)
+
+
+class ForeignBoard(Board):
+    """A board that is not this program's own: it was there before and stays, and may restart.
+
+    `port` is where it is, for people.
+    """
+
+    port: str
+
+    @abstractmethod
+    def greet(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """What the board says of itself. Call it before anything else. Raises BoardError."""
+
+    def finish(
+        self,
+        command_id: CommandId,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        watch: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """As Board's; also raises `restarted`: the board was, and the command with it."""
+
+        def look() -> None:
+            if command_id not in self._answers:
+                self._require_there()
+            if watch is not None:
+                watch()
+
+        return super().finish(command_id, timeout_s, look)
+
+    def _require_there(self) -> None:
+        """Raise BoardError if there will be no answer."""
+        self.check()

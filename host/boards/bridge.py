@@ -6,8 +6,8 @@ from host.boards import address
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.serial import BAUD, SerialBoard
-from host.boards.virtual.espnow import profile
 from host.link.bridge import BridgeServer
+from host.link.espnow.radio import profile
 
 
 def open_bridge(port: str, baud: int = BAUD) -> tuple[Address, BridgeServer]:

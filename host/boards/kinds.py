@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from host.boards.address import is_node
 from host.boards.serial import BAUD
-from host.mqtt import topics
 from models.errors import ArgumentError
 
 
@@ -68,7 +68,7 @@ def parse(text: str, qemu: Path | None = None) -> Kind:
     scheme, _, rest = text.partition(":")
     if scheme == "serial" and (match := re.fullmatch(r"(.+?)(?:@(\d{3,7}))?", rest)):
         return OnSerial(match[1], int(match[2] or BAUD))
-    if scheme == "mqtt" and topics.is_node(rest):
+    if scheme == "mqtt" and is_node(rest):
         return OnMqtt(rest)
     if scheme == "qemu" and rest:
         return Emulated(Path(rest), qemu)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError, CommandId
+from host.boards.board import ANSWER_TIMEOUT_S, BoardError, ForeignBoard
 from host.link.streams import On, WireDecoder
 
 _ASK_AGAIN_S = 1.0
@@ -20,13 +20,8 @@ _SILENCE_S = 0.1  # SPEC.md section 9.1: after that a frame that began is none.
 _LONGEST_FRAME = 2048
 
 
-class WiredBoard(Board):
-    """A board that is not this program's own. Call `greet` before anything else.
-
-    `port` is where it is, for people.
-    """
-
-    port: str
+class WiredBoard(ForeignBoard):
+    """A board at the end of a wire."""
 
     def __init__(self, name: str, on_text: Callable[[str], None] | None = None) -> None:
         super().__init__(name, on_text)
@@ -68,19 +63,3 @@ class WiredBoard(Board):
             f"no board answers on {self.port}{self._printed()}; is it the right port, and does "
             "the board run tinysplit's firmware?",
         )
-
-    def finish(
-        self,
-        command_id: CommandId,
-        timeout_s: float = ANSWER_TIMEOUT_S,
-        watch: Callable[[], None] | None = None,
-    ) -> dict[str, Any]:
-        """As Board's; also raises `restarted`: the board was reset, and the command with it."""
-
-        def look() -> None:
-            if command_id not in self._answers:
-                self.check()
-            if watch is not None:
-                watch()
-
-        return super().finish(command_id, timeout_s, look)

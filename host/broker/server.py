@@ -286,6 +286,10 @@ class Server:
             listening.close()
             await self._end()
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Use another certificate for connections from now on; those that are there go on."""
+        self.settings = replace(self.settings, tls=context)
+
     # What connections call.
 
     def opened(self, connection: _Connection) -> None:

@@ -14,8 +14,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from host.boards.address import is_node
 from host.broker.access import ROLES
-from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.output import whole_file
 
@@ -57,7 +57,7 @@ def made(name: str, role: str, password: str) -> User:
     Raises:
         UsersError: the name, the role or the password will not do.
     """
-    if not topics.is_node(name):
+    if not is_node(name):
         raise UsersError(
             f"{name[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -"
         )
@@ -115,7 +115,7 @@ def _parse(line: str) -> User | None:
     except (ValueError, binascii.Error):
         return None
     sound = (
-        topics.is_node(name)
+        is_node(name)
         and role in ROLES
         and n in {1 << power for power in range(10, 19)}
         and 1 <= r <= 32

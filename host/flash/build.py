@@ -36,7 +36,6 @@ _APP, _DATA, _OTADATA = 0, 1, 0
 _FACTORY, _OTA_0 = 0x00, 0x10
 _ARGUMENTS = "flasher_args.json"
 _CONFIG = "config/sdkconfig.json"
-_BROKEN = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 _PLATFORMIO = ("bootloader.bin", "partitions.bin", "firmware.bin")
 
 

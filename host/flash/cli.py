@@ -23,7 +23,7 @@ from host.flash import board, fit, nvs, secrets
 from host.flash.board import Found, UnfinishedError
 from host.flash.build import CHIP, BuildError, read_build
 from host.flash.contents import NVS, Contents, commands, contents, whole_chip
-from host.ota.keys import PublicKey, load, load_public
+from host.packing.keys import PublicKey, load, load_public
 from partitioner import bundle as bundles
 from partitioner import image as images
 from partitioner.command import Command, existing, verbose_option, wide_console

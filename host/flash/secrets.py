@@ -3,13 +3,14 @@ line, which other users of the machine see and the shell's history keeps."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from host import private_file
 from host.boards.control import SECRETS
 from host.flash.nvs import SettingsError
+from host.private_file import PrivateFileError
 
 _MAX_FILE_BYTES = 10_000
 
@@ -62,21 +63,8 @@ def gather(
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        with file.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read(_MAX_FILE_BYTES).decode("utf-8")
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file} is no text in UTF-8") from None
-    if os.name == "posix" and mode & 0o077:
-        raise SettingsError(f"{file} can be read by others; make it yours alone: chmod 600 {file}")
-    found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or name.strip() not in SECRETS:
-            raise SettingsError(f"{file}, line {number}: not NAME=VALUE with {', '.join(SECRETS)}")
-        found[name.strip()] = value
-    return found
+        return private_file.read(
+            file, SECRETS, _MAX_FILE_BYTES, f"not NAME=VALUE with {', '.join(SECRETS)}"
+        )
+    except PrivateFileError as error:
+        raise SettingsError(str(error)) from error

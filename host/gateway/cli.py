@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 import click
 from rich.console import Console
 
+from host.boards.address import is_node
 from host.gateway import listen as places
 from host.gateway import service
 from host.gateway.bundles import GatewayError
 from host.gateway.service import Gateway, Options
 from host.link.transport import ServerTransport
-from host.mqtt import access, topics
+from host.mqtt import access
 from models.errors import TinysplitError
 from partitioner.command import Bytes, Command, FiniteRange, existing, verbose_option
 
@@ -62,6 +63,18 @@ class HttpAt(click.ParamType):  # type: ignore[type-arg]
         if match is None or int(match[3]) > 65535:
             self.fail(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464", param, ctx)
         return match[1] or match[2], int(match[3])
+
+
+class HostName(click.ParamType):  # type: ignore[type-arg]
+    """A name or an address, without a port."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).removeprefix("[").removesuffix("]")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}", text):
+            self.fail(f"{value!r} is no name or address (without a port)", param, ctx)
+        return text
 
 
 class Sink(click.ParamType):  # type: ignore[type-arg]
@@ -187,6 +200,14 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
     help="/healthz, /readyz, /metrics (Prometheus) and /heads there.",
 )
 @click.option(
+    "--http-host",
+    "http_hosts",
+    type=HostName(),
+    multiple=True,
+    metavar="NAME",
+    help="A further name or address that requests to it may be for (of a proxy, say). Repeat it.",
+)
+@click.option(
     "--results",
     "results_to",
     type=Sink(),
@@ -221,6 +242,7 @@ def gateway(
     grace: float,
     reload_grace: float,
     http_at: tuple[str, int] | None,
+    http_hosts: tuple[str, ...],
     results_to: tuple[str, ...],
     reuse_port: bool,
     air: str | None,
@@ -235,8 +257,10 @@ def gateway(
     """
     if sys.platform == "win32":
         raise GatewayError("the gateway needs Linux or macOS; on Windows it runs in WSL")
-    if not topics.is_node(name):
+    if not is_node(name):
         raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
+    if http_hosts and http_at is None:
+        raise click.UsageError("--http-host is of --http HOST:PORT, which was not given")
     options = Options(
         name=name,
         engines=engines or len(engine_cores or ()) or service.default_engines(),
@@ -253,7 +277,7 @@ def gateway(
     chosen = listen_at or (places.parse("udp://127.0.0.1:4000"),)
     transports = [(place.text, place.transport(reuse_port=reuse_port, air=air)) for place in chosen]
     voice = _Voice(as_json=as_json, quiet=quiet)
-    beside = _Beside(http_at, results_to)
+    beside = _Beside(http_at, http_hosts, results_to)
     unanswered = asyncio.run(_serve(list(bundles), transports, options, voice, every, beside))
     if unanswered:
         raise GatewayError(f"stopped with {unanswered} requests unanswered")
@@ -264,10 +288,12 @@ class _Beside:
     """What there is beside heads: HTTP, and where results go."""
 
     http: tuple[str, int] | None
+    http_hosts: tuple[str, ...]
     results: tuple[str, ...]
 
     async def enter(self, stack: AsyncExitStack, served: Gateway, voice: _Voice) -> str | None:
-        """Where HTTP answers. Results are open before the gateway and close after it."""
+        """Where HTTP answers. Results are open before the gateway and close after it; HTTP closes
+        last, so that it tells what became of them."""
         if self.http is None and not self.results:
             return None
         try:
@@ -280,11 +306,14 @@ class _Beside:
                 "checkout: pip install '.[gateway]')"
             ) from error
         sinks = [results.parse(text, served.options.name, voice.say) for text in self.results]
-        kept = await stack.enter_async_context(results.Results(served, sinks))
-        if self.http is None:
+        kept = results.Results(served, sinks)
+        http = None
+        if self.http is not None:
+            http = Http(*self.http, served, Metrics(served, kept), self.http_hosts)
+            await stack.enter_async_context(http)
+        await stack.enter_async_context(kept)
+        if http is None:
             return None
-        http = Http(*self.http, served, Metrics(served, kept))
-        await stack.enter_async_context(http)
         host, port = http.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

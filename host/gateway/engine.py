@@ -1,9 +1,10 @@
 """An engine: a process that has stages loaded and runs them, one inference after the other.
 
 Theory of operation. It reads its socket (standard input), which ends when the gateway does, and so
-does the engine. What it is told to run is pure: the same job may be done again by another engine.
-A stage is loaded only if it holds on the bundle's golden inputs; how its bytes compare with the
-expected ones is told to the gateway, which decides.
+does the engine; on Linux the kernel ends it even if it hangs (`partitioner.child.die_with`). What
+it is told to run is pure: the same job may be done again by another engine. A stage is loaded only
+if it holds on the bundle's golden inputs; how its bytes compare with the expected ones is told to
+the gateway, which decides.
 """
 
 from __future__ import annotations

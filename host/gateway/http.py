@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from host.gateway import hosts
 from host.gateway.bundles import GatewayError
 from host.gateway.metrics import Metrics
 from host.gateway.service import Gateway
@@ -15,32 +20,51 @@ from host.link.driver import now_us
 
 MOST_CONNECTIONS: Final = 64
 
+_log = logging.getLogger(__name__)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class Http:
     """An asynchronous context manager. `address` is (host, port) once it is entered.
 
     /healthz: the process answers. /readyz: it serves, or 503 and why not. /metrics: for Prometheus.
-    /heads: every head as JSON. Beyond MOST_CONNECTIONS the oldest connection gives way: whoever
+    /heads: every head as JSON. Nothing here changes anything, so no request needs a token; one
+    whose Host is not ours (`host.gateway.hosts`, and `names`) is answered 421. Beyond
+    MOST_CONNECTIONS the oldest connection gives way: whoever
     opens many takes no files that heads and engines need.
 
     Raises (entering):
         GatewayError: the address cannot be had.
     """
 
-    def __init__(self, host: str, port: int, gateway: Gateway, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        gateway: Gateway,
+        metrics: Metrics,
+        names: Collection[str] = (),
+    ) -> None:
         self.address = (host, port)
+        self._told = frozenset(hosts.same(name) for name in (host, *names))
+        self._machine: frozenset[str] = frozenset()
         self._gateway = gateway
         self._metrics = metrics
-        app = web.Application(client_max_size=1024)
+        app = web.Application(client_max_size=1024, middlewares=[self._for_us])
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/heads", self._heads)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1.0, logger=_log.getChild("server")
+        )
+        _log.getChild("server").addFilter(_is_ours)
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Http:
         host, port = self.address
+        self._machine = await asyncio.to_thread(_own_names)
         try:
             await self._runner.setup()
             self._server = await asyncio.get_running_loop().create_server(
@@ -71,6 +95,23 @@ class Http:
             transport.abort()
         return server()
 
+    @web.middleware
+    async def _for_us(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        found = request.headers.getall(hdrs.HOST, [])
+        transport = request.transport
+        if transport is None or (not found and request.version < (1, 1)):  # Of a probe, no browser.
+            return await handler(request)
+        here = transport.get_extra_info("sockname")[0]
+        listens_on = self.address[0] if _is_wildcard(self.address[0]) else here
+        if len(found) == 1 and hosts.is_ours(found[0], listens_on, self._told, self._machine):
+            return await handler(request)
+        text = "this gateway goes by another name; --http-host NAME tells it of further ones"
+        return web.json_response(
+            {"error": {"code": "wrong_host", "message": text}},
+            status=421,
+            reason="Misdirected Request",
+        )
+
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -84,6 +125,21 @@ class Http:
 
     async def _heads(self, _: web.Request) -> web.Response:
         return web.json_response(heads(self._gateway))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it is about this program: whoever sends what is no HTTP is told so and no more."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+def _is_wildcard(address: str) -> bool:
+    return address in ("0.0.0.0", "::")  # noqa: S104 - asked, not listened on.
+
+
+def _own_names() -> frozenset[str]:
+    """What this machine calls itself; may ask a name server."""
+    name = socket.gethostname()
+    return frozenset(hosts.same(one) for one in (name, f"{name}.local", socket.getfqdn()))
 
 
 def not_ready(gateway: Gateway) -> str | None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from host.boards import kinds
 from host.boards.bridge import open_bridge
 from host.boards.kinds import OnSerial
-from host.boards.virtual.radio import not_installed
 from host.gateway.bundles import GatewayError
 from host.link.tcp import TcpServer
-from host.link.transport import ServerTransport
+from host.link.transport import ServerTransport, not_installed
 from host.link.udp import UdpServer
 
 HOST_ADDRESS = "c0:54:53:00:ff:fd"  # On an air of virtual boards.
@@ -84,6 +82,3 @@ def parse(text: str) -> Listen:
         f"cannot listen at {text!r}: write udp://HOST:PORT, tcp://HOST:PORT, ble, ble://NAME or "
         "espnow:PORT, which is a bridge's serial port"
     )
-
-
-Opener = Callable[[], ServerTransport]

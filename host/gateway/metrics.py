@@ -157,7 +157,12 @@ class Metrics(Collector):
             _resident(gateway.pool.pids),
         )
         yield CounterMetricFamily(
-            f"{PREFIX}engine_deaths", "Engines that ended by themselves.", gateway.pool.deaths
+            f"{PREFIX}engine_deaths",
+            "Engines that ended too early.",
+            gateway.pool.deaths,
+        )
+        yield CounterMetricFamily(
+            f"{PREFIX}engine_hangs", "Engines that hung and were killed.", gateway.pool.hung
         )
         info = InfoMetricFamily(f"{PREFIX}bundle", "What is served.", labels=["bundle"])
         for served in gateway.served:
@@ -177,6 +182,12 @@ class Metrics(Collector):
                 for sink in self._results.sinks:
                     family.add_metric([sink.kind], getattr(sink, name))
                 yield family
+            waiting = GaugeMetricFamily(
+                f"{PREFIX}results_waiting", "Results not kept yet.", labels=["sink"]
+            )
+            for sink in self._results.sinks:
+                waiting.add_metric([sink.kind], sink.waiting)
+            yield waiting
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -3,7 +3,9 @@
 Theory of operation. Each engine has a few requests at once, one that runs and those behind it, so
 that it need not wait for the gateway between two. A request is kept here until it is answered. When
 an engine dies, what it had is given back: the first of it was running, so it may be to blame and
-counts the death; the others were only near. A new engine is started at once, later if the one
+counts the death; the others were only near. One that has been at a request for much longer than the
+stage takes hangs, and is killed. What an engine has not done by its deadline is given up, and what
+comes of it later is dropped. A new engine is started at once, later if the one
 before lived briefly, and loads everything that is served.
 """
 
@@ -20,6 +22,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +42,8 @@ END_TIMEOUT_S: Final = 5.0
 AHEAD_US: Final = 4_000  # Work that an engine has at hand, so that it need not wait.
 FEWEST_AHEAD: Final = 2
 MOST_AHEAD: Final = 32
+# So many times what an inference takes may be a busy machine: processors shared with many others.
+TIMES_BUSY: Final = 20
 # Where the link has no processor of its own it goes first: its work is short, and theirs waits
 # for it.
 NICENESS: Final = 5
@@ -83,11 +88,13 @@ class _Engine:
     process: subprocess.Popen[bytes]
     own: socket.socket
     started_s: float
-    jobs: dict[int, Job] = field(default_factory=dict)  # In the order they were given.
+    # In the order they were given; None: given up.
+    jobs: dict[int, Job | None] = field(default_factory=dict)
     loaded: set[int] = field(default_factory=set)
     held: bytearray = field(default_factory=bytearray)
     out: deque[bytes] = field(default_factory=deque)
     running_since_us: int = 0
+    hung_us: int = 0  # It was killed because it had done nothing for so long.
 
 
 class Pool:
@@ -96,11 +103,13 @@ class Pool:
     def __init__(self, count: int, user: PoolUser, cores: set[int] | None = None) -> None:
         self.count = count
         self.deaths = 0
+        self.hung = 0  # Of these, killed because they did nothing.
         self._user = user
         self._cores = cores
         self._engines: list[_Engine] = []
         self._served: dict[int, Served] = {}
         self._ahead: dict[int, int] = {}
+        self._invoke_us: dict[int, int] = {}  # Of what is served, as engines found it.
         self._loading: dict[tuple[_Engine, int], asyncio.Future[Trial]] = {}
         self._next_job = 0
         self._starting: set[asyncio.Task[None]] = set()
@@ -124,7 +133,7 @@ class Pool:
         own.setblocking(False)
         try:
             process = subprocess.Popen(  # noqa: S603
-                child.command("host.gateway.engine", "main"),
+                child.command("host.gateway.engine", "main", bound=True),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the gateway, which ends them itself.
@@ -173,6 +182,9 @@ class Pool:
         try:
             trials = await asyncio.wait_for(asyncio.gather(*waiting), LOAD_TIMEOUT_S)
         except asyncio.TimeoutError:
+            for engine, key in list(self._loading):
+                if key == served.key:
+                    self._end_hung(engine, int(LOAD_TIMEOUT_S * 1e6))
             self.unload(served)
             raise GatewayError(
                 f"{served.folder} cannot be served: an engine did not load it within "
@@ -186,6 +198,7 @@ class Pool:
                 one.add_done_callback(lambda done: done.cancelled() or done.exception())
         found = trials[0]
         wanted = round(AHEAD_US / max(found.invoke_us, 1))
+        self._invoke_us[served.key] = round(found.invoke_us)
         self._ahead[served.key] = min(max(wanted + 1, FEWEST_AHEAD), MOST_AHEAD)
         return found
 
@@ -198,6 +211,7 @@ class Pool:
     def unload(self, served: Served) -> None:
         """Have every engine forget it."""
         self._served.pop(served.key, None)
+        self._invoke_us.pop(served.key, None)
         for engine in self._engines:
             engine.loaded.discard(served.key)
             self._write(engine, wire.pack(Kind.UNLOAD, key=served.key))
@@ -301,6 +315,7 @@ class Pool:
             lengths, data = wire.split(memoryview(body)[wire.TIMES.size :], piece.parts)
             self._user.done(job, Done(wire.pieces(lengths, data), *times))
             return
+        engine.running_since_us = time.monotonic_ns() // 1000
         future = self._loading.pop((engine, piece.key), None)
         if future is None or future.done():
             return
@@ -310,17 +325,34 @@ class Pool:
         engine.loaded.add(piece.key)
         future.set_result(Trial(**json.loads(body)))
 
-    def overdue(self, now_us: int, longest_us: int) -> int:
-        """Kill engines that have been at one request for longer; how many."""
-        found = [
-            engine
-            for engine in self._engines
-            if engine.jobs and now_us - engine.running_since_us > longest_us
-        ]
-        for engine in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(engine.process.pid, signal.SIGKILL)
-        return len(found)
+    def late(self, now_us: int) -> Iterator[Job]:
+        """Give up what engines have and nobody waits for any more."""
+        for engine in self._engines:
+            for number, job in engine.jobs.items():
+                if job is not None and job.event.deadline_us <= now_us:
+                    engine.jobs[number] = None
+                    yield job
+
+    def end_hung(self, now_us: int, allowed_us: int) -> None:
+        """Kill engines that have been at one request for longer than `allowed_us` and TIMES_BUSY
+        times what its stage takes, or at loading for LOAD_TIMEOUT_S."""
+        loading = {engine for engine, _ in self._loading}
+        for engine in self._engines:
+            took_us = now_us - engine.running_since_us
+            if not engine.jobs or engine.hung_us:
+                continue
+            longest_us = allowed_us + TIMES_BUSY * max(self._invoke_us.values(), default=0)
+            if engine in loading:
+                longest_us = int(LOAD_TIMEOUT_S * 1e6)
+            if took_us > longest_us:
+                self._end_hung(engine, took_us)
+
+    def _end_hung(self, engine: _Engine, for_us: int) -> None:
+        """Its death is noticed as any other's."""
+        engine.hung_us = for_us
+        self.hung += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(engine.process.pid, signal.SIGKILL)
 
     def _dead(self, engine: _Engine) -> None:
         """Its socket ended."""
@@ -339,9 +371,11 @@ class Pool:
         with contextlib.suppress(ProcessLookupError):
             engine.process.kill()
         how = child.how_ended(engine.process.wait())
+        if engine.hung_us:
+            how = f"it hung for {engine.hung_us / 1e6:.1f} s, {how}"
         self.deaths += 1
-        jobs = list(engine.jobs.values())
-        running, others = (jobs[0], jobs[1:]) if jobs else (None, [])
+        running, *behind = list(engine.jobs.values()) or [None]
+        others = [job for job in behind if job is not None]
         brief = time.monotonic() - engine.started_s < SHORT_LIFE_S
         self._pause_s = min(max(2 * self._pause_s, 0.1), LONGEST_PAUSE_S) if brief else 0.0
         self._user.engine_died(how, running, others)
@@ -366,8 +400,7 @@ class Pool:
             except GatewayError:
                 return  # It died, and is being replaced.
             except asyncio.TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(engine.process.pid, signal.SIGKILL)  # Another one comes for it.
+                self._end_hung(engine, int(LOAD_TIMEOUT_S * 1e6))  # Another one comes for it.
                 return
         self._user.room()
 

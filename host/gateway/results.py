@@ -2,8 +2,10 @@
 
 Theory of operation. A row for every request is put into the bounded queue of each sink and taken
 out by the sink's own task, so nothing here can hold up a head: a sink that does not keep up loses
-rows, oldest first, and counts them. Parquet comes in pieces, whole files by rename. A webhook gets
-JSON arrays by POST, again after a pause if it does not take them.
+rows, oldest first, and counts them. Parquet comes in pieces, whole files by rename, each on the
+disk (fsync) before it has its name. A webhook gets JSON arrays by POST, again after a pause if it
+does not take them. At the end each hands over what it has, once more; what is lost then or was
+before is said in the log.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ POST_TIMEOUT_S: Final = 10.0
 POST_TRIES: Final = 5
 MQTT_LOOK_S: Final = 0.2
 MQTT_FAREWELL_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 
@@ -66,7 +70,7 @@ COLUMNS: Final = {
 
 
 class Sink(ABC):
-    """One place for results. `written` and `dropped` count rows."""
+    """One place for results. `written`, `dropped` and `waiting` count rows."""
 
     kind: ClassVar[str]
 
@@ -74,6 +78,7 @@ class Sink(ABC):
         self.written = 0
         self.dropped = 0
         self.problem: str | None = None
+        self._came = 0
         self._say = say
         self._waiting: deque[Row] = deque()
         self._wake = asyncio.Event()
@@ -84,8 +89,14 @@ class Sink(ABC):
     async def _work(self) -> None:
         """Take rows out until `_closing`, and then what is left, briefly."""
 
+    @property
+    def waiting(self) -> int:
+        """Rows that would be lost if this process died now."""
+        return self._came - self.written - self.dropped
+
     def put(self, row: Row) -> None:
         """Never waits."""
+        self._came += 1
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             self.dropped += 1
@@ -100,16 +111,21 @@ class Sink(ABC):
         try:
             await self._work()
         except Exception:
-            logging.getLogger(__name__).exception("results to %s stopped", self.kind)
+            _log.exception("results to %s stopped", self.kind)
 
     async def close(self) -> None:
-        """Hand over what waits, for a short while, and stop."""
+        """Hand over what waits, for a short while, stop, and say what was lost."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
             await self._task
-        self.dropped += len(self._waiting)
         self._waiting.clear()
+        self.dropped = self._came - self.written
+        if self.dropped:
+            why = f": {self.problem}" if self.problem else ""
+            _log.warning(
+                "results to %s: %d of %d rows are lost%s", self.kind, self.dropped, self._came, why
+            )
 
     def _take(self, most: int) -> list[Row]:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
@@ -202,6 +218,16 @@ class ParquetSink(Sink):
         table = self._pa.Table.from_pylist(rows, self._schema())
         with whole_file(self._folder / f"{self._stem}-{self._number:06}.parquet") as temporary:
             self._parquet.write_table(table, temporary, compression="zstd")
+            _to_disk(temporary)
+        _to_disk(self._folder)  # Its name.
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class WebhookSink(Sink):
@@ -305,7 +331,8 @@ class MqttSink(Sink):
                     self._give_back(rows)
                     await self._pause(MQTT_LOOK_S)
         finally:
-            await asyncio.to_thread(self._connection.close, None, MQTT_FAREWELL_S)
+            if not await asyncio.to_thread(self._connection.close, None, MQTT_FAREWELL_S):
+                _log.warning("results to mqtt: the broker may not have the last of them")
 
 
 class Results:

@@ -40,6 +40,7 @@ from models.errors import TinysplitError
 
 HEAD_BYTES: Final = 24_000  # What a session costs beside its messages, measured: docs/gateway.md.
 LOOK_S: Final = 0.02
+LATE_S: Final = 0.05
 TICK_S: Final = 1.0
 UNUSED_S: Final = 10.0  # A retired bundle goes when no head had a session with it for so long.
 MOST_KILLS: Final = 2
@@ -54,7 +55,8 @@ class Options:
     `queue`: requests that wait, of all heads; `slots`: messages of one head at once. `heads` and
     `memory_bytes` bound the sessions of each listener together. `grace_s`: how long a stop waits
     for what was acknowledged, `reload_grace_s`: how long a bundle that was replaced is served on;
-    `engine_timeout_s`: after so long with one request an engine counts as stuck.
+    `engine_timeout_s`: an engine hangs that is at one request for so long, and `pool.TIMES_BUSY`
+    times what an inference takes besides.
     """
 
     name: str = "gateway"
@@ -67,7 +69,7 @@ class Options:
     slots: int = 2
     grace_s: float = 10.0
     reload_grace_s: float = 3600.0
-    engine_timeout_s: float = 30.0
+    engine_timeout_s: float = 5.0
 
 
 class Outcome(NamedTuple):
@@ -291,13 +293,19 @@ class Gateway(ListenerUser, PoolUser):
         await self.pool.close()
 
     async def _tick(self) -> None:
+        house_us = 0
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(LATE_S)
             try:
                 now = now_us()
                 for job in list(self.schedule.late(now)):
-                    self._turn_away(job, ErrorCode.DEADLINE, "")
-                self.pool.overdue(now, int(self.options.engine_timeout_s * 1e6))
+                    self._turn_away(job, ErrorCode.DEADLINE, "no engine was free")
+                for job in list(self.pool.late(now)):
+                    self._refuse(job, ErrorCode.DEADLINE, "its engine did not answer")
+                if now < house_us:
+                    continue
+                house_us = now + int(TICK_S * 1e6)
+                self.pool.end_hung(now, int(self.options.engine_timeout_s * 1e6))
                 self._retire(now)
                 for listener in self.listeners:
                     listener.sweep()

@@ -145,6 +145,14 @@ class ServerTransport(Transport):
         """Called once a second: let go of what peers hold here that never became `known`."""
 
 
+def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> TransportError:
+    """What to install when an optional package is missing."""
+    lacks = f"{what} needs a package that is not installed ({error.name})"
+    return TransportError(
+        f"{lacks}: pip install 'tinysplit[{extra}]' (in its checkout: pip install '.[{extra}]')"
+    )
+
+
 def place_of(kind: str, host: str, port: int) -> str:
     """`udp 127.0.0.1:4242`, `tcp [::1]:4242`."""
     return f"{kind} [{host}]:{port}" if ":" in host else f"{kind} {host}:{port}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from host.boards.board import Board
+from host.closing import Closing
 from host.link.messages import Phase
 from models.errors import TinysplitError
 
@@ -65,23 +65,12 @@ class Reading:
         return sum(self.stages.values())
 
 
-class Meter(ABC):
+class Meter(Closing):
     """A context manager; entering takes hold of the instrument and starts it.
 
     Then `attach`, once the nodes are up, and for each inference `begin`, then `end` or `give_up`.
     Raises MeterError (entering, attach, begin, end).
     """
-
-    def __enter__(self) -> Meter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the instrument. Safe to call twice, and after it has failed."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from host import private_file
+from host.private_file import PrivateFileError
 from models.errors import TinysplitError
 
 URL_VARIABLE = "TINYSPLIT_BROKER"
@@ -147,23 +149,11 @@ def need(
 
 
 def _read_login(file: Path) -> tuple[str, str | None]:
+    otherwise = "neither user=NAME nor password=..."
     try:
-        with file.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read(_MOST_BYTES).decode("utf-8")
-    except OSError as error:
-        raise AccessError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise AccessError(f"{file} is no text in UTF-8") from None
-    if os.name == "posix" and mode & 0o077:
-        raise AccessError(f"{file} can be read by others; make it yours alone: chmod 600 {file}")
-    found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name, equals, value = line.partition("=")
-        if line.strip() and not line.startswith("#"):
-            if not equals or name.strip() not in ("user", "password"):
-                raise AccessError(f"{file}, line {number}: neither user=NAME nor password=...")
-            found[name.strip()] = value
+        found = private_file.read(file, ("user", "password"), _MOST_BYTES, otherwise)
+    except PrivateFileError as error:
+        raise AccessError(str(error)) from error
     if not found.get("user"):
         raise AccessError(f"{file} has no line user=NAME")
     return found["user"], found.get("password")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from host.boards import control
-from host.boards.board import ANSWER_TIMEOUT_S, Board, BoardError, CommandId
+from host.boards.board import ANSWER_TIMEOUT_S, BoardError, CommandId, ForeignBoard
 from host.boards.control import MAX_LINE_BYTES, ControlError
 from host.mqtt.access import Access
 from host.mqtt.connection import Connection, MqttError
@@ -44,7 +44,7 @@ class _Sent:
     times: int = 1
 
 
-class MqttBoard(Board):
+class MqttBoard(ForeignBoard):
     """The board `node` at a broker.
 
     Raises:
@@ -142,17 +142,11 @@ class MqttBoard(Board):
     ) -> dict[str, Any]:
         """As Board's; also raises `restarted`: the board was, and has not done the command."""
 
-        def look() -> None:
-            if command_id not in self._answers:
-                self._require_online()
-            if watch is not None:
-                watch()
-
         deadline = time.monotonic() + timeout_s
         while True:
             sent = self._unanswered.get(str(command_id))
             try:
-                return super().finish(command_id, deadline - time.monotonic(), look)
+                return super().finish(command_id, deadline - time.monotonic(), watch)
             except BoardError as error:
                 if error.code == "stale":
                     raise BoardError("restarted", str(error)) from error
@@ -197,12 +191,12 @@ class MqttBoard(Board):
     def check(self) -> None:
         """As Board's. A board that is offline for long is gone."""
         self._take(self._receive(0))
-        self._require_online()
+        self._require_there()
         if self._restarted:
             self._restarted = False
             raise BoardError("restarted", f"{self.name} restarted by itself")
 
-    def _require_online(self) -> None:
+    def _require_there(self) -> None:
         since = self._offline_since
         if since is not None and time.monotonic() - since > GONE_S:
             raise BoardError("gone", f"{self.name} is gone: it is offline")

@@ -14,7 +14,6 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -24,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from host.boards.board import BoardError
+from host.closing import Closing
 from host.mqtt.access import Access
 
 KEEPALIVE_S = 15  # As the firmware's.
@@ -100,7 +100,7 @@ def _why(error: ssl.SSLCertVerificationError) -> str:
     return str(error.verify_message or "not said").rstrip(".")
 
 
-class Connection:
+class Connection(Closing):
     """A client of the broker.
 
     Args:
@@ -206,35 +206,30 @@ class Connection:
             paho.MQTT_ERR_NO_CONN,
         )
 
-    def close(self, last: tuple[str, bytes] | None = None, flush_s: float = 0.0) -> None:
-        """Disconnect. Safe to call twice.
+    def close(self, last: tuple[str, bytes] | None = None, flush_s: float = 0.0) -> bool:
+        """Disconnect; whether the broker has what was handed over last, as far as it was waited
+        for. Safe to call twice.
 
         Args:
             last: a topic and what is published there, retained, before; not waited for long.
             flush_s: how long to wait until the broker has all that was handed over.
         """
         if not self._running:
-            return
+            return True
         self._running = False
-        if flush_s and self._up and self._latest is not None:
+        latest, arrived = self._latest, True
+        if flush_s and latest is not None:
+            arrived = False
             with contextlib.suppress(ValueError, RuntimeError):
-                self._latest.wait_for_publish(flush_s)
+                if self._up:
+                    latest.wait_for_publish(flush_s)
+                arrived = latest.is_published()
         if last is not None and self._up:
             with contextlib.suppress(ValueError, RuntimeError):
                 self._paho.publish(*last, qos=1, retain=True).wait_for_publish(_FAREWELL_S)
         self._paho.disconnect()
         self._paho.loop_stop()
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        return arrived
 
     # By paho's thread.
 

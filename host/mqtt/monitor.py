@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from host.boards.address import is_node
 from host.boards.board import BoardError
 from host.boards.control import ControlError
 from host.mqtt import topics
@@ -97,7 +98,7 @@ def monitor(
     of the stage; both by the board's clock. What a board does not measure is `-`.
     """
     name = None if node is None else node.removeprefix("mqtt:")
-    if name is not None and not topics.is_node(name):
+    if name is not None and not is_node(name):
         raise click.UsageError(f"{name[:40]!r} is no name of a node")
     found = named(broker, login, ca)
     with contextlib.suppress(KeyboardInterrupt):

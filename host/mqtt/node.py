@@ -29,6 +29,7 @@ class Counts:
     """Commands that were not carried out, since boot, by why."""
 
     duplicates: int = 0
+    reused: int = 0
     stale: int = 0
     retained: int = 0
     malformed: int = 0
@@ -92,14 +93,20 @@ class Node:
 
     def reply(self, line: bytes) -> None:
         """Send an answer, and remember it for when the command comes again."""
+        command_id = control.parse_answer(line)["id"]
+        told = self.turn_away(line)
+        if command_id is not None:
+            self.once.keep(command_id, told)
+
+    def turn_away(self, line: bytes) -> bytes:
+        """Send the answer to what was not taken, whose id may be another's; what was sent."""
         content = control.parse_answer(line)
         told = control.with_count(line, self.once.count)
-        if content["id"] is not None:
-            self.once.keep(content["id"], told)
         if not content["ok"]:
             error = content["error"]
             self._log(f"refused: {error['code']}: {error['message']}")
         self.say(told)
+        return told
 
     def say(self, line: bytes) -> None:
         """Send an answer as it is."""

@@ -9,7 +9,7 @@ import click
 
 from host.mqtt import access
 from host.mqtt.access import Access, AccessError
-from partitioner.command import existing
+from partitioner.command import existing, together
 
 
 class BrokerUrl(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4 on.
@@ -36,29 +36,26 @@ def named(broker: str | None, login: Path | None, ca: Path | None) -> Access:
     return found
 
 
-def broker_options(command: Any) -> Any:
-    """Options `broker`, `login` and `ca` of a command, as `access.find` takes them."""
-    for option in (
-        click.option(
-            "--mqtt-ca",
-            "ca",
-            type=existing(),
-            help=f"Certificate (PEM) that the broker is checked with.  [{access.CA_VARIABLE}]",
-        ),
-        click.option(
-            "--mqtt-login",
-            "login",
-            type=existing(),
-            help="File of mode 600 with user=NAME and password=...  "
-            f"[{access.LOGIN_VARIABLE}, or {access.USER_VARIABLE} and {access.PASSWORD_VARIABLE}]",
-        ),
-        click.option(
-            "--broker",
-            type=BrokerUrl(),
-            metavar="URL",
-            help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT], ?version=5 for MQTT 5.  "
-            f"[{access.URL_VARIABLE}]",
-        ),
-    ):
-        command = option(command)
-    return command
+# Options `broker`, `login` and `ca` of a command, as `access.find` takes them.
+broker_options = together(
+    click.option(
+        "--broker",
+        type=BrokerUrl(),
+        metavar="URL",
+        help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT], ?version=5 for MQTT 5.  "
+        f"[{access.URL_VARIABLE}]",
+    ),
+    click.option(
+        "--mqtt-login",
+        "login",
+        type=existing(),
+        help="File of mode 600 with user=NAME and password=...  "
+        f"[{access.LOGIN_VARIABLE}, or {access.USER_VARIABLE} and {access.PASSWORD_VARIABLE}]",
+    ),
+    click.option(
+        "--mqtt-ca",
+        "ca",
+        type=existing(),
+        help=f"Certificate (PEM) that the broker is checked with.  [{access.CA_VARIABLE}]",
+    ),
+)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 
+from host.boards.address import NODE
+
 ROOT = "tinysplit"
 CMD, REPLY, TELEMETRY, STATUS = "cmd", "reply", "telemetry", "status"
-_NODE = r"[A-Za-z0-9._-]{1,32}"  # The setting `name` in control.schema.json.
-
-
-def is_node(name: str) -> bool:
-    """Whether a node can be called so."""
-    return re.fullmatch(_NODE, name) is not None
 
 
 def topic(node: str, what: str) -> str:
@@ -21,5 +17,5 @@ def topic(node: str, what: str) -> str:
 
 def parse(name: str) -> tuple[str, str] | None:
     """The node and what of it a topic is; None for topics that are none of ours."""
-    match = re.fullmatch(rf"{ROOT}/({_NODE})/({CMD}|{REPLY}|{TELEMETRY}|{STATUS})", name)
+    match = re.fullmatch(rf"{ROOT}/({NODE})/({CMD}|{REPLY}|{TELEMETRY}|{STATUS})", name)
     return None if match is None else (match[1], match[2])

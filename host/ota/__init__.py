@@ -1,1 +1,1 @@
-"""Images: made, signed and brought to boards."""
+"""Images, brought to running boards."""

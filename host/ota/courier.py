@@ -25,10 +25,10 @@ from typing import Any, TypeGuard, TypeVar
 from host.boards import address
 from host.boards.board import Board, BoardError
 from host.boards.linked import LinkedBoard
-from host.boards.reach import Place, Reach
 from host.boards.serial import facing
 from host.ota.server import ImageServer
 from host.ota.shipment import Shipment
+from host.reach import Place, Reach
 
 PIECE_BYTES = 3072  # control.schema.json
 LEAST_BOOT_S = 3.0  # What a restart is given whatever the patience.

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from host.boards import reach
+from host import reach
 from host.boards.kinds import KindError
 from host.document import Document, DocumentError, text_of
 from host.ota.courier import Node

@@ -2,7 +2,8 @@
 
 An image is there for as long as the server runs. The way to it carries 128 random bits, is told
 to the board alone and is never logged; what is served is signed and no secret, so plain HTTP
-gives away a model, but never changes one.
+gives away a model, but never changes one. Boards may call this machine by any name or address: a
+page in a browser that gets here under its own name (DNS rebinding) lacks the way as anybody does.
 """
 
 from __future__ import annotations

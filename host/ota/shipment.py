@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host.boards.selftest import image_selftest
-from host.ota import pack as packing
-from host.ota.keys import PrivateKey
-from host.ota.pack import Packed
+from host.packing import pack as packing
+from host.packing.keys import PrivateKey
+from host.packing.pack import Packed
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
 from partitioner.image import ImageError

@@ -15,7 +15,7 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from host.ota import keys
+from host.packing import keys
 from host.sim import _sim
 from partitioner import image
 

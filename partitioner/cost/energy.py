@@ -68,10 +68,6 @@ class PowerModel:
         """Energy of a day with so many inferences, and rest between them."""
         return self.idle_mw * 24 + inference_mj * inferences / 3600
 
-    def battery_days(self, capacity_mwh: float, day_mwh: float) -> float:
-        """How long a battery lasts."""
-        return capacity_mwh / day_mwh
-
 
 @cache
 def esp32s3() -> PowerModel:

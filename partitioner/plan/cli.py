@@ -17,7 +17,6 @@ from partitioner.catalogue import Catalogue
 from partitioner.command import (
     Bytes,
     Command,
-    FiniteRange,
     Steps,
     existing,
     model_options,
@@ -40,7 +39,6 @@ from partitioner.plan.spec import SpecError
 from partitioner.source import Request, Source, open_source, realistic
 
 OBJECTIVES = ("latency", "energy", "throughput", "lifetime")
-_SHARE = FiniteRange(0, 1, max_open=True)
 RESTS = {"idle": "cpu_idle_clocks_on", "light": "light_sleep", "deep": "deep_sleep"}
 
 

@@ -69,18 +69,23 @@ static void every_single_bit_error_in_a_live_session_is_harmless(void **state) {
     net_free(net);
 }
 
-static void replayed_session_is_harmless(void **state) {
-    (void)state;
-    struct net *net = net_new(2);
+/* Starts a head and a tail and runs one inference of so many bytes; returns how many frames that took, all kept. */
+static uint32_t keep_one_inference(struct net *net, uint32_t bytes) {
     recorded = 0;
     net->tap = keep;
     host_start(host_setup(net, 0, TS_ROLE_HEAD, 0, 2, 1));
     host_start(host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1));
     net_run(net, 100000, NULL);
-    host_infer(host(net, 0), 1, 2000, 0);
+    host_infer(host(net, 0), 1, bytes, 0);
     wanted = 1;
     assert_true(net_run(net, 1000000, head_done));
-    uint32_t old = recorded;
+    return recorded;
+}
+
+static void replayed_session_is_harmless(void **state) {
+    (void)state;
+    struct net *net = net_new(2);
+    uint32_t old = keep_one_inference(net, 2000);
     assert_true(old > 12);
     host_start(host(net, 0)); /* a new session */
     net_run(net, 500000, NULL);
@@ -117,15 +122,7 @@ static void frames_of_two_sessions_interleaved(void **state) {
     (void)state;
     /* An old run's fragments arrive between a new run's, from the same address. */
     struct net *net = net_new(3);
-    recorded = 0;
-    net->tap = keep;
-    host_start(host_setup(net, 0, TS_ROLE_HEAD, 0, 2, 1));
-    host_start(host_setup(net, 1, TS_ROLE_TAIL, 1, 2, -1));
-    net_run(net, 100000, NULL);
-    host_infer(host(net, 0), 1, 4000, 0);
-    wanted = 1;
-    assert_true(net_run(net, 1000000, head_done));
-    uint32_t old = recorded;
+    uint32_t old = keep_one_inference(net, 4000);
     host_start(host(net, 0));
     net_run(net, 500000, NULL);
     net->tap = NULL;

@@ -20,16 +20,17 @@ from typing import Any
 
 import pytest
 
-from host.boards import control, reach
+from host import reach
+from host.boards import control
 from host.boards.board import BoardError
 from host.boards.emulated.process import free_port
-from host.boards.reach import Reach
-from host.ota import keys
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome, update
-from host.ota.pack import Packed, pack, pack_firmware
 from host.ota.server import ImageServer
 from host.ota.shipment import shipment
+from host.packing import keys
+from host.packing.pack import Packed, pack, pack_firmware
+from host.reach import Reach
 from partitioner import image
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import APP_BYTES, SLOT_BYTES, PcBoard, encoded, factory_flash, line_of
@@ -410,6 +411,15 @@ def test_operators_are_timed_from_boot_on(start: Start, stages: list[bytes]) -> 
 
 def test_a_tail_begins_nothing(start: Start, stages: list[bytes]) -> None:
     assert refusal(start({0: stages[2]}), "run", input="selftest")[0] == "stage_mismatch"
+
+
+def test_a_head_that_has_no_next_says_so(start: Start, stages: list[bytes]) -> None:
+    board = start({0: stages[0]})
+    assert board.ask("info")["problem"].startswith("next is not set")
+    for kind in ("selftest", "pattern"):
+        code, why = refusal(board, "run", input=kind)
+        assert code == "refused"
+        assert "next is not set" in why
 
 
 def test_without_a_tail_an_inference_misses_its_deadline(start: Start, stages: list[bytes]) -> None:

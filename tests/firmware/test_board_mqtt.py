@@ -17,7 +17,7 @@ from host.boards.board import BoardError
 from host.boards.emulated.process import free_port
 from host.mqtt.access import parse
 from host.mqtt.board import MqttBoard
-from host.ota.pack import pack
+from host.packing.pack import pack
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import PcBoard, factory_flash
 from tests.host.mqtt.mosquitto import Mosquitto
@@ -128,6 +128,32 @@ def test_a_command_that_comes_twice_is_answered_twice_and_done_once(
         counts = head.ask("telemetry")["commands"]
         assert counts["duplicates"] >= 2  # Of a burst some are not even read.
         assert (counts["stale"], counts["malformed"], counts["retained"]) == (2, 1, 0)
+    assert tail.ask("telemetry")["runs"] == before + 1
+
+
+def test_two_who_choose_the_same_id_do_not_get_each_others_answers(
+    broker: Mosquitto, pair: Boards
+) -> None:
+    head, tail = pair
+    before = tail.ask("telemetry")["runs"]
+    counts = head.ask("telemetry")["commands"]
+    command = {"id": "both", "cmd": "run", "input": "pattern"}
+    with Rough(broker.url, "tinysplit/chead/reply") as rough:
+        rough.publish("tinysplit/chead/cmd", command)
+        # While the first is under way, or after it: neither changes what is remembered of it.
+        others = ({"cmd": "abort"}, {"cmd": "explode"}, {"cmd": "info", "boot": "0" * 16})
+        told = []
+        for other in others:
+            rough.publish("tinysplit/chead/cmd", {"id": "both", **other})
+            told.append(rough.hear()[1])
+        told.append(rough.hear()[1])
+        (first,) = [answer for answer in told if answer["ok"]]
+        codes = [answer["error"]["code"] for answer in told if not answer["ok"]]
+        assert codes == ["id_reused", "unknown_command", "stale"]
+        rough.publish("tinysplit/chead/cmd", command)
+        assert rough.hear()[1] == first
+    after = head.ask("telemetry")["commands"]
+    assert (after["reused"], after["taken"]) == (counts["reused"] + 1, counts["taken"] + 1)
     assert tail.ask("telemetry")["runs"] == before + 1
 
 

@@ -48,6 +48,24 @@ static bool feed(const char *text) {
     return line_byte(&line, '\n');
 }
 
+/* FNV-1a's own vectors (draft-eastlake-fnv): no byte, "a", "foobar". */
+static void a_line_has_the_hash_of_its_bytes(void **state) {
+    (void)state;
+    assert_int_equal(line.hash, 0x811c9dc5u);
+    assert_true(feed("a"));
+    assert_int_equal(line.hash, 0xe40c292cu);
+    line_clear(&line);
+    assert_true(feed("foobar\r"));
+    assert_int_equal(line.hash, 0xbf9cf968u);
+    line_clear(&line);
+    assert_true(feed("{\"tensors\":[\"AAAA\"]}"));
+    uint32_t before = line.hash;
+    line_clear(&line);
+    assert_true(feed("{\"tensors\":[\"AAAB\"]}")); /* the same text is kept */
+    assert_int_not_equal(line.hash, before);
+    line_clear(&line);
+}
+
 static void a_line_is_kept_as_it_is(void **state) {
     (void)state;
     assert_true(feed("{\"id\": 1, \"cmd\": \"info\"}"));
@@ -162,6 +180,7 @@ static void every_length_of_base64_decodes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(a_line_has_the_hash_of_its_bytes, fresh),
         cmocka_unit_test_setup(a_line_is_kept_as_it_is, fresh),
         cmocka_unit_test_setup(tensors_go_to_the_buffer_and_leave_empty_strings, fresh),
         cmocka_unit_test_setup(a_value_named_tensors_is_no_list, fresh),

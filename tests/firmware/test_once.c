@@ -13,8 +13,10 @@ static int set_up(void **state) {
     return 0;
 }
 
+#define HASH 0x12345678u
+
 static enum once_verdict admit(const char *id) {
-    return once_admit(&once, id, NULL);
+    return once_admit(&once, id, HASH, NULL);
 }
 
 static void take_many(unsigned from, unsigned to) {
@@ -35,8 +37,24 @@ static void a_command_is_new_once(void **state) {
     assert_int_equal(admit("\"a\""), ONCE_DONE);
     assert_string_equal(once_answer(&once, "\"a\""), "answer");
     assert_int_equal(once.count, 1);
-    assert_int_equal(once_look(&once, "a"), ONCE_NEW); /* a look takes nothing */
+    assert_int_equal(once_look(&once, "a", HASH), ONCE_NEW); /* a look takes nothing */
     assert_int_equal(once.count, 1);
+}
+
+static void another_command_of_the_same_id_is_none_of_the_first(void **state) {
+    (void)state;
+    uint32_t after = 0;
+    assert_int_equal(admit("1"), ONCE_NEW);
+    assert_int_equal(once_look(&once, "1", HASH ^ 1u), ONCE_REUSED);
+    assert_int_equal(once_admit(&once, "1", HASH ^ 1u, &after), ONCE_REUSED);
+    assert_int_equal(admit("1"), ONCE_PENDING);
+    once_keep(&once, "1", "first");
+    assert_int_equal(once_admit(&once, "1", HASH ^ 1u, NULL), ONCE_REUSED);
+    assert_int_equal(admit("1"), ONCE_DONE);
+    assert_string_equal(once_answer(&once, "1"), "first");
+    assert_int_equal(once.count, 1);
+    take_many(2, 2 + ONCE_IDS); /* "1" is forgotten: it is free again */
+    assert_int_equal(once_admit(&once, "1", HASH ^ 1u, NULL), ONCE_NEW);
 }
 
 static void answers_are_kept_of_the_last_only(void **state) {
@@ -72,12 +90,12 @@ static void what_may_be_forgotten_is_not_done(void **state) {
     (void)state;
     take_many(0, ONCE_IDS + 1);
     uint32_t after = 0;
-    assert_int_equal(once_look(&once, "0"), ONCE_NEW); /* it is forgotten */
-    assert_int_equal(once_admit(&once, "0", &after), ONCE_FORGOTTEN);
+    assert_int_equal(once_look(&once, "0", HASH), ONCE_NEW); /* it is forgotten */
+    assert_int_equal(once_admit(&once, "0", HASH, &after), ONCE_FORGOTTEN);
     after = once.count + 1;
-    assert_int_equal(once_admit(&once, "0", &after), ONCE_FORGOTTEN);
+    assert_int_equal(once_admit(&once, "0", HASH, &after), ONCE_FORGOTTEN);
     after = 1;
-    assert_int_equal(once_admit(&once, "late", &after), ONCE_NEW);
+    assert_int_equal(once_admit(&once, "late", HASH, &after), ONCE_NEW);
     assert_int_equal(once.count, ONCE_IDS + 2);
 }
 
@@ -104,7 +122,7 @@ static void what_cannot_be_remembered_is_not_begun(void **state) {
     assert_int_equal(admit("one too many at once"), ONCE_FORGOTTEN);
     once_keep(&once, "7", "over");
     assert_int_equal(admit("one too many at once"), ONCE_NEW);
-    assert_int_equal(once_look(&once, "7"), ONCE_NEW);
+    assert_int_equal(once_look(&once, "7", HASH), ONCE_NEW);
     assert_null(once_answer(&once, "7"));
 }
 
@@ -112,6 +130,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup(name, set_up)
     const struct CMUnitTest tests[] = {
         TEST(a_command_is_new_once),
+        TEST(another_command_of_the_same_id_is_none_of_the_first),
         TEST(answers_are_kept_of_the_last_only),
         TEST(an_answer_that_does_not_fit_is_not_kept),
         TEST(what_may_be_forgotten_is_not_done),

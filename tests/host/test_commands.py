@@ -197,10 +197,9 @@ def test_the_list_of_commands_imports_none_of_them(invoke: Invoke) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = done.stderr.split()
-    for name, place in cli.Commands.elsewhere.items():
-        assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE)
-        if name in cli.Commands.briefly:
-            assert place.partition(":")[0] not in imported
-    assert set(cli.Commands.briefly) <= set(cli.Commands.elsewhere)
+    for name, (place, brief) in cli.Commands.table.items():
+        assert re.search(rf"^  {name} +{re.escape(brief)}$", done.stdout, re.MULTILINE)
+        assert place.partition(":")[0] not in imported
+    assert list(cli.Commands.table) == sorted(cli.Commands.table)
     for heavy in ("tensorflow", "pandas", "matplotlib", "esptool", "bleak", "bumble", "paho"):
         assert heavy not in imported

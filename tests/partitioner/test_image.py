@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.ota.keys import PrivateKey, PublicKey, from_key
+from host.packing.keys import PrivateKey, PublicKey, from_key
 from partitioner import image
 from partitioner.bundle import Bundle
 from partitioner.image import Image, ImageError, Manifest, Operator, Tensor

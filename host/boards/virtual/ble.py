@@ -33,13 +33,13 @@ from bumble.gatt_client import CharacteristicProxy
 from bumble.transport.common import Transport as HciTransport
 
 from host.boards.address import CENTRAL, Address
-from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup, not_installed
+from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup
 from host.link.ble import gatt
 from host.link.ble.controllers import HciPort, TimedLink, open_hci, power_on
 from host.link.ble.gatt import Granted, Identity, Status, Values, WrongServiceError
 from host.link.errors import MalformedError
 from host.link.impairment import Impairment
-from host.link.transport import ServerTransport, TransportError
+from host.link.transport import ServerTransport, TransportError, not_installed
 
 if TYPE_CHECKING:
     from host.link.ble.bumble_backend import Adapter

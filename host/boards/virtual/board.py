@@ -26,7 +26,8 @@ from host.boards.selftest import SelfTest
 from host.boards.virtual.control_line import ControlLine
 from host.boards.virtual.core import Core, Settings, role_of
 from host.boards.virtual.holding import Holding, NoStageError
-from host.boards.virtual.radio import Radio, RadioSetup, create_radio
+from host.boards.virtual.radio import Radio, RadioSetup
+from host.boards.virtual.radios import create_radio
 from host.boards.virtual.settings import Flash, FlashError
 from host.link import messages
 from host.link.errors import LinkError
@@ -369,13 +370,16 @@ class Board:
         reply = reply or self._write
         try:
             command = control.parse_command(line)
-            if not self._is_new(command, node):
+            if not self._is_new(command, line, node):
                 return
         except ControlError as error:
-            if node is not None:
-                node.counts.stale += error.code in ("stale", "forgotten")
-                node.counts.malformed += error.code == "malformed"
-            reply(control.refusal(error))
+            if node is None:
+                reply(control.refusal(error))
+                return
+            node.counts.stale += error.code in ("stale", "forgotten")
+            node.counts.reused += error.code == "id_reused"
+            node.counts.malformed += error.code == "malformed"
+            node.turn_away(control.refusal(error))
             return
         try:
             answer = self._execute(command, reply)
@@ -392,23 +396,29 @@ class Board:
             if answer is not None:
                 reply(control.reply(command.id, answer))
 
-    def _is_new(self, command: Command, node: MqttNode | None) -> bool:
+    def _is_new(self, command: Command, line: bytes, node: MqttNode | None) -> bool:
         """Whether it is to be carried out; what was before is answered as it was then.
 
         Raises:
-            ControlError: `stale`, `forgotten`.
+            ControlError: `stale`, `forgotten`, `id_reused`.
         """
         if command.boot not in (None, self._boot):
             raise ControlError("stale", "it was meant for an earlier boot", command.id)
         if node is None:
             return True
-        verdict = node.once.admit(command.id, command.after)
+        verdict = node.once.admit(command.id, line, command.after)
         if verdict is Verdict.NEW:
             return True
         if verdict is Verdict.FORGOTTEN:
             raise ControlError(
                 "forgotten",
                 "so much has come since it was made that it may have been done",
+                command.id,
+            )
+        if verdict is Verdict.REUSED:
+            raise ControlError(
+                "id_reused",
+                "another command had this id; send it again with an id of its own",
                 command.id,
             )
         node.counts.duplicates += 1

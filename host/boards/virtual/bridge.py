@@ -17,7 +17,8 @@ from host.boards import address, control
 from host.boards.control import ControlError, Lines
 from host.boards.virtual import _board
 from host.boards.virtual.board import VERSION
-from host.boards.virtual.radio import RadioSetup, create_radio
+from host.boards.virtual.radio import RadioSetup
+from host.boards.virtual.radios import create_radio
 from host.link.session import Node, Role
 from models.errors import TinysplitError
 from partitioner.command import describe

@@ -9,25 +9,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from host.boards import address
 from host.boards.address import Address
+from host.boards.bridge import open_bridge
+from host.boards.virtual.process import VirtualBridge
 from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup
 from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
 from host.link.espnow.medium import Medium
 from host.link.espnow.monitor import MonitorStation
-from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow
+from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow, profile
 from host.link.impairment import Impairment
-from host.link.session import Profile
 from host.link.transport import ServerTransport, TransportError
 from models.errors import TinysplitError
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
-
-if TYPE_CHECKING:
-    from host.boards.virtual.process import VirtualBridge
 
 PMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_PMK"  # In hexadecimal, in a board's environment.
 LMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_LMK"
@@ -38,14 +36,6 @@ _MAX_KEY_FILE_BYTES: Final = 256  # More than any key; a device file has no end.
 
 class KeyFileError(TinysplitError):
     """A file with a key that cannot be used."""
-
-
-def profile(version: int) -> Profile:
-    """What the protocol needs to know of ESP-NOW.
-
-    firmware/core/DESIGN.md says why; firmware/main/espnow.c has the same.
-    """
-    return Profile(mtu=MAX_DATA[version], window=32, reorder=1, rto_min_us=100_000)
 
 
 def read_key(path: Path, name: str) -> bytes:
@@ -264,9 +254,6 @@ class EspNowAir(Air):
 
     def host_tail(self, stage: int) -> ServerTransport:
         """A virtual bridge in a process of its own, which lends its radio to this one."""
-        from host.boards.bridge import open_bridge
-        from host.boards.virtual.process import VirtualBridge
-
         settings = {"air": self.place, **self.settings()}
         self._bridge = VirtualBridge(
             self.address(stage), settings=settings, environment=self.environment()

@@ -17,7 +17,7 @@ from host.boards.selftest import SelfTest, golden, image_selftest, selftest
 from host.boards.virtual.fetch import BUSY, Fetch
 from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
 from host.link.messages import Blob
-from host.ota.keys import PublicKey
+from host.packing.keys import PublicKey
 from partitioner import bundle as bundles
 from partitioner import image as images
 from partitioner.chain import Stage, StageError

@@ -7,11 +7,11 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.process import ProcessBoard
+from host.closing import Closing
 from partitioner import child
 
 BOOT_TIMEOUT_S = 60.0
@@ -56,7 +56,7 @@ class VirtualBoard(ProcessBoard):
         super().__init__(name, arguments, environment=environment, on_text=on_text)
 
 
-class VirtualBridge:
+class VirtualBridge(Closing):
     """Starts `tinysplit board --role bridge`; `port` is its wire, a pseudo-terminal.
 
     Ends with `close`, and when this process does. Raises BoardError `gone` if it does not start.
@@ -88,17 +88,6 @@ class VirtualBridge:
             why = printed.split("error: ")[-1] or f"exit {self._process.returncode}"
             raise BoardError("gone", f"the virtual bridge ended: {why}")
         self.port = printed
-
-    def __enter__(self) -> VirtualBridge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def kill(self) -> None:
         """End it at once, as pulling its plug would."""

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 
 from host.background import Background
 from host.boards.address import Address
-from host.link.impairment import Impairment
 from host.link.session import Node, Profile
 from host.link.transport import ServerTransport, TransportError
 
@@ -213,48 +212,3 @@ class Air(ABC):
         `radios` is what each board's radio describes, the head's first.
         """
         return []
-
-
-def not_installed(what: str, extra: str, error: ModuleNotFoundError) -> TransportError:
-    """What to install when an optional package is missing."""
-    lacks = f"{what} needs a package that is not installed ({error.name})"
-    return TransportError(
-        f"{lacks}: pip install 'tinysplit[{extra}]' (in its checkout: pip install '.[{extra}]')"
-    )
-
-
-def create_radio(transport: str, setup: RadioSetup) -> Radio:
-    """The radio for a transport, not yet started.
-
-    Raises:
-        TinysplitError: settings or keys it cannot use.
-    """
-    if transport == "espnow":
-        from host.boards.virtual.espnow import EspNowRadio
-
-        return EspNowRadio(setup)
-    if transport == "ble":
-        try:
-            from host.boards.virtual.ble import BleRadio
-        except ModuleNotFoundError as error:
-            raise not_installed("virtual boards on BLE", "air", error) from error
-        return BleRadio(setup)
-    raise TransportError(f"no radio for {transport}")
-
-
-def create_air(transport: str, impairment: Impairment, options: Mapping[str, Any]) -> Air:
-    """The air for a transport; `options` are the command line's that belong to it.
-
-    `options["stages"]` is the number of nodes. Raises TinysplitError for what it cannot do.
-    """
-    if transport == "espnow":
-        from host.boards.virtual.espnow import EspNowAir
-
-        return EspNowAir(impairment, options)
-    if transport == "ble":
-        try:
-            from host.boards.virtual.ble import BleAir
-        except ModuleNotFoundError as error:
-            raise not_installed("virtual boards on BLE", "air", error) from error
-        return BleAir(impairment, options)
-    raise TransportError(f"no air for {transport}")

@@ -19,7 +19,7 @@ from typing import Any
 from host.boards.virtual import _board
 from host.boards.virtual.core import error_name
 from host.boards.virtual.settings import SECTOR_BYTES, FlashError, refuse_foreign
-from host.ota.keys import PublicKey
+from host.packing.keys import PublicKey
 from models.errors import TinysplitError
 from partitioner import image
 from partitioner.image import Image

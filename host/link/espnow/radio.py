@@ -7,18 +7,27 @@ goes out, `receive` takes one that came in.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from host.link.espnow import frames
 from host.link.espnow.frames import BROADCAST, MAX_DATA, Packet
 from host.link.espnow.medium import CHANNELS
+from host.link.session import Profile
 from models.errors import TinysplitError
 from partitioner.cost.wifi import DEFAULT_RATE, SIFS_US, Rate, rate
 
 MAX_PEERS: Final = 20  # ESP_NOW_MAX_TOTAL_PEER_NUM
 MAX_ENCRYPTED: Final = 6  # ESP_NOW_MAX_ENCRYPT_PEER_NUM
 DEFAULT_PMK: Final = bytes(16)  # Stands for the chip's own default, which is not published.
+
+
+def profile(version: int) -> Profile:
+    """What the protocol needs to know of ESP-NOW.
+
+    firmware/core/DESIGN.md says why; firmware/main/espnow.c has the same.
+    """
+    return Profile(mtu=MAX_DATA[version], window=32, reorder=1, rto_min_us=100_000)
 
 
 class EspNowError(TinysplitError):
@@ -215,11 +224,3 @@ class EspNow:
             return None
         self.counters.received += 1
         return packet.source, packet.data
-
-    def set_rate(self, mac: bytes, rate_name: str) -> None:
-        """The rate to one peer (esp_now_set_peer_rate_config).
-
-        Raises:
-            PeerNotFoundError, RateError.
-        """
-        self._peers[mac] = replace(self._find(mac), rate=rate(rate_name))

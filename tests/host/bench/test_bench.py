@@ -442,19 +442,32 @@ def test_listing_names_layers_and_bundles_that_are_not_there(
 
 
 def test_bundles_can_be_made_before_boards_are_flashed(
-    place: Path, stranger_bundle: Bundle, invoke: Callable[..., Result]
+    place: Path,
+    stranger_bundle: Bundle,
+    invoke: Callable[..., Result],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (place / "stranger.tflite").write_bytes(stranger_bundle.full)
     model = "{model: stranger.tflite, preprocess: tf}"
     text = EXPERIMENT.replace("{name: stranger, bundle: bundle}", model)
-    (place / "small.yaml").write_text(text + "cuts: [['#1', '#6']]\n")
+    (place / "small.yaml").write_text(text + "cuts: [['#1', '#6'], '#3']\n")
     done = invoke(bench, place / "small.yaml", "--prepare")
     assert done.exit_code == 0, done.output
-    folder, digest, *layers = done.stdout.split()
+    first, second = done.stdout.splitlines()
+    folder, digest, *layers = first.split()
     assert layers == ["#1", "#6"]
+    assert second.endswith(" #3")
     made = bundles.bundles.read(Path(folder))
     assert made.manifest.id.startswith(digest)
     assert made.stages == stranger_bundle.stages
+    # Who reads a log sees what is under way, not only what is over.
+    steps = ["open stranger", "cut stranger at #1+#6 (1 of 2)", "cut stranger at #3 (2 of 2)"]
+    expected = [line for step in [*steps, "bundles"] for line in (f"{step} ...", f"{step} ")]
+    lines = [line.strip() for line in capfd.readouterr().err.splitlines()]
+    assert len(lines) == len(expected)
+    for line, begins in zip(lines, expected, strict=True):
+        assert line.startswith(begins)
+        assert line.endswith(" ..." if begins.endswith(" ...") else " s")
 
 
 def test_following_what_holds_no_results_is_one_line(

@@ -20,8 +20,8 @@ from host.boards.virtual.process import VirtualBoard
 from host.boards.virtual.settings import Flash
 from host.boards.virtual.slots import SlotFlash
 from host.cli import main
-from host.ota import keys
-from host.ota.pack import pack, write
+from host.packing import keys
+from host.packing.pack import pack, write
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
 from partitioner.chain import StageError

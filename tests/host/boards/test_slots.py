@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from host.boards.virtual.settings import Flash, FlashError
 from host.boards.virtual.slots import SLOTS_OFFSET, Rules, SlotError, SlotFlash, Slots
-from host.ota.keys import from_key
+from host.packing.keys import from_key
 from partitioner import image
 from partitioner.bundle import Bundle
 from partitioner.image import Image, ImageError
@@ -252,7 +252,7 @@ UPDATER = """
 import sys
 from pathlib import Path
 from host.boards.virtual.slots import Rules, SlotFlash, Slots
-from host.ota.keys import PublicKey
+from host.packing.keys import PublicKey
 from partitioner import image
 
 flash, key, *files = sys.argv[1:]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import gc
+import signal
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from host.broker import tls
 from host.broker.broker import Lasting
@@ -140,6 +144,56 @@ def test_the_broker_refuses_what_no_client_would_take(tmp_path: Path, authority:
     context, own = tls.context(*good)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert tls.days_left(own) == 0
+
+
+def serial(broker: Running, authority: Authority) -> int:
+    """Of the certificate that a new connection is shown."""
+    with (
+        socket.create_connection((LOOPBACK, broker.port), 10) as plain,
+        trusting(authority).wrap_socket(plain, server_hostname=LOOPBACK) as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def of(file: Path) -> int:
+    return x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+
+
+def test_a_renewed_certificate_is_read_without_a_restart(
+    tmp_path: Path, authority: Authority
+) -> None:
+    pair = certificates.issue(tmp_path, authority, "renewed")
+    with (
+        brokers.running(brokers.embedded(tmp_path / "files", tls=pair)) as broker,
+        Client(broker, "head", tls=trusting(authority)) as head,
+    ):
+        assert head.subscribe("tinysplit/head/cmd")[0]
+        first = of(pair[0])
+        assert serial(broker, authority) == first
+
+        past = certificates.now() - datetime.timedelta(days=2)
+        certificates.issue(tmp_path, authority, "renewed", begin=past)
+        broker.process.send_signal(signal.SIGHUP)
+        until(lambda: "expired on" in broker.log())
+        assert "the certificate before stays in use" in broker.log()
+        assert serial(broker, authority) == first
+
+        certificates.issue(tmp_path, authority, "renewed")
+        broker.process.send_signal(signal.SIGHUP)
+        until(lambda: "is used from now on" in broker.log())
+        assert serial(broker, authority) == of(pair[0]) != first
+        with Client(broker, "boss", tls=trusting(authority)) as boss:
+            assert boss.send("tinysplit/head/cmd", b"still there")
+        assert head.take()[1] == b"still there"  # By its connection of before.
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_connections_that_never_finish_their_handshake(

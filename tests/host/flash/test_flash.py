@@ -30,8 +30,8 @@ from host.flash import fit, nvs
 from host.flash.board import Found
 from host.flash.build import read_build
 from host.flash.fit import INTERNAL_BYTES, UnfitError, check_board
-from host.ota import keys
-from host.ota.pack import pack, write
+from host.packing import keys
+from host.packing.pack import pack, write
 from partitioner import image, kernels
 from partitioner.bundle import Bundle
 from tests.host.flash.builds import idf_build

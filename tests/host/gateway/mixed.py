@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import subprocess
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from host.boards.board import Board
 from host.boards.virtual.ble import BleAir
 from host.boards.virtual.espnow import EspNowAir
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard, VirtualBridge
+from host.closing import Assembly
 from host.link.impairment import Impairment, TcpRelay, UdpRelay
 from partitioner import kernels
 from partitioner.bundle import Bundle
@@ -61,7 +60,7 @@ class Inputs:
         return took_us
 
 
-class Shelf:
+class Shelf(Assembly):
     """A gateway and `counts[transport]` heads of it; a context manager that leaves nothing behind.
 
     `tcp_loss`: whether TCP's packets are dropped, too.
@@ -70,31 +69,15 @@ class Shelf:
     def __init__(
         self, folder: Path, counts: dict[str, int], loss: float, seed: int = 1, *gateway: object
     ) -> None:
+        super().__init__()
         self._folder = folder
         self._counts = counts
         self._loss = Impairment(loss=loss, seed=seed)
         self._arguments = gateway
-        self._stack = ExitStack()
         self.heads: list[Head] = []
         self.tcp_loss = False
 
-    def __enter__(self) -> Shelf:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def _start(self) -> None:
+    def _assemble(self) -> None:
         counts, enter = self._counts, self._stack.enter_context
         background = enter(Background(precise=True))
         ble = background.enter(BleAir(self._loss, {"stages": counts["ble"]}))

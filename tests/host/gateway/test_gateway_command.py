@@ -8,7 +8,9 @@ import os
 import queue
 import signal
 import socket
+import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +127,28 @@ def test_a_second_signal_ends_it_at_once(pair_folder: Path, two: Examples) -> No
         assert "stopped with 1 requests unanswered" in gateway.process.stderr.read()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+def test_engines_end_with_the_gateway_even_if_they_hang(pair_folder: Path) -> None:
+    with GatewayProcess(pair_folder, *UDP, "--engines", "2") as gateway:
+        engines = children(gateway.process.pid)
+        assert len(engines) == 2
+        os.kill(engines[0], signal.SIGSTOP)
+        gateway.process.kill()
+        gateway.process.wait()
+        end = time.monotonic() + 10
+        while left := [pid for pid in engines if alive(pid)]:
+            assert time.monotonic() < end, left
+            time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has read yet (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process started (Linux)."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -191,7 +215,11 @@ def test_results_that_nobody_takes_hold_up_no_head(
         assert "cannot be reached" in gateway.wait_for("note", "results to webhook")["text"]
         text = get(gateway, "/metrics")
         assert 'outcome="ok",transport="udp"} 50.0' in text
-        assert gateway.stop()[0] == 0
+        assert 'tinysplit_gateway_results_waiting{sink="parquet"} 50.0' in text
+        code, told = gateway.stop()
+        assert code == 0
+        assert "results to parquet: 50 of 50 rows are lost: cannot write" in told
+        assert "results to webhook: 50 of 50 rows are lost: the webhook cannot be reached" in told
     said = [line.get("text", "") for line in gateway.lines]
     assert any("results to parquet: cannot write" in text for text in said)
     assert list((tmp_path / "r").iterdir()) == []
@@ -274,6 +302,8 @@ def test_usage() -> None:
         (["x", "--listen", "espnow://02:00:00:00:00:01"], "a bridge's serial port"),
         (["x", "--engine-cores", "a"], "names no processors"),
         (["x", "--http", "9464"], "is not HOST:PORT"),
+        ([".", "--http-host", "lab"], "--http-host is of --http"),
+        (["x", "--http", "127.0.0.1:0", "--http-host", "lab:80"], "is no name or address"),
         (["x", "--results", "nope:x"], "that is no parquet:DIR"),
         (["x", "--results", "mqtt://a:b@c"], "no user and no password"),
         (["x", "--results", "webhook:ftp://x"], "that is no parquet:DIR"),

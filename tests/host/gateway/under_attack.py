@@ -22,10 +22,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from experiments.load.generator import Heads, Report, build, write_examples
+from host.closing import Assembly
 from partitioner import bundle as bundles
 from partitioner.bundle import Bundle
 from tests.host.gateway.attacks import ATTACKS
@@ -40,7 +40,7 @@ TIMEOUT_MS = 30_000  # Long: what is late is in the percentiles, and is not lost
 BUNDLE = "mobilenet_v2_0.35_96_digits-block_16_project_BN"
 
 
-class Siege:
+class Siege(Assembly):
     """A gateway on UDP and TCP, `count` good heads (half on each), and attackers.
 
     A context manager.
@@ -55,6 +55,7 @@ class Siege:
         count: int,
         *options: object,
     ) -> None:
+        super().__init__()
         self._program = program
         self._opened = opened
         self._folder = folder
@@ -62,17 +63,8 @@ class Siege:
         self._count = count
         self._options = options
 
-    def __enter__(self) -> Siege:
+    def _assemble(self) -> None:
         write_examples(self._opened, self._examples)
-        self._stack = contextlib.ExitStack()
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def _start(self) -> None:
         places = (f"udp://{HOST}:{free_port()}", f"tcp://{HOST}:{free_port()}")
         listen = [word for place in places for word in ("--listen", place)]
         self.gateway = self._stack.enter_context(
@@ -80,14 +72,6 @@ class Siege:
         )
         self.good = [self.heads(kind, self._count // 2) for kind in ("udp", "tcp")]
         self.rss_before = self.rss_mb()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def heads(self, kind: str, count: int) -> Heads:
         """More good heads; they stay until the siege is over."""

@@ -26,14 +26,14 @@ from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.bridge import open_bridge
 from host.boards.serial import SerialBoard
-from host.boards.virtual.espnow import EspNowAir, profile
+from host.boards.virtual.espnow import EspNowAir
 from host.boards.virtual.process import VirtualBoard, VirtualBridge
 from host.cli import main
 from host.link.bridge import BridgeServer, _unusable
 from host.link.driver import LinkServer, Reply, Request
 from host.link.espnow.ether import Ether, Station
 from host.link.espnow.medium import Medium
-from host.link.espnow.radio import EspNow
+from host.link.espnow.radio import EspNow, profile
 from host.link.impairment import Impairment
 from host.link.session import Node
 from host.link.transport import NotAllowedError, TransportError, UnreachableError

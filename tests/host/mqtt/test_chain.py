@@ -12,7 +12,7 @@ from click.testing import Result
 from host.boards.address import Address
 from host.boards.kinds import OnMqtt
 from host.cli import main
-from host.ota.pack import pack
+from host.packing.pack import pack
 from host.testbed import Options, Testbed
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue

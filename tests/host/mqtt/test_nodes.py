@@ -102,7 +102,30 @@ def test_duplicates_retained_and_stale_ones(tail: VirtualBoard, rough: Rough) ->
     assert code(told(rough, {"id": "y", "cmd": "stats", "after": 1 << 30})) == "forgotten"
     after = tail.ask("telemetry")["commands"]
     counted = {name: after[name] - before[name] for name in after}
-    assert counted == {"taken": 6, "duplicates": 2, "stale": 2, "retained": 0, "malformed": 0}
+    assert counted == {
+        "taken": 6,
+        "duplicates": 2,
+        "reused": 0,
+        "stale": 2,
+        "retained": 0,
+        "malformed": 0,
+    }
+
+
+def test_two_who_choose_the_same_id_do_not_get_each_others_answers(
+    tail: VirtualBoard, rough: Rough
+) -> None:
+    before = tail.ask("telemetry")["commands"]
+    first = told(rough, {"id": "both", "cmd": "stats"})
+    assert code(told(rough, {"id": "both", "cmd": "info"})) == "id_reused"
+    assert code(told(rough, {"id": "both", "cmd": "explode"})) == "unknown_command"
+    assert told(rough, {"id": "both", "cmd": "stats"}) == first
+    after = tail.ask("telemetry")["commands"]
+    assert {name: after[name] - before[name] for name in ("taken", "reused", "duplicates")} == {
+        "taken": 1,
+        "reused": 1,
+        "duplicates": 1,
+    }
 
 
 def test_a_retained_command_is_left_alone(

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from host.mqtt.once import ANSWERS, IDS, Once, Verdict
 
+LINE = b'{"cmd":"info"}'
+
 
 def taken(once: Once, command_id: str, after: int | None = None) -> Verdict:
-    verdict = once.admit(command_id, after)
+    verdict = once.admit(command_id, LINE, after)
     if verdict is Verdict.NEW:
         once.keep(command_id, command_id.encode())
     return verdict
@@ -17,13 +19,27 @@ def taken(once: Once, command_id: str, after: int | None = None) -> Verdict:
 
 def test_a_command_is_new_once() -> None:
     once = Once()
-    assert once.admit("a") is Verdict.NEW
-    assert once.admit("a") is Verdict.PENDING
+    assert once.admit("a", LINE) is Verdict.NEW
+    assert once.admit("a", LINE) is Verdict.PENDING
     once.keep("a", b"answer")
-    assert once.admit("a") is Verdict.DONE
+    assert once.admit("a", LINE) is Verdict.DONE
     assert (once.answer("a"), once.count) == (b"answer", 1)
-    assert once.admit(1) is Verdict.NEW
-    assert once.admit("1") is Verdict.NEW  # A number and a text are two ids.
+    assert once.admit(1, LINE) is Verdict.NEW
+    assert once.admit("1", LINE) is Verdict.NEW  # A number and a text are two ids.
+
+
+def test_another_command_of_the_same_id_is_not_taken_for_the_first() -> None:
+    once, other = Once(), b'{"cmd":"reboot"}'
+    assert once.admit("a", LINE) is Verdict.NEW
+    assert once.admit("a", other, after=0) is Verdict.REUSED
+    assert once.admit("a", LINE) is Verdict.PENDING
+    once.keep("a", b"answer")
+    assert once.admit("a", other) is Verdict.REUSED
+    assert once.admit("a", LINE) is Verdict.DONE
+    assert (once.answer("a"), once.count) == (b"answer", 1)
+    for number in range(IDS):
+        taken(once, str(number))
+    assert once.admit("a", other) is Verdict.NEW  # Forgotten, so it is free again.
 
 
 def test_answers_are_kept_of_the_last_only() -> None:
@@ -37,27 +53,27 @@ def test_answers_are_kept_of_the_last_only() -> None:
 def test_a_large_answer_is_not_kept() -> None:
     once = Once()
     taken(once, "small")
-    once.admit("large")
+    once.admit("large", LINE)
     once.keep("large", bytes(2 << 20))
     assert once.answer("large") is None
-    assert once.admit("large") is Verdict.DONE
+    assert once.admit("large", LINE) is Verdict.DONE
 
 
 def test_what_may_be_forgotten_is_not_done() -> None:
     once = Once()
     for number in range(IDS + 1):
         assert taken(once, str(number), after=number) is Verdict.NEW
-    assert once.admit("0", after=0) is Verdict.FORGOTTEN
-    assert once.admit("0", after=once.count + 1) is Verdict.FORGOTTEN
-    assert once.admit("late", after=1) is Verdict.NEW  # So many are remembered.
+    assert once.admit("0", LINE, after=0) is Verdict.FORGOTTEN
+    assert once.admit("0", LINE, after=once.count + 1) is Verdict.FORGOTTEN
+    assert once.admit("late", LINE, after=1) is Verdict.NEW  # So many are remembered.
 
 
 def test_what_is_under_way_is_not_forgotten() -> None:
     once = Once()
-    once.admit("long")
+    once.admit("long", LINE)
     for number in range(3 * IDS):
         taken(once, str(number))
-    assert once.admit("long") is Verdict.PENDING
+    assert once.admit("long", LINE) is Verdict.PENDING
 
 
 @given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 60)), max_size=300))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from host.ota import keys
-from host.ota.pack import pack, write
+from host.packing import keys
+from host.packing.pack import pack, write
 from partitioner.bundle import Bundle, build
 from partitioner.catalogue import Catalogue
 from partitioner.graph import Graph

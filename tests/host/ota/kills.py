@@ -19,16 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host.boards import reach
 from host.boards.board import BoardError
-from host.boards.reach import Reach
-from host.ota import fleet, keys
-from host.ota.courier import Courier, Node
-from host.ota.pack import pack, write
 from host.ota.shipment import Shipment, shipment
+from host.packing import keys
+from host.packing.pack import pack, write
 from partitioner.bundle import Bundle
 
-from .pairs import Pair
+from .pairs import Pair, updated
 
 
 @dataclass
@@ -90,24 +87,7 @@ def _command(pair: Pair, images: dict[int, Shipment], killer: Killer | None) -> 
         if killer is not None:
             killer.phase = name
 
-    stop = threading.Event()
-    with Reach(timeout_s=1.0) as way:
-        couriers = [
-            Courier(
-                Node(0, ("head", "tail")[stage], stage, name, reach.parse(name)),
-                way,
-                patience_s=4.0,
-                stop=stop,
-            )
-            for stage, name in enumerate(pair.names)
-        ]
-        try:
-            outcome = fleet.update(
-                couriers, lambda _: lambda courier: images[courier.node.stage], stop, phase
-            )
-        finally:
-            for courier in couriers:
-                courier.close()
+    outcome, _ = updated(pair, images, patience_s=4.0, phase=phase)
     return outcome.done and not outcome.problem
 
 

@@ -9,20 +9,31 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from host import reach
 from host.background import Background
 from host.boards.address import RADIOS, Address
 from host.boards.board import BoardError
 from host.boards.virtual.process import BOOT_TIMEOUT_S, VirtualBoard, VirtualBridge
-from host.boards.virtual.radio import Air, create_air
+from host.boards.virtual.radio import Air
+from host.boards.virtual.radios import create_air
+from host.closing import Assembly
 from host.link.impairment import Impairment
+from host.ota import fleet
+from host.ota.courier import Courier, Node
+from host.ota.fleet import Outcome
+from host.ota.shipment import Shipment
+from host.reach import Reach
 from partitioner.bundle import Bundle
 
 BRIDGE = Address("espnow", "02:00:00:00:00:99")
+
+
+LABELS = ("head", "tail")
 
 
 def free_port(kind: int) -> int:
@@ -34,7 +45,7 @@ def free_port(kind: int) -> int:
             return port
 
 
-class Pair:
+class Pair(Assembly):
     """Head and tail over `transport`, from the images in `folder`; a context manager.
 
     `names` are those of the head and the tail for `tinysplit ota`, `options` what it needs besides.
@@ -43,25 +54,17 @@ class Pair:
     def __init__(
         self, transport: str, folder: Path, flashes: Path, public_key: Path, loss: float = 0.0
     ) -> None:
+        super().__init__()
         self._transport = transport
         self._folder = folder
         self._flashes = flashes
         self._key = public_key
         self._impairment = Impairment(loss=loss, seed=3)
-        self._stack = ExitStack()
         self._air: Air | None = None
         self.boards: list[VirtualBoard | None] = [None, None]
         self.options: list[str] = []
 
-    def __enter__(self) -> Pair:
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def _start(self) -> None:
+    def _assemble(self) -> None:
         if self._transport in RADIOS:
             background = self._stack.enter_context(Background(precise=True))
             options = {"stages": 2, "espnow_version": 2}
@@ -130,16 +133,44 @@ class Pair:
         assert board is not None
         return board.ask("info")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         for board in self.boards:
             if board is not None:
                 board.close()
-        self._stack.close()
+        super().close()
+
+
+def updated(
+    pair: Pair,
+    shipments: Mapping[int, Shipment],
+    *,
+    patience_s: float,
+    watch: Callable[[Courier], None] = lambda _: None,
+    phase: Callable[[str], None] = lambda _: None,
+    via: str | None = None,
+) -> tuple[Outcome, list[Courier]]:
+    """`tinysplit ota` of a pair to the shipments of its stages, with something to do on the way."""
+    stop = threading.Event()
+    with Reach(timeout_s=1.0) as way:
+        couriers = [
+            Courier(
+                Node(0, LABELS[stage], stage, name, reach.parse(name)),
+                way,
+                patience_s=patience_s,
+                stop=stop,
+                watch=watch,
+                via=via,
+            )
+            for stage, name in enumerate(pair.names)
+        ]
+        try:
+            outcome = fleet.update(
+                couriers, lambda _: lambda courier: shipments[courier.node.stage], stop, phase
+            )
+        finally:
+            for courier in couriers:
+                courier.close()
+    return outcome, couriers
 
 
 class Inferring:

@@ -23,20 +23,21 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from host.boards import control, reach
+from host import reach
+from host.boards import control
 from host.boards.board import Board, BoardError
-from host.boards.reach import Reach
 from host.boards.virtual import fetch as fetching
 from host.boards.virtual.fetch import BUSY, Fetch
 from host.boards.virtual.slots import Rules, SlotError, SlotFlash, Slots
 from host.cli import main
 from host.ota import courier as courier_module
-from host.ota import keys
 from host.ota.courier import Courier, Node
 from host.ota.fleet import update
-from host.ota.pack import pack
 from host.ota.server import ImageServer
 from host.ota.shipment import shipment
+from host.packing import keys
+from host.packing.pack import pack
+from host.reach import Reach
 from partitioner import image
 
 from .conftest import Cuts

@@ -19,24 +19,22 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from host.boards import reach
 from host.boards.address import Address, parse
-from host.boards.reach import Reach
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.ota import courier as courier_module
-from host.ota import fleet, keys, shipment
-from host.ota.courier import Courier, Node
+from host.ota import shipment
+from host.ota.courier import Courier
 from host.ota.fleet import Outcome
-from host.ota.pack import Packed, pack, write
 from host.ota.shipment import packed_already
+from host.packing import keys
+from host.packing.pack import Packed, pack, write
 from partitioner.output import OutputError
 
 from .conftest import Cuts
-from .pairs import Inferring, Pair, free_port
+from .pairs import LABELS, Inferring, Pair, free_port, updated
 
 Invoke = Callable[..., Result]
-LABELS = ("head", "tail")
 # Says when boards are asked; SIGINT arrives although a parent may have it ignored.
 INTERRUPTIBLE = """
 import signal, sys
@@ -85,28 +83,8 @@ def moved(
     via: str | None = None,
 ) -> tuple[Outcome, list[Courier]]:
     """The update to the images in a folder, with something to do on the way."""
-    stop = threading.Event()
-    by_stage = packed_already(images)
-    with Reach(timeout_s=1.0) as way:
-        couriers = [
-            Courier(
-                Node(0, LABELS[stage], stage, name, reach.parse(name)),
-                way,
-                patience_s=patience_s,
-                stop=stop,
-                watch=watch,
-                via=via,
-            )
-            for stage, name in enumerate(pair.names)
-        ]
-        try:
-            outcome = fleet.update(
-                couriers, lambda _: lambda courier: by_stage[courier.node.stage], stop, phase
-            )
-        finally:
-            for courier in couriers:
-                courier.close()
-    return outcome, couriers
+    shipments = packed_already(images)
+    return updated(pair, shipments, watch=watch, patience_s=patience_s, phase=phase, via=via)
 
 
 def states(couriers: list[Courier]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from host.ota import keys
+from host.packing import keys
 
 from .conftest import Cuts
 from .kills import run

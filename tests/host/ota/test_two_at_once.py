@@ -18,11 +18,11 @@ from host.boards import address
 from host.boards.board import BoardError
 from host.boards.control import ControlError
 from host.boards.linked import LinkedBoard
-from host.boards.reach import Reach
 from host.boards.virtual.holding import LEASE_S, Lease
 from host.cli import main
 from host.ota.courier import Courier
-from host.ota.pack import pack, write
+from host.packing.pack import pack, write
+from host.reach import Reach
 from partitioner import child
 
 from .conftest import Cuts

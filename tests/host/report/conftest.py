@@ -62,10 +62,14 @@ def write(
     seed: int = 0,
     slower: float = 1.0,
     cells: int | None = None,
+    under_way: int = 0,
     change: Callable[[rows.Row], None] = lambda row: None,
     failed: str = "",
 ) -> Path:
-    """Results in `parent / name`. `change` spoils rows, `failed` names the cells that did."""
+    """Results in `parent / name`. `change` spoils rows, `failed` names the cells that did.
+
+    `under_way`: rows of one more cell, which is not over.
+    """
     folder = parent / name
     plan = spec.parse(TEXT, Path())
     with Store(folder, plan) as held:
@@ -84,6 +88,12 @@ def write(
             held.end_cell({**state, **method.cell_summary([], 0, None)})
         if cells is None:
             held.finish()
+        elif under_way:
+            cell = plan.ordered()[cells]
+            held.begin(cell)
+            held.base({**rows.blank(), "cell": cell.name, "purpose": rows.RUN})
+            for iteration in range(under_way):
+                held.add({**made_up(cell, iteration, seed, slower), "boot": 0, "run": 0})
     (folder / store.ENVIRONMENT).write_text(json.dumps({"machine": "a test's"}))
     return folder
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,67 @@ def test_rows_of_another_version_are_refused_by_name(
     assert result.exit_code == 1
     assert f"version {rows.VERSION - 1}" in result.output
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("energy_mj", math.inf, "inf is no finite number"),
+        ("energy_uncertainty_mj", math.nan, "nan is no finite number"),
+        ("loss", -0.5, "-0.5 is below 0"),
+        ("link_us", -7, "-7 is below 0"),
+        ("phases", [{"stage": 0, "phase": "send", "duration_us": -3}], "-3 is below 0"),
+        (
+            "energy_phases",
+            [{"stage": 0, "phase": "send", "energy_mj": -math.inf}],
+            "-inf is no finite number",
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_is_named_with_its_place(
+    sweep: Sweep, invoke: object, column: str, value: object, told: str
+) -> None:
+    path = sweep("a") / store.ROWS
+    spoilt = rows.read(path).to_pylist()
+    spoilt[21][column] = value
+    rows.write(rows.table(spoilt), path)
+    result: Result = invoke(main, str(path.parent), "--figures", "figs")  # type: ignore[operator]
+    assert result.exit_code == 1, result.output
+    assert f"{path}, row 21 (from 0), column {column}: {told}" in result.output
+    assert "restore the file" in result.output
+    assert "defect" not in result.output
+    assert not (path.parent / "report.html").exists()
+    assert not Path("figs").exists()
+
+
+def test_less_energy_than_the_baseline_can_be(sweep: Sweep) -> None:
+    page, _ = build([sweep("a", change=lambda row: row.update(energy_mj=-0.01))])
+    assert "figure-energy" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        (b'"link_us":', b"NaN", "row 1, link_us: nan is no int64"),
+        (b'"link_us":', b"-7", "row 1 (from 0), column link_us: -7 is below 0"),
+        (b'"energy_mj":', b"Infinity", "row 1 (from 0), column energy_mj: inf is no finite number"),
+    ],
+)
+def test_so_it_is_in_the_cell_under_way(
+    sweep: Sweep, invoke: object, field: bytes, value: bytes, told: str
+) -> None:
+    folder = sweep("a", cells=3, under_way=3)
+    path = folder / store.JOURNAL
+    lines = path.read_bytes().splitlines()
+    found = [number for number, line in enumerate(lines) if b'{"row":' in line][1]
+    text = re.sub(field + rb"[^,}]+", field + value, lines[found][9:])
+    lines[found] = b"%08x %s" % (zlib.crc32(text), text)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    result: Result = invoke(main, str(folder))  # type: ignore[operator]
+    assert result.exit_code == 1, result.output
+    assert f"{path}" in result.output
+    assert told in result.output
+    assert "defect" not in result.output
 
 
 def test_the_papers_figures_are_those_published() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from host.commands.sim import main
 from host.sim import scenario as scenarios
 from host.sim import sweep
-from host.sim.cli import main
 
 SCENARIO = {
     "name": "for a cluster",

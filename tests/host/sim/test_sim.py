@@ -18,9 +18,9 @@ import pytest
 import yaml
 from click.testing import Result
 
+from host.commands.sim import main, replay_command
 from host.sim import scenario as scenarios
 from host.sim import sweep, world
-from host.sim.cli import main, replay_command
 from host.sim.scenario import ScenarioError
 from host.sim.world import Report
 from partitioner.cost import wifi

@@ -121,12 +121,11 @@ def test_sending_costs_the_transmitters_current_for_its_time_on_air() -> None:
     )
 
 
-def test_a_day_and_a_battery() -> None:
+def test_a_day() -> None:
     power = energy.esp32s3()
     idle = power.day_mwh(50.0, 0)
     assert idle == pytest.approx(47.6 * 3.3 * 24)
     assert power.day_mwh(50.0, 7200) - idle == pytest.approx(100.0)
-    assert power.battery_days(1000.0, 500.0) == 2.0
 
 
 def test_a_node_that_sleeps_pays_for_being_awake() -> None:

@@ -19,7 +19,8 @@ from bleak.exc import (
 )
 
 from host.boards.address import Address
-from host.boards.virtual.radio import RadioSetup, create_air, create_radio
+from host.boards.virtual.radio import RadioSetup
+from host.boards.virtual.radios import create_air, create_radio
 from host.link.ble.gatt import WrongServiceError
 from host.link.ble.transport import (
     BleClient,

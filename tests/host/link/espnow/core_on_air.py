@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core_end import MESSAGE, SENT, UP, CoreEnd
 
-from host.boards.virtual.espnow import MAX_OUTSTANDING, profile
+from host.boards.virtual.espnow import MAX_OUTSTANDING
 from host.link.espnow.medium import Medium, Received
-from host.link.espnow.radio import EspNow
+from host.link.espnow.radio import EspNow, profile
 
 TENSOR = bytes(range(256)) * 21 + bytes(124)  # 5,488 bytes and the header of a TENSOR: 5,500.
 HEAD, TAIL = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from host.cli import main
-from host.ota import keys
+from host.packing import keys
 from partitioner import image
 from partitioner.bundle import Bundle
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.ota.keys import PrivateKey
+from host.packing.keys import PrivateKey
 from partitioner import image
 from partitioner.bundle import Bundle
 from partitioner.image import Image, ImageError

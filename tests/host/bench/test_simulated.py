@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from host.sim import experiment as experiments
-from host.sim.cli import main
-from host.sim.experiment import HEADER, KERNELS, PROVENANCE, Modelled, ModelledError
+from host.bench import simulated, spec
+from host.bench.simulated import KERNELS, Modelled, ModelledError
+from host.commands.sim import main
+from host.report import sim_table
+from host.report.sim_table import HEADER, PROVENANCE
 from partitioner.cost.links import Link
 from partitioner.graph import Graph
 
@@ -34,7 +36,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, stranger: Graph) -> Path:
 
 @pytest.fixture(scope="module")
 def found(path: Path) -> list[Modelled]:
-    return list(experiments.simulate(experiments.read(path), 1))
+    return list(simulated.simulate(spec.read(path), 1))
 
 
 def test_each_distinct_cell_is_simulated_with_both_kinds_of_kernels(found: list[Modelled]) -> None:
@@ -74,10 +76,10 @@ def test_a_column_says_modelled_or_is_the_papers() -> None:
 
 
 def test_the_papers_figures_stand_beside_the_cells_that_ask_what_it_asked() -> None:
-    experiment = experiments.read(ROOT / "experiments" / "paper.yaml")
-    cells = experiments.distinct(experiment)
+    experiment = spec.read(ROOT / "experiments" / "paper.yaml")
+    cells = simulated.distinct(experiment)
     assert {cell.transport.transport for cell in cells} == {"udp", "tcp", "ble", "espnow"}
-    beside = {c.transport.transport: experiments.published(c, "steady_state_rtt") for c in cells}
+    beside = {c.transport.transport: sim_table.published(c, "steady_state_rtt") for c in cells}
     assert beside == {"udp": "5.8 s", "tcp": "", "ble": ">10 s", "espnow": "3.7 s / 3.6 s"}
 
 
@@ -107,6 +109,6 @@ def test_what_is_for_scenarios_only_is_refused(
 
 
 def test_a_codec_alone_cannot_be_simulated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "_RAW", "none such")
+    monkeypatch.setattr(simulated, "_RAW", "none such")
     with pytest.raises(ModelledError, match="codecs"):
-        experiments.distinct(experiments.read(path))
+        simulated.distinct(spec.read(path))

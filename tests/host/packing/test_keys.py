@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from host.cli import main
-from host.ota import keys
-from host.ota.keys import KeyFileError
+from host.packing import keys
+from host.packing.keys import KeyFileError
 
 DIGEST = hashlib.sha256(b"an image").digest()
 
@@ -22,7 +22,7 @@ def test_a_pair_that_signs_and_verifies(tmp_path: Path) -> None:
     loaded = keys.load(tmp_path / "k")
     public = keys.load_public(tmp_path / "k.pub")
     assert made.public == loaded.public == public
-    assert len(public.point) == keys.POINT_BYTES
+    assert len(public.point) == 65
     signature = loaded.sign(DIGEST)
     assert len(signature) == 64
     assert public.verify(DIGEST, signature)

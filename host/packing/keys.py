@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from models.errors import TinysplitError
 
-POINT_BYTES = 65
 _HALF_BYTES = 32
 _MAX_FILE_BYTES = 10_000
 

@@ -1,4 +1,4 @@
-"""`tinysplit cmd` and `tinysplit monitor`."""
+"""`tinysplit cmd`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from host.boards import control, kinds, reach
+from host import reach
+from host.boards import control, kinds
 from host.boards.board import Board, BoardError
 from host.boards.control import ControlError
 from host.boards.kinds import OnSerial
-from host.boards.reach import Reach
 from host.mqtt.options import broker_options, named
+from host.reach import Reach
 from partitioner.command import Command, FiniteRange, verbose_option
 
 

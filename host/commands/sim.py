@@ -15,8 +15,9 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from host.bench import simulated, spec
 from host.bench.spec import Experiment
-from host.sim import experiment as experiments
+from host.report import sim_table
 from host.sim import scenario as scenarios
 from host.sim import timeline, world
 from host.sim.scenario import Scenario
@@ -99,21 +100,21 @@ def main(
 def _load(path: Path) -> Scenario | Experiment:
     """Raises ScenarioError, SpecError."""
     content = scenarios.content(path)
-    if experiments.is_experiment(content):
-        return experiments.read(path)
+    if simulated.is_experiment(content):
+        return spec.read(path)
     return scenarios.of_file(path, content)
 
 
 def _print_cells(experiment: Experiment, seed: int) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, provenance in zip(experiments.HEADER, experiments.PROVENANCE, strict=True):
+    for name, provenance in zip(sim_table.HEADER, sim_table.PROVENANCE, strict=True):
         justify = "right" if provenance == "modelled" else "left"
         table.add_column(Text.assemble(f"{name}\n", (provenance, "dim")), justify=justify)  # type: ignore[arg-type]
-    for row in experiments.table(experiment, experiments.simulate(experiment, seed)):
+    for row in sim_table.table(experiment, simulated.simulate(experiment, seed)):
         table.add_row(*row)
     console = wide_console(table)
     console.print(table)
-    console.print(f"\n{experiments.WHAT}; seed {seed}", soft_wrap=True)
+    console.print(f"\n{sim_table.WHAT}; seed {seed}", soft_wrap=True)
 
 
 def _sweep(

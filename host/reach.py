@@ -10,21 +10,19 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from types import TracebackType
 
 from host.background import Background
 from host.boards import address, kinds
 from host.boards.address import CENTRAL, Address
-from host.boards.board import Board, BoardError
+from host.boards.board import Board, BoardError, ForeignBoard
 from host.boards.bridge import open_bridge
 from host.boards.kinds import OnMqtt, OnSerial
 from host.boards.linked import LinkedBoard
 from host.boards.serial import SerialBoard
-from host.boards.virtual.radio import not_installed
+from host.closing import Assembly
 from host.link.bridge import SharedBridge
 from host.link.tcp import TcpClient
-from host.link.transport import ClientTransport
+from host.link.transport import ClientTransport, not_installed
 from host.link.udp import UdpClient
 from host.mqtt import access
 from host.mqtt.access import Access
@@ -58,7 +56,7 @@ def parse(name: str) -> Place:
     return found
 
 
-class Reach:
+class Reach(Assembly):
     """Opens boards by name; a context manager. Safe in several threads, one board in each.
 
     Args:
@@ -77,14 +75,14 @@ class Reach:
         timeout_s: float | None = None,
         broker: Callable[[], Access] = access.need,
     ) -> None:
+        super().__init__()
         self._broker = broker
         self._bridge = bridge
         self._air = air
         self._timeout_s = timeout_s
         self._adapter = threading.Lock()
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Reach:
+    def _assemble(self) -> None:
         self._background = self._stack.enter_context(Background())
         self._shared: SharedBridge | None = None
         if self._bridge is not None:
@@ -98,15 +96,6 @@ class Reach:
             adapter = Adapter(self._air, _HOST_ADDRESS)
             self._stack.callback(lambda: self._background.run(adapter.close()))
             self._backend = adapter.backend()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def open(self, place: Place, name: str, stop: threading.Event | None = None) -> Board:
         """The board, which has answered. `name` is for people; `stop`: as Board's.
@@ -115,25 +104,11 @@ class Reach:
             BoardError: it cannot be reached; says why.
         """
         if isinstance(place, OnSerial):
-            board = SerialBoard(place.port, name=name, baud=place.baud)
-            board.stop = stop
-            try:
-                board.greet()
-            except BaseException:
-                board.close()
-                raise
-            return board
+            return _greeted(SerialBoard(place.port, name=name, baud=place.baud), stop)
         if isinstance(place, OnMqtt):
             from host.mqtt.board import MqttBoard  # paho: not for those who need none.
 
-            reached = MqttBoard(self._broker(), place.node, name=name)
-            reached.stop = stop
-            try:
-                reached.greet()
-            except BaseException:
-                reached.close()
-                raise
-            return reached
+            return _greeted(MqttBoard(self._broker(), place.node, name=name), stop)
         # One adapter scans and connects for one at a time.
         if place.transport == "ble":
             return LinkedBoard(
@@ -164,3 +139,13 @@ class Reach:
         except ModuleNotFoundError as error:
             raise not_installed("this machine's Bluetooth", "ble", error) from error
         return BleClient(place.host, backend=self._backend)
+
+
+def _greeted(board: ForeignBoard, stop: threading.Event | None) -> ForeignBoard:
+    board.stop = stop
+    try:
+        board.greet()
+    except BaseException:
+        board.close()
+        raise
+    return board

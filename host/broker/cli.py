@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from cryptography.x509 import Certificate
 
+from host.boards.address import is_node
 from host.broker import access, lasting, mosquitto, tls, users
 from host.broker.broker import Limits
 from host.broker.log import Log
 from host.broker.server import ListenError, Server, Settings
-from host.mqtt import topics
 from models.errors import TinysplitError
 from partitioner.command import Command, existing, verbose_option
 
@@ -113,7 +114,8 @@ def broker(
     Without users everybody on this machine may do everything, and nobody else can connect. Users
     are added by --add-user, at any time: a node (its name is that of the board) reads its own
     commands and publishes its own reply, telemetry and status; an operator commands and reads all.
-    Passwords are asked for, or read from standard input.
+    Passwords are asked for, or read from standard input. With TLS, SIGHUP reads the certificate and
+    its key again, for who connects from then on.
     """
     if sum((add_user is not None, remove_user is not None, list_users, bool(mosquitto_folder))) > 1:
         raise click.UsageError(
@@ -121,7 +123,7 @@ def broker(
         )
     if (add_user is None) != (role is None):
         raise click.UsageError("--add-user and --role go together")
-    if add_user is not None and not topics.is_node(add_user):
+    if add_user is not None and not is_node(add_user):
         raise click.BadParameter(
             f"{add_user[:40]!r} is no name for a user: 1 to 32 letters, digits, and any of . _ -",
             param_hint="--add-user",
@@ -148,7 +150,7 @@ def broker(
 
 
 def _add(folder: Path, name: str, role: str) -> None:
-    if not topics.is_node(name):
+    if not is_node(name):
         raise click.UsageError(f"{name[:40]!r} is no name: 1 to 32 letters, digits, and . _ -")
     known = users.read(folder / "users")
     others = [user for user in known.values() if user.name != name]
@@ -246,8 +248,7 @@ def _serve(settings: Settings, pair: tuple[Path, Path] | None, as_json: bool, qu
     if pair is not None:
         context, own = tls.context(*pair)
         settings = replace(settings, tls=context)
-        if tls.days_left(own) < tls.SOON_DAYS:
-            log.warning("certificate", f"{pair[0]} expires in {tls.days_left(own)} days")
+        _look_at(own, pair, log)
     elif not _local(settings.host):
         log.warning(
             "in_the_clear",
@@ -256,14 +257,41 @@ def _serve(settings: Settings, pair: tuple[Path, Path] | None, as_json: bool, qu
     _make(settings.folder)
     with _alone(settings.folder):
         server = Server(settings, log, known, lasting.read(settings.lasting_file))
-        asyncio.run(_run(server, log, known, as_json))
+        asyncio.run(_run(server, log, known, pair, as_json))
     log.info("stopped", "the broker has stopped")
 
 
-async def _run(server: Server, log: Log, known: dict[str, users.User], as_json: bool) -> None:
+def _look_at(certificate: Certificate, pair: tuple[Path, Path], log: Log) -> None:
+    left = tls.days_left(certificate)
+    if left < tls.SOON_DAYS:
+        log.warning("certificate", f"{pair[0]} expires in {left} days")
+
+
+def _renew(server: Server, log: Log, pair: tuple[Path, Path]) -> None:
+    """Read the certificate again; one that will not do changes nothing."""
+    try:
+        context, own = tls.context(*pair)
+    except tls.CertificateError as error:
+        log.failure("certificate", f"the certificate before stays in use: {error}")
+        return
+    server.renew(context)
+    until = f"{own.not_valid_after_utc:%Y-%m-%d}"
+    log.info("certificate", f"{pair[0]} is used from now on, until {until}")
+    _look_at(own, pair, log)
+
+
+async def _run(
+    server: Server,
+    log: Log,
+    known: dict[str, users.User],
+    pair: tuple[Path, Path] | None,
+    as_json: bool,
+) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if pair is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, server, log, pair)
 
     def defect(_: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:
         log.failure("defect", f"{said.get('message')}: {said.get('exception')!r}")

@@ -1,0 +1,1 @@
+"""Commands of `tinysplit` that belong to no single room."""
