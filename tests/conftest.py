@@ -19,7 +19,7 @@ from partitioner.graph import Graph
 from partitioner.source import Request, Source, open_source
 
 DATA = Path(__file__).parent / "data"
-PARTITIONER = "tests/partitioner/"
+CONVERTING = ("tests/partitioner/", "tests/host/test_run.py")
 
 
 def pytest_configure() -> None:
@@ -29,9 +29,9 @@ def pytest_configure() -> None:
 
 
 def unit_of(nodeid: str) -> str:
-    """What one process runs: a file, or the room whose files share converted networks."""
+    """What one process runs: a file, or all those that share converted networks."""
     file = nodeid.split("::")[0]
-    return PARTITIONER if file.startswith(PARTITIONER) else file
+    return CONVERTING[0] if file.startswith(CONVERTING) else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,13 +57,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several processes, each shall end when the others do: what takes long comes first, which
-    is the room that converts, then files of few tests."""
+    is what converts, then files of few tests."""
     if hasattr(config, "workerinput"):
         sizes = Counter(unit_of(item.nodeid) for item in items)
 
         def place(item: pytest.Item) -> tuple[bool, int, str]:
             unit = unit_of(item.nodeid)
-            return unit != PARTITIONER, sizes[unit], unit
+            return unit != CONVERTING[0], sizes[unit], unit
 
         items.sort(key=place)
 
