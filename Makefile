@@ -18,7 +18,7 @@ demo: setup
 	@$(BIN)/tinysplit run $(BUNDLE) --transport udp
 
 test: setup-dev lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 	@echo "== The C core: tests under ASan and UBSan (CORE_CHECKS= for clang, fuzzing and Xtensa too)"
 	@tests/core/run.sh $(CORE_CHECKS)
 	@echo "== The firmware's ports (CORE_CHECKS= to compile all of it for Xtensa, too)"
@@ -82,10 +82,10 @@ $(VENV)/.ready: $(VENV)/.python pyproject.toml $(NATIVE)
 	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway]'
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready pyproject.toml
-	@echo "== Install what the tests need"
+$(VENV)/.ready-dev: $(VENV)/.python pyproject.toml $(NATIVE)
+	@echo "== Install tinysplit with TensorFlow, and what the tests need (about 300 MB to fetch, once)"
 	@$(QUIET_PIP) --editable '.[convert,plot,boards,ble,air,bench,meters,gateway,dev]'
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 clean:
 	rm -rf build $(VENV)

@@ -1,8 +1,10 @@
-"""Networks that several tests share, converted once."""
+"""Networks that several tests share, converted once; what runs beside what."""
 
 from __future__ import annotations
 
+import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,53 @@ from partitioner.graph import Graph
 from partitioner.source import Request, Source, open_source
 
 DATA = Path(__file__).parent / "data"
+CONVERTING = ("tests/partitioner/", "tests/host/test_run.py")
 
 
 def pytest_configure() -> None:
     """A job in the background ignores Ctrl-C, and so would the programs that tests send it to."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def unit_of(nodeid: str) -> str:
+    """What one process runs: a file, or all those that share converted networks."""
+    file = nodeid.split("::")[0]
+    return CONVERTING[0] if file.startswith(CONVERTING) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: most tests wait for others some of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`: by `unit_of`, in the order of pytest_collection_modifyitems."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByUnit(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes, each shall end when the others do: what takes long comes first, which
+    is what converts, then files of few tests."""
+    if hasattr(config, "workerinput"):
+        sizes = Counter(unit_of(item.nodeid) for item in items)
+
+        def place(item: pytest.Item) -> tuple[bool, int, str]:
+            unit = unit_of(item.nodeid)
+            return unit != CONVERTING[0], sizes[unit], unit
+
+        items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

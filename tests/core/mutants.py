@@ -7,9 +7,11 @@ Prints which were found; fails if one was not, or if slots.c as it is does not p
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -65,42 +67,50 @@ MUTANTS = [
 ]
 
 
-def passes(slots: str, work: Path) -> bool:
+GCC = ("gcc", "-std=gnu11", "-O2", "-w", f"-I{CORE / 'include'}")
+GCC += (f"-I{TESTS}", f"-I{FLASH}")
+
+
+def unchanged(work: Path) -> list[Path]:
+    """Objects of all that the test consists of but slots.c."""
+    sources = [CORE / "src" / f"{name}.c" for name in ("image", "types", "crc", "error_name")]
+    sources += [TESTS / f"{name}.c" for name in ("test_power_cuts", "images", "updates")]
+    sources.append(FLASH / "flash.c")
+    subprocess.run([*GCC, "-c", *sources], check=True, cwd=work)
+    return [work / f"{source.stem}.o" for source in sources]
+
+
+def passes(slots: str, others: list[Path], work: Path, name: str) -> bool:
     """Whether the test passes with this slots.c."""
-    source, program = work / "slots.c", work / "mutant"
+    source, program = work / f"{name}.c", work / name
     source.write_text(slots)
-    others = [CORE / "src" / f"{name}.c" for name in ("image", "types", "crc", "error_name")]
-    others += [TESTS / f"{name}.c" for name in ("test_power_cuts", "images", "updates")]
-    others.append(FLASH / "flash.c")
-    command = [
-        "gcc",
-        "-std=gnu11",
-        "-O2",
-        "-w",
-        f"-I{CORE / 'include'}",
-        f"-I{TESTS}",
-        f"-I{FLASH}",
-    ]
-    command.append(source)
-    subprocess.run([*command, *others, "-lcmocka", "-lcrypto", "-o", program], check=True)
+    subprocess.run([*GCC, source, *others, "-lcmocka", "-lcrypto", "-o", program], check=True)
     return subprocess.run([program], capture_output=True, timeout=300).returncode == 0
 
 
 def main() -> int:
     work = Path(sys.argv[1])
     work.mkdir(parents=True, exist_ok=True)
+    others = unchanged(work)
     original = (CORE / "src" / "slots.c").read_text()
-    if not passes(original, work):
-        print("slots.c as it is does not pass")
-        return 1
-    survivors = 0
-    for name, old, new in MUTANTS:
+
+    def verdict(number: int) -> str:
+        _, old, new = MUTANTS[number]
         pattern = re.compile(r"\s+".join(map(re.escape, old.split())))
-        mutant, count = pattern.subn(lambda _, text=new: text, original, count=1)
-        survived = count == 0 or passes(mutant, work)
-        survivors += survived
-        verdict = "cannot be made" if count == 0 else "survived" if survived else "found"
-        print(f"{name:32} {verdict}", flush=True)
+        mutant, count = pattern.subn(lambda _: new, original, count=1)
+        if count == 0:
+            return "cannot be made"
+        return "survived" if passes(mutant, others, work, f"mutant{number}") else "found"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sound = pool.submit(passes, original, others, work, "original")
+        verdicts = list(pool.map(verdict, range(len(MUTANTS))))
+        if not sound.result():
+            print("slots.c as it is does not pass")
+            return 1
+    for (name, _, _), found in zip(MUTANTS, verdicts, strict=True):
+        print(f"{name:32} {found}")
+    survivors = len(MUTANTS) - verdicts.count("found")
     print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants found")
     return survivors != 0
 

@@ -7,7 +7,7 @@
 #   --packages   prints the Debian packages that everything needs, one per line
 #
 # A part whose tools are missing is left out and named; with TINYSPLIT_REQUIRE_ALL=1 that is a failure.
-# FUZZ_SECONDS (60) is how long to fuzz.
+# FUZZ_SECONDS (60) is how long to fuzz on one processor, all targets together.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -127,21 +127,29 @@ sanitizers=libclang-rt$version-dev
 # shellcheck disable=SC2086
 if have clang "$clang" "$clang" "$runtime" "$sanitizers" $build_tools; then
     build_and_test "$clang"
-    seconds=$((${FUZZ_SECONDS:-60} / 3))
+    # The targets run at the same time.
+    processors=$(nproc)
+    seconds=$((${FUZZ_SECONDS:-60} / (processors < 3 ? processors : 3)))
+    declare -A fuzzers
     # shellcheck disable=SC2086
     quietly "$work/fuzz.log" env CC="$clang" cmake $generator -S "$root/firmware/core" -B "$work/fuzz" -DTS_FUZZ=ON &&
         quietly "$work/fuzz.log" cmake --build "$work/fuzz" --parallel 2 --target fuzz_receiver fuzz_image fuzz_codec ||
         report fuzz FAILED "see $work/fuzz.log"
+    begin
     for target in receiver image codec; do
-        begin
         corpus=$here/corpus
         [ $target = receiver ] || corpus=${corpus}_$target
-        rm -rf "$work/corpus" && mkdir -p "$work/corpus"
-        if quietly "$work/fuzz_$target.log" "$work/fuzz/tests/fuzz_$target" -max_total_time="$seconds" -max_len=4096 \
-            -artifact_prefix="$work/" -print_final_stats=1 "$work/corpus" "$corpus"; then
+        rm -rf "$work/corpus_$target" && mkdir -p "$work/corpus_$target"
+        "$work/fuzz/tests/fuzz_$target" -max_total_time="$seconds" -max_len=4096 -artifact_prefix="$work/" \
+            -print_final_stats=1 "$work/corpus_$target" "$corpus" >"$work/fuzz_$target.log" 2>&1 &
+        fuzzers[$target]=$!
+    done
+    for target in receiver image codec; do
+        if wait "${fuzzers[$target]}"; then
             report "fuzz $target" passed "$(sed -n 's/^stat::number_of_executed_units: *//p' \
                 "$work/fuzz_$target.log") inputs, no finding, $(took)"
         else
+            tail -n 40 "$work/fuzz_$target.log" >&2
             report "fuzz $target" FAILED "see $work/fuzz_$target.log; the input is beside it"
         fi
     done

@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ class PcBoard(WiredBoard):
         """As a power cut."""
         self._process.kill()
         self._process.wait()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Its clock goes on, and nothing else."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -54,7 +54,7 @@ ports() {
     # shellcheck disable=SC2086
     if { cmake $generator -DPython3_EXECUTABLE="$(command -v "$python")" -S "$here" -B "$work/ports" &&
         cmake --build "$work/ports" --parallel 2 &&
-        ctest --test-dir "$work/ports" --output-on-failure; } >"$log" 2>&1; then
+        ctest --test-dir "$work/ports" --parallel 2 --output-on-failure; } >"$log" 2>&1; then
         report ports passed "$(grep -c Passed "$log") test programs under ASan and UBSan, -Werror"
     else
         tail -n 40 "$log" >&2
@@ -64,14 +64,14 @@ ports() {
 }
 
 # GCC for the ESP32-S3 has 32-bit integers as long, clang as int: format strings tell them apart.
-xtensa="clang-22 --target=xtensa-none-elf -fsyntax-only -D_GNU_SOURCE -Wall -Wextra -Werror -isystem $libc"
-xtensa="$xtensa -U__INT32_TYPE__ -D__INT32_TYPE__=long -U__UINT32_TYPE__ -D__UINT32_TYPE__=long\\ unsigned"
+xtensa=(clang-22 --target=xtensa-none-elf -fsyntax-only -D_GNU_SOURCE -Wall -Wextra -Werror -isystem "$libc")
+xtensa+=(-U__INT32_TYPE__ -D__INT32_TYPE__=long -U__UINT32_TYPE__ "-D__UINT32_TYPE__=long unsigned")
 
 # The whole application on this machine, driven from Python as a board is.
 board() {
     local log=$work/board.log
     if (cd "$root" && TINYSPLIT_FIRMWARE_BOARD=$work/ports/firmware_board "$python" -m pytest -q \
-        -p no:cacheprovider tests/firmware/test_board.py tests/firmware/test_board_mqtt.py) >"$log" 2>&1; then
+        -n 3 --dist worksteal -p no:cacheprovider tests/firmware/test_board.py tests/firmware/test_board_mqtt.py) >"$log" 2>&1; then
         report board passed "$(tail -n 1 "$log" | sed 's/ in .*//') on the whole application, ASan and UBSan"
     else
         tail -n 60 "$log" >&2
@@ -79,46 +79,49 @@ board() {
     fi
 }
 
+compile_all() { # environment, minor release of ESP-IDF; its stubs are there
+    local include=(-DTEST_IDF_MINOR="$2" "-I$work/$1" "-I$root/firmware/main" "-I$root/firmware/core/include")
+    "${xtensa[@]}" -std=gnu11 "${include[@]}" "$root"/firmware/main/*.c &&
+        "${xtensa[@]}" -xc++ -std=gnu++17 "${include[@]}" "$root"/firmware/main/*.cpp
+}
+
 compile() {
-    local log=$work/compile.log files=0 source standard overlay minor stubs
-    : >"$log"
+    local overlay minor job jobs files code=0
+    files=("$root"/firmware/main/*.c "$root"/firmware/main/*.cpp)
     for overlay in psram nopsram qemu; do
-        stubs=$work/$overlay
-        rm -rf "$stubs"
-        "$python" "$here/idf/split.py" "$stubs" "$root/sdkconfig.$overlay" >>"$log" 2>&1 || return 1
+        rm -rf "${work:?}/$overlay"
+        "$python" "$here/idf/split.py" "$work/$overlay" "$root/sdkconfig.$overlay" || return 1
+        jobs=()
         for minor in 3 5; do
-            for source in "$root"/firmware/main/*.c "$root"/firmware/main/*.cpp; do
-                case $source in
-                *.c) standard=-std=gnu11 ;;
-                *) standard="-xc++ -std=gnu++17" ;;
-                esac
-                eval "$xtensa $standard -DTEST_IDF_MINOR=$minor" '"-I$stubs" "-I$root/firmware/main"' \
-                    '"-I$root/firmware/core/include" "$source"' >>"$log" 2>&1 || return 1
-                files=$((files + 1))
-            done
+            compile_all "$overlay" "$minor" &
+            jobs+=($!)
+        done
+        for job in "${jobs[@]}"; do
+            wait "$job" || code=1
         done
     done
-    echo "$files"
+    echo "$((6 * ${#files[@]}))" >"$work/compilations"
+    return "$code"
 }
 
 if command -v gcc >/dev/null && command -v cmake >/dev/null && [ -e /usr/include/cmocka.h ] &&
     [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/include/mbedtls/ecp.h ] && [ -e /usr/include/mosquitto.h ]; then
     if ! ports; then
         : # an older program would tell nothing
-    elif "$python" -c 'import pytest, host' 2>/dev/null; then
+    elif "$python" -c 'import pytest, xdist, host' 2>/dev/null; then
         board
     elif [ "${TINYSPLIT_REQUIRE_ALL:-}" = 1 ]; then
-        report board FAILED "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"
+        report board FAILED "$python has no tinysplit, pytest and pytest-xdist: PYTHON=.venv/bin/python"
     else
-        report board "left out" "$python has no tinysplit and pytest: PYTHON=.venv/bin/python"
+        report board "left out" "$python has no tinysplit, pytest and pytest-xdist: PYTHON=.venv/bin/python"
     fi
 else
     absent ports "cmake gcc libcjson-dev libcmocka-dev libmbedtls-dev libmosquitto-dev"
 fi
 if [ -z "$quick" ]; then
     if command -v clang-22 >/dev/null && [ -e "$libc/string.h" ]; then
-        if count=$(compile); then
-            report compile passed "$count compilations of firmware/main for Xtensa, C11 and C++17, -Werror"
+        if compile >"$work/compile.log" 2>&1; then
+            report compile passed "$(cat "$work/compilations") compilations of firmware/main for Xtensa, C11 and C++17, -Werror"
         else
             tail -n 40 "$work/compile.log" >&2
             report compile FAILED "see $work/compile.log"

@@ -128,7 +128,6 @@ def test_resuming(flash: SlotFlash, stranger_bundle: Bundle) -> None:
         ({"key": None, "allow_unsigned": True}, {}, "image_no_key"),
         ({"key": None}, {"key": None}, "image_no_key"),
     ],
-    ids=str,
 )
 def test_refusals_have_names(
     flash: SlotFlash,

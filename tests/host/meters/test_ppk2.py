@@ -52,15 +52,24 @@ def held_against(device: Ppk2, seconds: float) -> None:
         assert found.uncertainty_j < 0.25 * found.joules
 
 
+def wait_for(device: Ppk2, samples: int) -> None:
+    """The instrument is a process of this machine, which may keep it waiting."""
+    until = time.monotonic() + 30
+    while device.samples < samples:
+        assert time.monotonic() < until, device.samples
+        time.sleep(0.01)
+
+
 def test_seconds_of_real_time_lose_nothing_and_have_every_phases_energy(plug_in: PlugIn) -> None:
     port, _ = plug_in(Behaviour(PROFILE))
     with meter(port) as device:
         started, had = time.monotonic(), device.samples
         time.sleep(3)
         held_against(device, 2.5)
-        due = 100_000 * (time.monotonic() - started)
-        # Both ends are processes of this machine, which may keep them waiting.
-        assert device.samples - had == pytest.approx(due, abs=30_000)
+        until = time.monotonic() + 10
+        while abs(device.samples - had - 100_000 * (time.monotonic() - started)) > 30_000:
+            assert time.monotonic() < until, device.samples - had
+            time.sleep(0.01)
         assert device.losses == 0
         assert device.source().name == "PPK2, source mode at 3300 mV"
 
@@ -83,18 +92,20 @@ def test_an_inference_is_told_apart_by_its_marks(plug_in: PlugIn) -> None:
     port, _ = plug_in(Behaviour(PROFILE))
     with meter(port) as device:
         device.attach([])
-        time.sleep(0.1)
+        wait_for(device, 10_000)
+        before = time.monotonic()
         device.begin()
         started = time.monotonic()
         time.sleep(4 * TURN_S)
         turns = (time.monotonic() - started) / TURN_S
         found = device.end({})
+        most = (time.monotonic() - before) / TURN_S
     assert found.method == GPIO
     assert found.baseline_mw is None
     assert {phase for _, phase in found.phases} == set(PHASES)
     for name, mark in PHASES.items():  # The first and the last turn are perhaps cut.
         each = 1e3 * joules(mark)
-        assert found.phases[0, name] == pytest.approx(turns * each, abs=1.6 * each)
+        assert (turns - 1.6) * each < found.phases[0, name] < (most + 1.6) * each
     assert found.uncertainty_mj is not None
     assert 0 < found.uncertainty_mj < 0.25 * found.energy_mj
     assert found.energy_mj > sum(found.phases.values()) * 0.99
@@ -104,7 +115,7 @@ def test_without_marks_phases_are_where_the_records_say(plug_in: PlugIn) -> None
     port, _ = plug_in(Behaviour([(1000, 0.1, 0)]))
     baseline = Sampling(baseline_s=0.2)
     with meter(port, baseline, "ampere") as device:
-        time.sleep(0.1)
+        wait_for(device, 10_000)
         device.attach([])
         device.begin()
         time.sleep(0.1)
@@ -122,11 +133,11 @@ def test_without_marks_phases_are_where_the_records_say(plug_in: PlugIn) -> None
 
 
 def test_a_lost_sample_spoils_its_inference_and_no_other(plug_in: PlugIn) -> None:
-    port, _ = plug_in(Behaviour(PROFILE, lose=((40_000, 1),)))
+    port, _ = plug_in(Behaviour(PROFILE, lose=((100_000, 1),)))
     with meter(port) as device:
-        time.sleep(0.1)
+        wait_for(device, 10_000)
         device.begin()
-        time.sleep(0.5)
+        wait_for(device, 110_000)
         with pytest.raises(MeterError, match="lost samples") as caught:
             device.end({})
         assert caught.value.code == SAMPLES_LOST
@@ -141,8 +152,10 @@ def test_losses_that_the_counter_cannot_show_are_seen_by_the_clock(plug_in: Plug
     gone = (100_000, 64 * 400)  # 0.256 s.
     port, _ = plug_in(Behaviour(PROFILE, lose=(gone,)))
     with meter(port) as device:
-        time.sleep(4)
-        assert device.losses >= 1
+        until = time.monotonic() + 30
+        while device.losses < 1:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_unplugging_is_an_error_by_name(plug_in: PlugIn) -> None:
@@ -161,9 +174,9 @@ def test_unplugging_is_an_error_by_name(plug_in: PlugIn) -> None:
 def test_an_instrument_that_stops_is_an_error_by_name(plug_in: PlugIn) -> None:
     port, _ = plug_in(Behaviour(PROFILE, stop_after=20_000))
     with meter(port) as device:
-        time.sleep(0.1)
         device.begin()
-        time.sleep(0.2)
+        wait_for(device, 20_000)
+        time.sleep(0.1)
         with pytest.raises(MeterError) as caught:
             device.end({(0, 1): 100_000})
     assert caught.value.code == "stopped"
@@ -192,7 +205,7 @@ def test_one_left_measuring_is_taken_over_and_metadata_may_come_in_pieces(plug_i
     time.sleep(0.1)
     before.ser.close()
     with meter(port) as device:
-        time.sleep(0.5)
+        wait_for(device, 50_000)
         held_against(device, 0.4)
 
 
