@@ -61,6 +61,7 @@ DOCUMENTED = _documented()
 NAMES = tuple(column.name for column in DOCUMENTED)
 _BLANKS: dict[str, Any] = {"string": "", "bool": False, "double": 0.0}
 _NESTED = ("phases", "energies", "list of string")
+_MOST = 1e30  # Of any unit here; sums and squares of such numbers are still finite.
 # Energy is below 0 where less was drawn than the baseline that is subtracted; a warm-up is run -1.
 SIGNED = frozenset(
     (
@@ -173,12 +174,14 @@ def check(rows: Table, name: str) -> None:
             values = pc.struct_field(pc.list_flatten(values), 2)
         if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
             continue
-        for what, wrong in (
-            ("is no finite number", pc.invert(pc.is_finite(values))),
-            ("is below 0", pc.less(values, 0)),
-        ):
+        tests = [("is no finite number", pc.invert(pc.is_finite(values)))]
+        if pa.types.is_floating(values.type):
+            tests.append(("is beyond all measure", pc.greater(pc.abs(values), _MOST)))
+        if column.name not in SIGNED:
+            tests.append(("is below 0", pc.less(values, 0)))
+        for what, wrong in tests:
             at = pc.index(wrong, True).as_py()
-            if at < 0 or (what == "is below 0" and column.name in SIGNED):
+            if at < 0:
                 continue
             number = at if rows_of is None else rows_of[at].as_py()
             value = values[at].as_py()

@@ -1,5 +1,4 @@
-"""Addresses of links: `udp://127.0.0.1:4000`, `tcp://[::1]:4000`, `espnow://02:00:00:00:00:01`;
-and names of boards."""
+"""Addresses of links, such as `udp://127.0.0.1:4000` or `ble://NAME`, and names of boards."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from host.boards.control import ControlError
 from host.boards.emulated.process import LOOPBACK, free_port
 from host.boards.virtual.settings import Flash
 from host.commands.options import att_mtu_option, emulator_option, espnow_options
-from host.link.frames import MAX_MTU, MIN_MTU
+from host.commands.values import FrameSize, LinkAddress
 from host.mqtt import access
 from host.mqtt.access import AccessError
 from host.packing.keys import load_public
@@ -25,34 +25,6 @@ from partitioner.command import Command, existing, verbose_option
 
 if TYPE_CHECKING:
     from host.boards.virtual.holding import Holding
-
-
-class LinkAddress(click.ParamType):  # type: ignore[type-arg]
-    """An address of a link, as text: `host.boards.address`."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            address.parse(str(value))
-        except address.AddressError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-class FrameSize(click.ParamType):  # type: ignore[type-arg]
-    """The longest frame of a link, or 0 for the transport's own."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = int(value)
-        except ValueError:
-            size = -1
-        if size != 0 and not MIN_MTU <= size <= MAX_MTU:
-            self.fail(f"{value} is not 0 (the usual) or {MIN_MTU} to {MAX_MTU}", param, ctx)
-        return size
 
 
 class BoardCommand(Command):

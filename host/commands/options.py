@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 
+from host.link.espnow.keys import LMK_VARIABLE, read_key
 from host.link.impairment import Impairment, ImpairmentError
 from partitioner.command import existing, together
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
@@ -74,3 +77,30 @@ def impairment(transport: str, network: dict[str, Any]) -> Impairment:
     except ImpairmentError as error:
         raise click.UsageError(str(error)) from error
     return chosen
+
+
+def espnow_radio(
+    transport: str,
+    version: str | None,
+    rate: str | None,
+    channel: int | None,
+    pmk_file: Path | None,
+    lmk_file: Path | None,
+) -> dict[str, Any]:
+    """What the command line says of ESP-NOW, as its air takes it."""
+    options = (version, rate, channel, pmk_file, lmk_file)
+    if transport != "espnow" and any(option is not None for option in options):
+        raise click.UsageError(
+            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
+            "--transport espnow"
+        )
+    if pmk_file is not None and lmk_file is None and LMK_VARIABLE not in os.environ:
+        raise click.UsageError("--pmk-file encrypts nothing without an LMK: add --lmk-file")
+    given = {
+        "espnow_version": None if version is None else int(version),
+        "espnow_rate": rate,
+        "channel": channel,
+        "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
+        "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
+    }
+    return {name: value for name, value in given.items() if value is not None}

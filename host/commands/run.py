@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import track
 
-from host import link_run
-from host import run as split_run
+from host import link_run, local_run
 from host.boards import kinds
 from host.boards.address import RADIOS, TRANSPORTS
-from host.boards.virtual.espnow import LMK_VARIABLE, read_key
 from host.commands.options import (
     att_mtu_option,
     emulator_option,
     espnow_options,
+    espnow_radio,
     impairment,
     spoiling_options,
 )
+from host.commands.values import NodeKind
 from host.mqtt import access
 from host.mqtt.options import broker_options
 from host.report import contact_sheet, link_table, run_table
@@ -41,30 +41,9 @@ from partitioner.command import (
     wide_console,
 )
 
+T = TypeVar("T")
+
 _SEED = 0
-
-
-class NodeKind(click.ParamType):  # type: ignore[type-arg]  # Generic from click 8.4 on.
-    """What a stage runs on: `host.boards.kinds`."""
-
-    name = "node"
-
-    def __init__(self, *, host: bool = False) -> None:
-        self._host = host
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> kinds.Kind:
-        if not isinstance(value, str):
-            chosen: kinds.Kind = value
-            return chosen
-        try:
-            chosen = kinds.parse(value)
-        except kinds.KindError as error:
-            self.fail(str(error), param, ctx)
-        if isinstance(chosen, kinds.Host) and not self._host:
-            self.fail("only the last stage can run on the host", param, ctx)
-        return chosen
 
 
 @click.command(cls=Command)
@@ -197,7 +176,7 @@ def run(
         raise click.UsageError("--save-figure draws runs in this process: leave out --transport")
     if transport != "none" and kernel_choice == "fast":
         raise click.UsageError("boards run the device's kernels: leave out --kernels fast")
-    radio = _espnow_chosen(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
+    radio = espnow_radio(transport, espnow_version, espnow_rate, channel, pmk_file, lmk_file)
     if ipv6 and transport in RADIOS:
         raise click.UsageError(f"--ipv6 is for udp and tcp, not for {transport}")
     if att_mtu is not None:
@@ -246,48 +225,19 @@ def _print_text(board: str, line: str) -> None:
     click.echo(f"{board}: {line}", err=True)
 
 
-def _espnow_chosen(
-    transport: str,
-    version: str | None,
-    rate: str | None,
-    channel: int | None,
-    pmk_file: Path | None,
-    lmk_file: Path | None,
-) -> dict[str, Any]:
-    """What the command line says of ESP-NOW, as its air takes it."""
-    options = (version, rate, channel, pmk_file, lmk_file)
-    if transport != "espnow" and any(option is not None for option in options):
-        raise click.UsageError(
-            "--espnow-version, --espnow-rate, --channel, --pmk-file and --lmk-file need "
-            "--transport espnow"
-        )
-    if pmk_file is not None and lmk_file is None and LMK_VARIABLE not in os.environ:
-        raise click.UsageError("--pmk-file encrypts nothing without an LMK: add --lmk-file")
-    given = {
-        "espnow_version": None if version is None else int(version),
-        "espnow_rate": rate,
-        "channel": channel,
-        "pmk": None if pmk_file is None else read_key(pmk_file, "PMK"),
-        "lmk": None if lmk_file is None else read_key(lmk_file, "LMK"),
-    }
-    return {name: value for name, value in given.items() if value is not None}
+def _followed(running: Iterator[T], what: str, total: int) -> list[T]:
+    """All that comes, with a bar meanwhile where somebody sees it."""
+    progress = Console(stderr=True)
+    hidden = not progress.is_terminal
+    return list(track(running, what, total, console=progress, transient=True, disable=hidden))
 
 
 def _in_process(
     opened: Bundle, image_set: ImageSet, kernel_choice: str, figure: Path | None
 ) -> None:
     chosen = kernels.by_name(kernel_choice)
-    progress = Console(stderr=True)
-    inferences = list(
-        track(
-            split_run.run(opened, image_set, chosen),
-            description="inference",
-            total=len(image_set),
-            console=progress,
-            transient=True,
-            disable=not progress.is_terminal,
-        )
-    )
+    running = local_run.run(opened, image_set, chosen)
+    inferences = _followed(running, "inference", len(image_set))
     names = evaluate.class_names(image_set, opened.manifest)
     if names is None:
         names = tuple(str(i) for i in range(math.prod(opened.manifest.outputs[0].shape)))
@@ -312,19 +262,10 @@ def _in_process(
 
 def _over_link(opened: Bundle, folder: Path, image_set: ImageSet, options: Options) -> None:
     console = wide_console()
-    progress = Console(stderr=True)
     with Testbed(opened, folder, options) as testbed:
         before = testbed.stats()
-        inferences = list(
-            track(
-                link_run.run(testbed, opened, image_set),
-                description=f"inference over {options.transport}",
-                total=len(image_set),
-                console=progress,
-                transient=True,
-                disable=not progress.is_terminal,
-            )
-        )
+        running = link_run.run(testbed, opened, image_set)
+        inferences = _followed(running, f"inference over {options.transport}", len(image_set))
         stats, tallies = testbed.stats(), testbed.tallies()
         air = testbed.air_report(stats)
         testbed.require_codec(stats)

@@ -143,8 +143,9 @@ class Cores(click.ParamType):  # type: ignore[type-arg]
 @click.option("--name", default="gateway", show_default=True, help="What it calls itself.")
 @click.option(
     "--engines",
-    type=click.IntRange(1, 256),
-    help="Processes that run the tail.  [default: one per processor]",
+    type=click.IntRange(0, 256),
+    help="Processes that run the tail; 0: the gateway's own, for short tails and few requests.  "
+    "[default: one per processor]",
 )
 @click.option(
     "--engine-cores",
@@ -261,9 +262,13 @@ def gateway(
         raise click.UsageError(f"--name {name!r}: 1 to 32 letters, digits, dots, _ and -")
     if http_hosts and http_at is None:
         raise click.UsageError("--http-host is of --http HOST:PORT, which was not given")
+    if engines == 0 and engine_cores is not None:
+        raise click.UsageError("--engine-cores are for engines, and --engines 0 has none")
+    if engines is None:
+        engines = len(engine_cores or ()) or service.default_engines()
     options = Options(
         name=name,
-        engines=engines or len(engine_cores or ()) or service.default_engines(),
+        engines=engines,
         engine_cores=engine_cores,
         kernels=kernels,
         heads=heads,
@@ -389,7 +394,12 @@ async def _serve(
         listening = [one.place for one in served.listeners]
         voice.tell(
             {"event": "ready", "listen": listening, "http": address, "pid": os.getpid()},
-            f"ready: {options.engines} engine{'s' * (options.engines != 1)}"
+            "ready: "
+            + (
+                f"{options.engines} engine{'s' * (options.engines != 1)}"
+                if options.engines
+                else "no engines, this process computes"
+            )
             + (f", http://{address}" if address else ""),
         )
         summary = loop.create_task(_summaries(served, voice, every_s))

@@ -59,7 +59,7 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-class _Loaded:
+class Loaded:
     """A stage ready to run."""
 
     def __init__(self, stage: Stage, limit: int) -> None:
@@ -84,11 +84,28 @@ class _Loaded:
         return [tensor.tobytes() for tensor in done.tensors], decode_us, done.invoke_us
 
 
-def _load(head: dict[str, Any], files: memoryview) -> tuple[_Loaded, Trial]:
+def load(piece: bytes) -> tuple[Loaded, Trial]:
+    """A stage from a LOAD piece, and how it holds on the golden inputs.
+
+    Raises:
+        TinysplitError: the kernels refuse it.
+    """
+    size = wire.HEAD.size
+    return _load(memoryview(piece)[size:], wire.unpack(piece).code)
+
+
+def code_of(error: TinysplitError) -> int:
+    """The code of SPEC.md section 11 by which a head is told that its request failed."""
+    return error.code if isinstance(error, LinkError) else ErrorCode.INVOKE_FAILED
+
+
+def _load(body: memoryview, head_bytes: int) -> tuple[Loaded, Trial]:
+    head: dict[str, Any] = json.loads(bytes(body[:head_bytes]))
+    files = body[head_bytes:]
     parsed = manifest.parse(head["manifest"])
     data = bytes(files[: head["file_bytes"]])
     stage = Stage(parsed, head["stage"], data, kernels.by_name(head["kernels"]))
-    loaded = _Loaded(stage, stage.received_bytes)
+    loaded = Loaded(stage, stage.received_bytes)
     received = [tensor.bytes for tensor in stage.received]
     return loaded, _try(
         loaded, received, head["vectors"], files[head["file_bytes"] :], head["name"]
@@ -96,7 +113,7 @@ def _load(head: dict[str, Any], files: memoryview) -> tuple[_Loaded, Trial]:
 
 
 def _try(
-    loaded: _Loaded, received: Sequence[int], vectors: int, golden: memoryview, name: str
+    loaded: Loaded, received: Sequence[int], vectors: int, golden: memoryview, name: str
 ) -> Trial:
     """Run the golden inputs; `golden` has them and then the expected outputs."""
     step = sum(received)
@@ -128,7 +145,7 @@ def _try(
 class _Engine:
     def __init__(self, own: socket.socket) -> None:
         self._own = own
-        self._loaded: dict[int, _Loaded] = {}
+        self._loaded: dict[int, Loaded] = {}
 
     def serve(self, reader: BufferedReader[socket.SocketIO]) -> None:
         """Until the gateway is gone."""
@@ -144,8 +161,7 @@ class _Engine:
 
     def _load(self, piece: wire.Head, body: memoryview) -> bytes:
         try:
-            head = json.loads(bytes(body[: piece.code]))
-            self._loaded[piece.key], trial = _load(head, body[piece.code :])
+            self._loaded[piece.key], trial = _load(body, piece.code)
         except TinysplitError as error:
             return wire.pack(Kind.REFUSED, str(error).encode(), key=piece.key)
         return wire.pack(Kind.LOADED, json.dumps(asdict(trial)).encode(), key=piece.key)
@@ -156,9 +172,8 @@ class _Engine:
             lengths, data = wire.split(body, piece.parts)
             outputs, decode_us, invoke_us = self._loaded[piece.key].run(piece.code, lengths, data)
         except TinysplitError as error:
-            code = error.code if isinstance(error, LinkError) else ErrorCode.INVOKE_FAILED
             text = str(error).encode()
-            return wire.pack(Kind.FAILED, text, job=piece.job, code=code)
+            return wire.pack(Kind.FAILED, text, job=piece.job, code=code_of(error))
         times = wire.TIMES.pack(started_us, decode_us, invoke_us)
         return wire.pack(Kind.DONE, times + wire.join(outputs), count=len(outputs), job=piece.job)
 

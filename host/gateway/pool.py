@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from host.gateway import wire
 from host.gateway.bundles import GatewayError, Served
@@ -81,6 +81,75 @@ class PoolUser(ABC):
         """Some engine takes more now; whatever came together was told before."""
 
 
+Chosen = TypeVar("Chosen")  # Who computes a request, as `free` names it.
+
+
+class Engines(ABC, Generic[Chosen]):
+    """What computes for a gateway: processes (`Pool`), or itself (`host.gateway.inline`).
+
+    `deaths` counts engines that ended too early, `hung` those of them that hung.
+    """
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self.hung = 0
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the engines; nothing is loaded yet."""
+
+    @property
+    @abstractmethod
+    def pids(self) -> list[int]:
+        """The processes that live."""
+
+    @property
+    @abstractmethod
+    def running(self) -> int:
+        """Requests that engines have."""
+
+    @abstractmethod
+    def ready(self, served: Served) -> int:
+        """How many engines have it."""
+
+    @abstractmethod
+    async def load(self, served: Served) -> Trial:
+        """Have every engine load it; what they found on its golden inputs.
+
+        Raises:
+            GatewayError: an engine refuses it, or dies of it.
+        """
+
+    @abstractmethod
+    def unload(self, served: Served) -> None:
+        """Have every engine forget it."""
+
+    @abstractmethod
+    def free(self, served: Served) -> Chosen | None:
+        """Who takes one more of these; None: nobody does."""
+
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether there may be somebody who takes one more of anything."""
+
+    @abstractmethod
+    def submit(self, chosen: Chosen, job: Job, now_us: int) -> None:
+        """Give a request to whom `free` named."""
+
+    @abstractmethod
+    def late(self, now_us: int) -> Iterator[Job]:
+        """Give up what engines have and nobody waits for any more."""
+
+    @abstractmethod
+    def end_hung(self, now_us: int, allowed_us: int) -> None:
+        """End engines that have been at one request for too long: `allowed_us`, and more if it is a
+        long one."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the engines; what they run is not waited for."""
+
+
 @dataclass(eq=False)
 class _Engine:
     """One process."""
@@ -97,13 +166,12 @@ class _Engine:
     hung_us: int = 0  # It was killed because it had done nothing for so long.
 
 
-class Pool:
+class Pool(Engines[_Engine]):
     """`count` engines for `user`. `cores`: the processors they may use, None: all."""
 
     def __init__(self, count: int, user: PoolUser, cores: set[int] | None = None) -> None:
+        super().__init__()
         self.count = count
-        self.deaths = 0
-        self.hung = 0  # Of these, killed because they did nothing.
         self._user = user
         self._cores = cores
         self._engines: list[_Engine] = []
@@ -117,7 +185,6 @@ class Pool:
         self._pause_s = 0.0
 
     def start(self) -> None:
-        """Start the engines; nothing is loaded yet."""
         for _ in range(self.count):
             self._start_one()
 
@@ -156,24 +223,16 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """The engines that live."""
         return [engine.process.pid for engine in self._engines]
 
     @property
     def running(self) -> int:
-        """Requests that engines have."""
         return sum(len(engine.jobs) for engine in self._engines)
 
     def ready(self, served: Served) -> int:
-        """How many engines have it."""
         return sum(served.key in engine.loaded for engine in self._engines)
 
     async def load(self, served: Served) -> Trial:
-        """Have every engine load it; what they found on its golden inputs.
-
-        Raises:
-            GatewayError: an engine refuses it, or dies of it.
-        """
         piece = await asyncio.to_thread(served.load)
         if not self._engines:
             raise GatewayError(f"{served.folder} cannot be loaded now: all engines restart")
@@ -209,7 +268,6 @@ class Pool:
         return future
 
     def unload(self, served: Served) -> None:
-        """Have every engine forget it."""
         self._served.pop(served.key, None)
         self._invoke_us.pop(served.key, None)
         for engine in self._engines:
@@ -217,7 +275,7 @@ class Pool:
             self._write(engine, wire.pack(Kind.UNLOAD, key=served.key))
 
     def free(self, served: Served) -> _Engine | None:
-        """The engine with the least to do that takes one more of these; None: none does."""
+        """The engine with the least to do."""
         most = self._ahead.get(served.key, FEWEST_AHEAD)
         chosen = None
         for engine in self._engines:
@@ -226,20 +284,18 @@ class Pool:
         return chosen
 
     def has_room(self) -> bool:
-        """Whether there may be an engine that takes one more of anything."""
         most = max(self._ahead.values(), default=0)
         return any(engine.loaded and len(engine.jobs) < most for engine in self._engines)
 
-    def submit(self, engine: _Engine, job: Job, now_us: int) -> None:
-        """Give a request to an engine that `free` named."""
+    def submit(self, chosen: _Engine, job: Job, now_us: int) -> None:
         self._next_job += 1
         event = job.event
-        if not engine.jobs:
-            engine.running_since_us = now_us
-        engine.jobs[self._next_job] = job
+        if not chosen.jobs:
+            chosen.running_since_us = now_us
+        chosen.jobs[self._next_job] = job
         body = wire.join(event.tensors)
         self._write(
-            engine,
+            chosen,
             wire.pack(
                 Kind.RUN,
                 body,
@@ -326,7 +382,6 @@ class Pool:
         future.set_result(Trial(**json.loads(body)))
 
     def late(self, now_us: int) -> Iterator[Job]:
-        """Give up what engines have and nobody waits for any more."""
         for engine in self._engines:
             for number, job in engine.jobs.items():
                 if job is not None and job.event.deadline_us <= now_us:
@@ -334,8 +389,8 @@ class Pool:
                     yield job
 
     def end_hung(self, now_us: int, allowed_us: int) -> None:
-        """Kill engines that have been at one request for longer than `allowed_us` and TIMES_BUSY
-        times what its stage takes, or at loading for LOAD_TIMEOUT_S."""
+        """Those that have been at one request for longer than `allowed_us` and TIMES_BUSY times
+        what a stage takes, or at loading for LOAD_TIMEOUT_S."""
         loading = {engine for engine, _ in self._loading}
         for engine in self._engines:
             took_us = now_us - engine.running_since_us
@@ -405,7 +460,6 @@ class Pool:
         self._user.room()
 
     async def close(self) -> None:
-        """End the engines; what they run is not waited for."""
         self._closing = True
         for task in list(self._starting):
             task.cancel()

@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from host.gateway import bundles
 from host.gateway.bundles import GatewayError, Served
+from host.gateway.inline import Inline
 from host.gateway.listener import Listener, ListenerUser, Past
-from host.gateway.pool import Done, Pool, PoolUser
+from host.gateway.pool import Done, Engines, Pool, PoolUser
 from host.gateway.schedule import Head, Job, Schedule
 from host.link.driver import now_us
 from host.link.errors import ErrorCode, code_name
@@ -52,7 +53,8 @@ _log = logging.getLogger(__name__)
 class Options:
     """What the gateway is to be.
 
-    `queue`: requests that wait, of all heads; `slots`: messages of one head at once. `heads` and
+    `engines`: processes that compute; 0: this one does. `queue`: requests that wait, of all heads;
+    `slots`: messages of one head at once. `heads` and
     `memory_bytes` bound the sessions of each listener together. `grace_s`: how long a stop waits
     for what was acknowledged, `reload_grace_s`: how long a bundle that was replaced is served on;
     `engine_timeout_s`: an engine hangs that is at one request for so long, and `pool.TIMES_BUSY`
@@ -116,10 +118,11 @@ class Gateway(ListenerUser, PoolUser):
         self.watches: list[Watch] = []
         self.answer_watches: list[Callable[[Head, MessageSent], None]] = []
         self.stopping = False
-        self.pool = Pool(
-            self.options.engines,
-            self,
-            None if self.options.engine_cores is None else set(self.options.engine_cores),
+        cores = self.options.engine_cores
+        self.pool: Engines[Any] = (
+            Pool(self.options.engines, self, None if cores is None else set(cores))
+            if self.options.engines
+            else Inline(self)
         )
         self._folders = folders
         self._transports = transports

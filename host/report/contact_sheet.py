@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from host.run import Inference
+from host.local_run import Inference
 from models.images import ImageSet
 from partitioner.manifest import Manifest
 from partitioner.output import whole_file

@@ -253,7 +253,10 @@ def energy(cells: Frame) -> Drawing | None:
     texts = [_wrapped(c["label"], c["energy_provenance"]) for _, c in known.iterrows()]
     axes.set_yticks(range(len(known)), texts, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.2 * float(known["energy_mj"].max()))
+    least, most = (
+        1.2 * float(edge) for edge in (known["energy_mj"].min(), known["energy_mj"].max())
+    )
+    axes.set_xlim(min(least, 0.0), max(most, 0.0) if least or most else 1.0)
     axes.xaxis.grid(visible=True, color=GRID)
     _labels(axes, "energy of an inference, all metered nodes (mJ)")
     return Drawing(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from host.run import Inference
+from host.local_run import Inference
 from partitioner import kernels
 from partitioner.bundle import Bundle
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from host import run as split_run
+from host import local_run
 from host.cli import main
 from host.report.contact_sheet import as_picture
 from partitioner import evaluate, kernels
@@ -61,7 +61,7 @@ def test_an_inexact_stage_is_found(digits_bundle: Bundle) -> None:
     swapped = replace(m, stages=(replace(head, sent=head.sent[::-1]), *m.stages[1:]))
     images = evaluate.held_out("digits", m, count=2)
     with pytest.raises(Exception, match=r"Dimension mismatch|shape"):
-        list(split_run.run(replace(digits_bundle, manifest=swapped), images, kernels.exact()))
+        list(local_run.run(replace(digits_bundle, manifest=swapped), images, kernels.exact()))
 
 
 def test_a_folder_of_images_with_classes(invoke: Invoke, folder: Path, tmp_path: Path) -> None:

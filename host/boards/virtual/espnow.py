@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,51 +16,17 @@ from host.boards.virtual.process import VirtualBridge
 from host.boards.virtual.radio import Air, AirCounts, Radio, RadioSetup
 from host.link.espnow import monitor
 from host.link.espnow.ether import Ether, Station
-from host.link.espnow.frames import KEY_BYTES, MAX_DATA, check_key
+from host.link.espnow.frames import MAX_DATA
+from host.link.espnow.keys import LMK_VARIABLE, PMK_VARIABLE, from_environment
 from host.link.espnow.medium import Medium
 from host.link.espnow.monitor import MonitorStation
 from host.link.espnow.radio import DEFAULT_PMK, MAX_PEERS, EspNow, profile
 from host.link.impairment import Impairment
 from host.link.transport import ServerTransport, TransportError
-from models.errors import TinysplitError
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
-PMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_PMK"  # In hexadecimal, in a board's environment.
-LMK_VARIABLE: Final = "TINYSPLIT_ESPNOW_LMK"
 MAX_OUTSTANDING: Final = 2  # Frames at the ether: one on the air, and the next.
 _REJOIN_S: Final = 0.5
-_MAX_KEY_FILE_BYTES: Final = 256  # More than any key; a device file has no end.
-
-
-class KeyFileError(TinysplitError):
-    """A file with a key that cannot be used."""
-
-
-def read_key(path: Path, name: str) -> bytes:
-    """The key in a file: 16 characters or 32 hexadecimal digits, and a line end.
-
-    Raises:
-        KeyFileError: it cannot be read, or others can read it.
-        KeyLengthError: it has another length.
-    """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_MAX_KEY_FILE_BYTES).strip(b"\r\n")
-    except OSError as error:
-        raise KeyFileError(f"cannot read the {name} in {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise KeyFileError(f"{path} holds the {name} and others can read it: chmod 600 {path}")
-    return parse_key(text, name)
-
-
-def parse_key(text: bytes, name: str) -> bytes:
-    """16 bytes as they are, or as 32 hexadecimal digits. Raises KeyLengthError."""
-    if len(text) == 2 * KEY_BYTES:
-        with contextlib.suppress(ValueError):
-            return bytes.fromhex(text.decode("ascii"))
-    check_key(name, text)
-    return text
 
 
 class EspNowRadio(Radio):
@@ -79,13 +43,13 @@ class EspNowRadio(Radio):
     def __init__(self, setup: RadioSetup) -> None:
         settings = setup.settings
         version = settings.get("espnow_version", 1)
-        self._lmk = _from_environment(LMK_VARIABLE, "LMK")
+        self._lmk = from_environment(LMK_VARIABLE, "LMK")
         self._now = EspNow(
             _mac(setup.own),
             channel=settings.get("channel", 1),
             version=version,
             rate_name=settings.get("espnow_rate", DEFAULT_RATE),
-            pmk=_from_environment(PMK_VARIABLE, "PMK") or DEFAULT_PMK,
+            pmk=from_environment(PMK_VARIABLE, "PMK") or DEFAULT_PMK,
         )
         if setup.air.startswith(monitor.SCHEME):
             monitor.check_rate(self._now.rate)
@@ -188,11 +152,6 @@ class EspNowRadio(Radio):
             self._station.close()
 
 
-def _from_environment(variable: str, name: str) -> bytes | None:
-    text = os.environ.get(variable)
-    return parse_key(text.encode(), name) if text else None
-
-
 def _mac(place: Address) -> bytes:
     found = place.mac
     assert found is not None, "the schema admits nothing else"
@@ -210,8 +169,8 @@ class EspNowAir(Air):
         impairment.check_air("espnow")
         self._options = options
         self._keys = {
-            PMK_VARIABLE: options.get("pmk") or _from_environment(PMK_VARIABLE, "PMK"),
-            LMK_VARIABLE: options.get("lmk") or _from_environment(LMK_VARIABLE, "LMK"),
+            PMK_VARIABLE: options.get("pmk") or from_environment(PMK_VARIABLE, "PMK"),
+            LMK_VARIABLE: options.get("lmk") or from_environment(LMK_VARIABLE, "LMK"),
         }
         self._medium = Medium(
             loss=impairment.loss, corrupt=impairment.corrupt, seed=impairment.seed

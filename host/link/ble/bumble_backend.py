@@ -1,7 +1,7 @@
 """A backend for bleak whose Bluetooth is Bumble's host stack on a virtual air.
 
-The bleak code above it is the one that runs with real adapters. `backend_for` gives the two
-classes that bleak asks a backend for, bound to one `Adapter`.
+The bleak code above it is the one that runs with real adapters. `Adapter.backend` gives the two
+classes that bleak asks a backend for.
 """
 
 from __future__ import annotations

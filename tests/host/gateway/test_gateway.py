@@ -58,12 +58,13 @@ def three(stranger_bundle: Bundle) -> Examples:
     return Examples(stranger_bundle)
 
 
-@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize(("tcp", "engines"), [(False, 1), (True, 1), (False, 0)])
 def test_heads_of_two_bundles_on_one_port_get_their_own_tails(
-    pair_folder: Path, folder: Path, two: Examples, three: Examples, tcp: bool
+    pair_folder: Path, folder: Path, two: Examples, three: Examples, tcp: bool, engines: int
 ) -> None:
     async def go() -> None:
-        async with serving(pair_folder, folder, tcp=tcp) as (gateway, port, _):
+        beside = serving(pair_folder, folder, tcp=tcp, engines=engines)
+        async with beside as (gateway, port, _):
             outcomes: list[Outcome] = []
             gateway.watches.append(outcomes.append)
             async with connect(port, two, tcp=tcp) as one, connect(port, three, tcp=tcp) as other:
@@ -83,9 +84,10 @@ def test_heads_of_two_bundles_on_one_port_get_their_own_tails(
     asyncio.run(go())
 
 
-def test_codec_1_is_decoded(pair_folder: Path, two: Examples) -> None:
+@pytest.mark.parametrize("engines", [1, 0])
+def test_codec_1_is_decoded(pair_folder: Path, two: Examples, engines: int) -> None:
     async def go() -> None:
-        async with serving(pair_folder) as (_, port, _said):
+        async with serving(pair_folder, engines=engines) as (_, port, _said):
             async with connect(port, two, codecs=EVERY_CODEC) as one:
                 await ask(one, two, 1)
 
@@ -112,11 +114,12 @@ def test_who_does_not_fit_is_refused_by_name(
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("engines", [1, 0])
 def test_what_is_no_boundary_is_refused_and_the_next_one_is_served(
-    pair_folder: Path, two: Examples
+    pair_folder: Path, two: Examples, engines: int
 ) -> None:
     async def go() -> None:
-        async with serving(pair_folder) as (gateway, port, _):
+        async with serving(pair_folder, engines=engines) as (gateway, port, _):
             async with connect(port, two) as one:
                 with pytest.raises(MalformedError, match="takes tensors of"):
                     await one.infer(1, [b"abc"], 5.0)

@@ -301,6 +301,7 @@ def test_usage() -> None:
         (["x", "--listen", "udp://nowhere"], "cannot listen at"),
         (["x", "--listen", "espnow://02:00:00:00:00:01"], "a bridge's serial port"),
         (["x", "--engine-cores", "a"], "names no processors"),
+        ([".", "--engines", "0", "--engine-cores", "0"], "--engines 0 has none"),
         (["x", "--http", "9464"], "is not HOST:PORT"),
         ([".", "--http-host", "lab"], "--http-host is of --http"),
         (["x", "--http", "127.0.0.1:0", "--http-host", "lab:80"], "is no name or address"),

@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 
 from host.boards.address import Address
-from host.boards.virtual.espnow import LMK_VARIABLE, PMK_VARIABLE, read_key
 from host.boards.virtual.process import VirtualBoard
 from host.cli import main
 from host.link.espnow.frames import KeyLengthError
+from host.link.espnow.keys import LMK_VARIABLE, PMK_VARIABLE, read_key
 from host.link.impairment import Impairment
 from host.testbed import Options, Testbed
 from partitioner import child

@@ -155,6 +155,7 @@ def test_rows_of_another_version_are_refused_by_name(
     [
         ("energy_mj", math.inf, "inf is no finite number"),
         ("energy_uncertainty_mj", math.nan, "nan is no finite number"),
+        ("energy_mj", 1e308, "1e+308 is beyond all measure"),
         ("loss", -0.5, "-0.5 is below 0"),
         ("link_us", -7, "-7 is below 0"),
         ("phases", [{"stage": 0, "phase": "send", "duration_us": -3}], "-3 is below 0"),
@@ -181,9 +182,13 @@ def test_a_number_that_cannot_be_is_named_with_its_place(
     assert not Path("figs").exists()
 
 
-def test_less_energy_than_the_baseline_can_be(sweep: Sweep) -> None:
-    page, _ = build([sweep("a", change=lambda row: row.update(energy_mj=-0.01))])
-    assert "figure-energy" in page
+@pytest.mark.parametrize(("energy_mj", "shown"), [(-0.01, (-0.012, 0.0)), (0.0, (0.0, 1.0))])
+def test_less_energy_than_the_baseline_can_be(
+    sweep: Sweep, energy_mj: float, shown: tuple[float, float]
+) -> None:
+    _, drawings = build([sweep("a", change=lambda row: row.update(energy_mj=energy_mj))])
+    (energy,) = (drawing for drawing in drawings if drawing.key == "energy")
+    assert energy.figure.axes[0].get_xlim() == pytest.approx(shown)
 
 
 @pytest.mark.parametrize(
