@@ -519,7 +519,6 @@ def test_a_pipeline_computes_while_the_boundary_travels(
             time.sleep(0.01)
         time.sleep(0.2)
         assert lead() == ahead
-    assert events(head, 100 - done)[-1]["inference"] == 100
 
 
 # Updates

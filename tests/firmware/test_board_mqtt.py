@@ -92,7 +92,7 @@ def test_it_announces_itself_and_tells_of_itself(broker: Mosquitto, pair: Boards
 
 def test_telemetry_comes_by_itself(broker: Mosquitto, pair: Boards) -> None:
     with Rough(broker.url, "tinysplit/ctail/telemetry") as rough:
-        event = rough.hear(7)[1]
+        event = rough.hear()[1]
         assert event["event"] == "telemetry"
         assert event["values"]["temperature_c"] == pytest.approx(41.2)
 
