@@ -23,7 +23,6 @@ import pytest
 from host import reach
 from host.boards import control
 from host.boards.board import BoardError
-from host.boards.emulated.process import free_port
 from host.ota.courier import Courier, Node
 from host.ota.fleet import Outcome, update
 from host.ota.server import ImageServer
@@ -34,6 +33,7 @@ from host.reach import Reach
 from partitioner import image
 from partitioner.bundle import Bundle
 from tests.firmware.pc_board import APP_BYTES, SLOT_BYTES, PcBoard, encoded, factory_flash, line_of
+from tests.ports import free_port
 
 PROGRAM = os.environ.get("TINYSPLIT_FIRMWARE_BOARD")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="run by tests/firmware/run.sh")
@@ -533,7 +533,6 @@ def test_a_pipeline_computes_while_the_boundary_travels(
             time.sleep(0.01)
         time.sleep(0.2)
         assert lead() == ahead
-    assert events(head, 100 - done)[-1]["inference"] == 100
 
 
 # Updates

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from host.boards.board import BoardError
-from host.boards.emulated.process import free_port
 from host.mqtt.access import parse
 from host.mqtt.board import MqttBoard
 from host.packing.pack import pack
@@ -22,6 +21,7 @@ from partitioner.bundle import Bundle
 from tests.firmware.pc_board import PcBoard, factory_flash
 from tests.host.mqtt.mosquitto import Mosquitto
 from tests.host.mqtt.nodes import Rough
+from tests.ports import free_port
 
 PROGRAM = os.environ.get("TINYSPLIT_FIRMWARE_BOARD")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="run by tests/firmware/run.sh")
@@ -92,7 +92,7 @@ def test_it_announces_itself_and_tells_of_itself(broker: Mosquitto, pair: Boards
 
 def test_telemetry_comes_by_itself(broker: Mosquitto, pair: Boards) -> None:
     with Rough(broker.url, "tinysplit/ctail/telemetry") as rough:
-        event = rough.hear(7)[1]
+        event = rough.hear()[1]
         assert event["event"] == "telemetry"
         assert event["values"]["temperature_c"] == pytest.approx(41.2)
 

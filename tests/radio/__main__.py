@@ -32,7 +32,7 @@ LANES = {
     for path in sorted((Path(__file__).parent / "guest").glob("test_*.py"))
 }
 BUSYBOX = Path("/bin/busybox")
-PREPARE_TIMEOUT_S = 180
+PREPARE_TIMEOUT_S = 600
 CUT = "block_16_project_BN"
 
 # What must be there, and the Debian package that brings it.

@@ -23,6 +23,7 @@ from host.broker.broker import Limits
 from host.broker.mosquitto import write
 from host.broker.server import Server
 from partitioner import child
+from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 USERS = {"head": "node", "tail": "node", "boss": "operator"}
@@ -44,13 +45,9 @@ def cheap_user(name: str, role: str) -> users.User:
 def free_ports() -> int:
     """A port that is free, and the next one, too."""
     while True:
-        with socket.create_server((LOOPBACK, 0)) as first:
-            port: int = first.getsockname()[1]
-            with (
-                contextlib.suppress(OSError, OverflowError),
-                socket.create_server((LOOPBACK, port + 1)),
-            ):
-                return port
+        port = free_port()
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port + 1)):
+            return port
 
 
 def tinysplit(*arguments: object) -> list[str]:

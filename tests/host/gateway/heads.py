@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -155,11 +154,3 @@ class GatewayProcess:
         out, err = self.process.communicate(timeout=30)
         self.lines += [json.loads(line) for line in out.splitlines()]
         return self.process.returncode, err
-
-
-def free_port() -> int:
-    """A port that nobody has, for UDP and TCP."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -33,11 +33,11 @@ from tests.host.gateway.heads import (
     GatewayProcess,
     ask,
     connect,
-    free_port,
     stopped,
     until,
 )
 from tests.host.mqtt.mosquitto import Mosquitto
+from tests.ports import free_port
 
 UDP = ("--listen", "udp://127.0.0.1:0")
 

@@ -29,7 +29,8 @@ from host.closing import Assembly
 from partitioner import bundle as bundles
 from partitioner.bundle import Bundle
 from tests.host.gateway.attacks import ATTACKS
-from tests.host.gateway.heads import GatewayProcess, free_port
+from tests.host.gateway.heads import GatewayProcess
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 HOST = "127.0.0.1"

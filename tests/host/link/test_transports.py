@@ -30,6 +30,7 @@ from host.link.transport import (
     UnreachableError,
 )
 from host.link.udp import UdpClient, UdpServer
+from tests.ports import free_port
 
 TENSOR = bytes(range(256)) * 21 + bytes(112)  # 5,488 bytes.
 TAIL, HEAD = Node.tail(BUNDLE), Node.head(BUNDLE)
@@ -186,9 +187,7 @@ def test_tail_dies_in_mid_inference_and_comes_back(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
 def test_nobody_listens(kind: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     profile = replace(UDP_PROFILE, connect_deadline_us=300_000)
 
     async def work() -> None:
@@ -293,14 +292,14 @@ def test_deadline_and_ids_in_use() -> None:
 
 
 def test_more_at_once_than_the_queue_holds() -> None:
-    profile = replace(UDP_PROFILE, max_queued=4, slots=2)
+    profile = replace(UDP_PROFILE, max_queued=4, slots=2, message_deadline_us=60_000_000)
 
     async def work() -> None:
         async with (
             LinkServer(UdpServer("127.0.0.1", 0, profile), TAIL, reverse) as server,
             LinkClient(UdpClient(*server.address, profile), HEAD) as client,
         ):
-            await exact(client, range(60))
+            await exact(client, range(60), 60.0)
 
     run(work())
 

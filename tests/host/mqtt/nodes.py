@@ -63,7 +63,7 @@ class Rough:
         sent.wait_for_publish(10)
         assert sent.is_published()
 
-    def hear(self, timeout_s: float = 5.0) -> tuple[str, Any]:
+    def hear(self, timeout_s: float = 30.0) -> tuple[str, Any]:
         """The next message: topic and JSON."""
         where, payload = self._heard.get(timeout=timeout_s)
         return where, json.loads(payload)

@@ -16,8 +16,9 @@ from host.mqtt.access import Access, AccessError
 from host.mqtt.board import MqttBoard
 from host.mqtt.connection import Connection, MqttError
 from tests.host.mqtt.certificates import Authority, Pair
-from tests.host.mqtt.mosquitto import Mosquitto, free_port
+from tests.host.mqtt.mosquitto import Mosquitto
 from tests.host.mqtt.nodes import Rough
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import random
-import socket
 import threading
 import time
 from collections import Counter
@@ -29,20 +26,12 @@ from host.ota.fleet import Outcome
 from host.ota.shipment import Shipment
 from host.reach import Reach
 from partitioner.bundle import Bundle
+from tests.ports import free_port
 
 BRIDGE = Address("espnow", "02:00:00:00:00:99")
 
 
 LABELS = ("head", "tail")
-
-
-def free_port(kind: int) -> int:
-    """A port that nobody else is given while its board is dead: not of those that connect gets."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Pair(Assembly):
@@ -80,10 +69,7 @@ class Pair(Assembly):
             else:
                 self.options = ["--air", self._air.place]
         else:
-            kind = socket.SOCK_DGRAM if self._transport == "udp" else socket.SOCK_STREAM
-            self.addresses = [
-                Address(self._transport, "127.0.0.1", free_port(kind)) for _ in range(2)
-            ]
+            self.addresses = [Address(self._transport, "127.0.0.1", free_port()) for _ in LABELS]
         boards = [self._begin(stage) for stage in (0, 1)]
         for board in boards:
             board.wait_ready(BOOT_TIMEOUT_S)

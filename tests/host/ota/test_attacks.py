@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +38,7 @@ from host.packing import keys
 from host.packing.pack import pack
 from host.reach import Reach
 from partitioner import image
+from tests.ports import free_port
 
 from .conftest import Cuts
 from .pairs import Pair
@@ -385,12 +385,9 @@ def test_servers_are_not_believed(
 
 def test_nobody_there(cuts: Cuts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "PAUSE_S", 0.01)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     flash, slots = flashed(cuts, tmp_path / "flash")
     try:
-        assert fetched(slots, f"http://127.0.0.1:{port}/", bytes(32)) == "peer_lost"
+        assert fetched(slots, f"http://127.0.0.1:{free_port()}/", bytes(32)) == "peer_lost"
     finally:
         flash.close()
 

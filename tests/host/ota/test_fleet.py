@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,9 +29,10 @@ from host.ota.shipment import packed_already
 from host.packing import keys
 from host.packing.pack import Packed, pack, write
 from partitioner.output import OutputError
+from tests.ports import free_port
 
 from .conftest import Cuts
-from .pairs import LABELS, Inferring, Pair, free_port, updated
+from .pairs import LABELS, Inferring, Pair, updated
 
 Invoke = Callable[..., Result]
 # Says when boards are asked; SIGINT arrives although a parent may have it ignored.
@@ -288,7 +288,7 @@ def test_boards_that_do_not_meet_are_an_error(
 
     head = pair.boards[0]
     assert head is not None
-    head.ask("configure", set={"next": f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"})
+    head.ask("configure", set={"next": f"udp://127.0.0.1:{free_port()}"})
     head.reboot()
     outcome, couriers = moved(pair, cuts.folder / "images-b", patience_s=0.2)
     assert not outcome.done
