@@ -54,7 +54,10 @@ def write(fd: int, data: bytes) -> None:
 
 def find_emulator(given: Path | None) -> str:
     """The emulator to use. Raises EmulatorError, saying how to get it."""
-    found = shutil.which(str(given) if given is not None else QEMU)
+    name = QEMU if given is None else str(given)
+    if given is not None and given.is_file():
+        name = str(given.absolute())  # A path has lost its `./`, by which `which` would know it.
+    found = shutil.which(name)
     if found is None:
         raise EmulatorError(f"there is no emulator {given or QEMU}: {_GET_IT}")
     try:

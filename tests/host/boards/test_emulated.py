@@ -268,6 +268,11 @@ def test_no_emulator(
         find_emulator(Path("/nowhere/qemu"))
 
 
+def test_an_emulator_in_this_folder(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(qemu.parent)
+    assert find_emulator(Path("./qemu-system-xtensa")) == str(qemu)
+
+
 def test_an_emulator_of_something_else(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_QEMU_MACHINES", "sim   sim machine (dc232b)\nesp32   Espressif\n")
     with pytest.raises(EmulatorError, match="has no machine esp32s3"):
