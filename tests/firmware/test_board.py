@@ -314,7 +314,8 @@ def test_every_setting_is_kept_and_secrets_are_never_shown(start: Start) -> None
         ("ble_passkey", "12345"),
         ("ble_passkey", "12345a"),
         ("ble_passkey", 123456),
-        ("att_mtu", 22), ("att_mtu", 518), ("mqtt_url", "http://x"), ("mqtt_ca", "x" * 2049),
+        ("att_mtu", 22), ("att_mtu", 518), ("mqtt_url", "http://x"),
+        ("mqtt_url", "mqtt://anna:geheim@broker"), ("mqtt_ca", "x" * 2049),
         ("meter", "ina3221"), ("meter_address", 63), ("meter_mohm", 0), ("stage", 1),
         ("air", "tcp-client:x:1"), ("colour", "red"),
     ],
@@ -327,6 +328,7 @@ def test_bad_settings_are_refused_by_name(one_board: PcBoard, setting: str, valu
     assert named in why
     if setting in SECRETS and isinstance(value, str):
         assert value not in why
+    assert "geheim" not in why
     assert one_board.ask("configure", set={}) == before, "nothing of it was kept"
 
 
