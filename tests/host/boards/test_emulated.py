@@ -244,6 +244,22 @@ def test_a_flash_that_is_kept(
     assert kept.read_bytes() == before
 
 
+def test_a_flash_that_another_board_runs_on(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "flash.bin"
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+        with (
+            emulated(folder, build, qemu, 2, kept) as other,
+            pytest.raises(BoardError, match="is the flash of a board that runs"),
+        ):
+            other.wait_ready(60)
+        assert board.ask("info")["stage"] == 2
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+
+
 def test_a_flash_of_something_else(
     folder: Path, build: Path, qemu: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
