@@ -7,6 +7,7 @@ board gets its settings over it as any other attached board; then commands and a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import select
@@ -14,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ PSRAM_SIZE = "8M"
 BOOT_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 20.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GET_IT = (
     "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
     "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
@@ -206,6 +209,11 @@ def alone(file: Path) -> Iterator[int]:
         yield flash_file.fileno()
 
 
+def _end_with_parent() -> None:
+    """In the child: nobody else would end it if its parent were killed (Linux only)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def running(
     arguments: list[str],
@@ -227,6 +235,7 @@ def running(
                 stdout=log,
                 stderr=log,
                 pass_fds=[theirs.fileno(), held],
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         try:
             yield ConsoleBoard("the emulated board", ours, Emulator(process, errors))

@@ -184,6 +184,18 @@ def test_the_emulator_ends_with_its_board(folder: Path, build: Path, qemu: Path)
         assert_ended(pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+def test_the_emulator_ends_with_a_board_that_is_killed(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):  # Its flash is free again.
+        with emulated(folder, build, qemu, 2, tmp_path / "flash.bin") as board:
+            board.wait_ready(60)
+            pid = report(qemu)["pid"]
+            board.kill()
+            assert_ended(pid)
+
+
 def assert_ended(pid: int) -> None:
     for _ in range(50):
         if not Path(f"/proc/{pid}").exists():
