@@ -3,7 +3,7 @@
  *
  * BOARD_RADIO_TAKES_ALL: no task can be made once the network was started (fake_system.h).
  * BOARD_ENGINE: "wrong from VERSION" (the self-tests of such images fail), "fails" (its invocations do), or
- * microseconds an invocation takes. */
+ * microseconds an invocation takes. BOARD_WATCHDOG_MS: the task watchdog's patience, 0 or none: without end. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +96,8 @@ int main(int argc, char **argv) {
     (void)sscanf(engine, "wrong from %u", &fake_engine_wrong_from);
     fake_engine_fails = strcmp(engine, "fails") == 0;
     fake_engine_us = (uint32_t)strtoul(engine, NULL, 10);
+    const char *patience = getenv("BOARD_WATCHDOG_MS");
+    fake_watchdog_ms = patience != NULL ? (uint32_t)strtoul(patience, NULL, 10) : 0;
     app_main();
     for (;;) {
         (void)pause();

@@ -23,6 +23,9 @@ extern _Atomic uint32_t fake_random;
 /* Tasks that are in the watchdog's care, and how often they were seen. */
 int fake_watched_tasks(void);
 
+/* The program ends when one of them was not seen for longer; 0: never. */
+extern uint32_t fake_watchdog_ms;
+
 /* Threads of tasks that have not ended. */
 int fake_running_tasks(void);
 

@@ -7,6 +7,7 @@ board gets its settings over it as any other attached board; then commands and a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -78,7 +79,10 @@ class _Terminal:
 
 def find_emulator(given: Path | None) -> str:
     """The emulator to use. Raises EmulatorError, saying how to get it."""
-    found = shutil.which(str(given) if given is not None else QEMU)
+    name = QEMU if given is None else str(given)
+    if given is not None and given.is_file():
+        name = str(given.absolute())  # A path has lost its `./`, by which `which` would know it.
+    found = shutil.which(name)
     if found is None:
         raise EmulatorError(f"there is no emulator {given or QEMU}: {_GET_IT}")
     try:
@@ -219,10 +223,37 @@ def wire() -> tuple[socket.socket, socket.socket]:
 
 
 @contextlib.contextmanager
+def alone(file: Path) -> Iterator[int]:
+    """Keep a flash for one board, as long as the file descriptor is open here or in its emulator.
+
+    Raises EmulatorError if another has it, or it cannot be read. QEMU itself would let both write.
+    """
+    try:
+        flash_file = file.open("rb")
+    except OSError as error:
+        raise EmulatorError(f"cannot read {file}: {error.strerror}") from error
+    with flash_file:
+        try:
+            fcntl.flock(flash_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EmulatorError(
+                f"{file} is the flash of a board that runs: end it, or give another name"
+            ) from error
+        yield flash_file.fileno()
+
+
+@contextlib.contextmanager
 def running(
-    arguments: list[str], ours: socket.socket, theirs: socket.socket, folder: Path
+    arguments: list[str],
+    ours: socket.socket,
+    theirs: socket.socket,
+    folder: Path,
+    held: int,
 ) -> Iterator[ConsoleBoard]:
-    """Start QEMU, whose console is `theirs`, and control it by `ours`; ends it in the end."""
+    """Start QEMU, whose console is `theirs`, and control it by `ours`; ends it in the end.
+
+    `held` is the descriptor that keeps its flash for it, also from who comes after us.
+    """
     errors = folder / "errors"
     with ours:
         with theirs, errors.open("wb") as log:
@@ -231,7 +262,8 @@ def running(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), held],
+                preexec_fn=child.end_with_parent,
             )
         try:
             yield ConsoleBoard("the emulated board", ours, Emulator(process, errors))
@@ -285,11 +317,13 @@ def serve(
         else:
             flash.write_flash(build, packed, chip_flash)
         (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
-        ours, theirs = wire()
-        arguments = command(
-            emulator, build, chip_flash, place / "efuse.bin", theirs.fileno(), listen.port
-        )
-        with running(arguments, ours, theirs, place) as board:
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(alone(chip_flash))
+            ours, theirs = wire()
+            arguments = command(
+                emulator, build, chip_flash, place / "efuse.bin", theirs.fileno(), listen.port
+            )
+            board = stack.enter_context(running(arguments, ours, theirs, place, lock))
             held: str | None = bundle.manifest.id
             info = board.greet(BOOT_TIMEOUT_S)
             if kept:

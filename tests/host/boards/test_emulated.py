@@ -193,6 +193,18 @@ def test_the_emulator_ends_with_its_board(folder: Path, build: Path, qemu: Path)
         assert_ended(pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+def test_the_emulator_ends_with_a_board_that_is_killed(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):  # Its flash is free again.
+        with emulated(folder, build, qemu, 2, tmp_path / "flash.bin") as board:
+            board.wait_ready(60)
+            pid = report(qemu)["pid"]
+            board.kill()
+            assert_ended(pid)
+
+
 def assert_ended(pid: int) -> None:
     for _ in range(50):
         if not Path(f"/proc/{pid}").exists():
@@ -253,6 +265,22 @@ def test_a_flash_that_is_kept(
     assert kept.read_bytes() == before
 
 
+def test_a_flash_that_another_board_runs_on(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "flash.bin"
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+        with (
+            emulated(folder, build, qemu, 2, kept) as other,
+            pytest.raises(BoardError, match="is the flash of a board that runs"),
+        ):
+            other.wait_ready(60)
+        assert board.ask("info")["stage"] == 2
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+
+
 def test_a_flash_of_something_else(
     folder: Path, build: Path, qemu: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
@@ -275,6 +303,11 @@ def test_no_emulator(
     assert result.stderr.count("\n") == 1
     with pytest.raises(EmulatorError, match="there is no emulator /nowhere/qemu"):
         find_emulator(Path("/nowhere/qemu"))
+
+
+def test_an_emulator_in_this_folder(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(qemu.parent)
+    assert find_emulator(Path("./qemu-system-xtensa")) == str(qemu)
 
 
 def test_an_emulator_of_something_else(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
