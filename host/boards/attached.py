@@ -114,10 +114,11 @@ class AttachedBoard:
         timeout_ms: int,
         codec: str = "raw",
         needs_address: bool,
+        **others: Any,
     ) -> Address:
         """Make it the stage before `following`; returns where it listens.
 
-        With `needs_address` not before it has joined its network.
+        With `needs_address` not before it has joined its network. `others` are further settings.
 
         Raises:
             BoardError: `stage_mismatch`, `bad_setting`, `no_network`, `gone`, `no_answer` ...
@@ -128,6 +129,7 @@ class AttachedBoard:
             "timeout_ms": timeout_ms,
             "codec": codec,
             **self._listen(transport, family),
+            **others,
         }
         if self._virtual:
             wanted["stage"] = self._stage  # A real board has the stage of its image.

@@ -186,12 +186,9 @@ def board(
         held = _holding(bundle, stage, flash, public_key)
         _serve_virtual(held, flash, defaults, pty, announce)
         return
-    virtual_only = public_key, settings["air"], mqtt
+    virtual_only = public_key, settings["air"]
     if any(given is not None for given in virtual_only) or settings["window"] or announce:
-        raise click.UsageError(
-            "--public-key, --air, --window, --announce and --mqtt go with virtual boards; "
-            "an emulated one takes settings by `configure`"
-        )
+        raise click.UsageError("--public-key, --air, --window, --announce go with virtual boards")
     from host.boards.emulated import console
 
     place = _forwarded(place)
@@ -201,12 +198,12 @@ def board(
         stage,
         build,
         qemu_bin,
-        name=settings["name"],
+        settings={
+            **{name: settings[name] for name in ("name", "mtu", "timeout_ms", "codec")},
+            **_broker_settings(mqtt, mqtt_login, mqtt_ca),
+        },
         listen=place,
         following=target,
-        mtu=settings["mtu"],
-        timeout_ms=settings["timeout_ms"],
-        codec=settings["codec"],
         flash_file=flash,
         read_fd=read_fd,
         write_fd=write_fd,

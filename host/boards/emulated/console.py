@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -19,12 +20,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import click
 
 from host.boards import address, control
 from host.boards.address import Address
 from host.boards.attached import PORT, AttachedBoard
 from host.boards.board import BoardError
+from host.boards.control import SECRETS
 from host.boards.emulated import flash
+from host.boards.emulated.process import HOST, seen_by_guest
 from host.boards.wired import WiredBoard
 from host.flash.build import CHIP, Build
 from models.errors import TinysplitError
@@ -37,6 +43,7 @@ BOOT_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 20.0
 MAX_UNREAD_BYTES = 65536
+_LOOPBACK_URL = re.compile(r"^(\w+://)(?:127\.0\.0\.1|localhost|\[::1\])(?=[:/]|$)")
 _GET_IT = (
     "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
     "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
@@ -282,24 +289,23 @@ def serve(
     build_folder: Path,
     qemu: Path | None,
     *,
-    name: str,
+    settings: dict[str, Any],
     listen: Address,
     following: Address | None,
-    mtu: int,
-    timeout_ms: int,
-    codec: str,
     flash_file: Path | None,
     read_fd: int,
     write_fd: int,
 ) -> None:
     """Run stage `stage` of the bundle in `folder` on an emulated board until `read_fd` ends.
 
-    `listen` is where this machine forwards to the board's port; `following` is an address as the
-    board sees it. Says `ready` as every board does, then hands bytes through. A `flash_file` that
-    exists is the board's flash as it is: it runs what that holds, with the neighbour it knows
-    unless `following` is another. One that does not is made, and stays.
+    `settings` are the board's, `name`, `mtu`, `timeout_ms` and `codec` among them; `listen` is
+    where this machine forwards to its port, `following` the next stage; in both, this machine's
+    loopback is this machine. Says `ready` as every board does, then hands bytes through. A
+    `flash_file` that exists is the board's flash as it is: it runs what that holds, with the
+    neighbour it knows unless `following` is another. One that does not is made, and stays.
 
     Raises:
+        UsageError: a stage that is not the last has no next one.
         TinysplitError: no emulator, no build, no such stage; the board does not start.
     """
     bundle = bundles.read(folder)
@@ -307,16 +313,29 @@ def serve(
     build = flash.read_build(build_folder)
     chip = image.CHIPS[CHIP]
     packed = image.encode(image.of_stage(bundle, stage, version=1, chip=chip), None)
+    kept = flash_file is not None and flash_file.exists()
+    last = len(bundle.manifest.stages) - 1
+    if following is None and stage < last and not kept:
+        raise click.UsageError(
+            f"stage {stage} of {last + 1} needs the address of the stage after it: --next"
+        )
+    if following is not None:
+        following = seen_by_guest(following)
+    settings = dict(settings)
+    if "mqtt_url" in settings:
+        settings["mqtt_url"] = _LOOPBACK_URL.sub(rf"\g<1>{HOST}", settings["mqtt_url"])
+    new = {"listen": f"{listen.transport}://0.0.0.0:{PORT}", **settings}
+    if following is not None:
+        new["next"] = str(following)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # The emulator must end with us.
     with tempfile.TemporaryDirectory(prefix="tinysplit-") as temporary:
         place = Path(temporary)
         chip_flash = place / "flash.bin" if flash_file is None else flash_file
-        kept = flash_file is not None and flash_file.exists()
         if kept:
             flash.check_flash(build, chip_flash)
         else:
-            flash.write_flash(build, packed, chip_flash)
-        (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
+            flash.write_flash(build, packed, new, chip_flash)
+        (place / "efuse.bin").write_bytes(flash.efuse(_mac(settings["name"])))
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(alone(chip_flash))
             ours, theirs = wire()
@@ -330,16 +349,17 @@ def serve(
                 stage, held = info.get("stage", stage), info.get("bundle")
                 if following is None and info.get("next"):
                     following = address.parse(info["next"])
+            # A flash that is kept has its name; what boards do not show a new one has.
+            known = {"name"} if kept else SECRETS
+            settings = {key: value for key, value in settings.items() if key not in known}
             if held is not None:  # A board without a stage waits for an update.
                 attached = AttachedBoard(board, stage, held, BOOT_TIMEOUT_S)
                 attached.configure(
                     listen.transport,
                     following,
                     family=4,
-                    mtu=mtu,
-                    timeout_ms=timeout_ms,
-                    codec=codec,
                     needs_address=False,
+                    **settings,
                 )
                 info = attached.info
             ready = control.event("ready", info={**info, "listen": str(listen)})

@@ -6,11 +6,13 @@ Its pieces are those of a real board's flash (host/flash), in one file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from host.flash import build as builds
+from host.flash import nvs
 from host.flash.board import quiet, require_esptool
 from host.flash.build import CHIP, Build, BuildError
-from host.flash.contents import contents
+from host.flash.contents import NVS, contents
 from partitioner.output import whole_file
 
 FLASH_SIZES = ("2MB", "4MB", "8MB", "16MB")  # That the emulator has.
@@ -41,18 +43,21 @@ def read_build(place: Path) -> Build:
     return build
 
 
-def write_flash(build: Build, image: bytes, target: Path) -> None:
-    """Merge the build and the stage's image, at its slot, into one file of the whole flash.
+def write_flash(build: Build, image: bytes, settings: dict[str, Any], target: Path) -> None:
+    """Merge the build, the settings and the stage's image, at its slot, into one file of the whole
+    flash.
 
     Raises:
         BuildError: the image does not fit, or esptool is missing or refuses; says why.
+        SettingsError: a setting that real boards would not take.
         OutputError: `target` cannot be written.
     """
     require_esptool()
     from esptool import cmds
     from esptool.util import FatalError
 
-    pieces = [(piece.offset, piece.data) for piece in contents(build, image, None).pieces]
+    kept = nvs.image(settings, None, build.partition(NVS).size)
+    pieces = [(piece.offset, piece.data) for piece in contents(build, image, kept).pieces]
     try:
         with quiet():
             # The emulator has no quad I/O: with `qio` in the header its bootloader stops.

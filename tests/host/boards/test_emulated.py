@@ -34,9 +34,11 @@ from host.boards.emulated.console import (
 from host.boards.emulated.process import EmulatedBoard, free_port, seen_by_guest
 from host.boards.kinds import Emulated
 from host.cli import main
+from host.flash import nvs
 from host.flash.build import BuildError
 from host.testbed import Options, Testbed
 from partitioner.bundle import Bundle
+from tests.host.flash.nvs_reader import read
 
 Invoke = Callable[..., Result]
 PARTITIONS = (
@@ -265,6 +267,32 @@ def test_a_flash_that_is_kept(
     assert kept.read_bytes() == before
 
 
+def test_its_settings_are_in_its_flash(
+    folder: Path, build: Path, qemu: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    kept, login = tmp_path / "flash.bin", tmp_path / "login"
+    login.write_text("user=attic\npassword=of no use\n")
+    login.chmod(0o600)
+    options = ["--qemu", build, "--qemu-bin", qemu, "--stage", 0, "--flash", kept]
+    options += ["--name", "attic", "--mqtt", "mqtt://localhost:9", "--mqtt-login", login]
+    result = invoke(main, "board", folder, *options)
+    assert (result.exit_code, kept.exists()) == (2, False)
+    assert "stage 0 of 3 needs the address of the stage after it: --next" in result.stderr
+    result = invoke(main, "board", folder, *options, "--next", "udp://127.0.0.1:5000")
+    assert result.exit_code == 0, result.output
+    assert read(kept.read_bytes()[0x9000 : 0x9000 + 0x6000], nvs.NAMESPACE) == {
+        "name": "attic",
+        "listen": "udp://0.0.0.0:4000",
+        "next": "udp://10.0.2.2:5000",
+        "mqtt_url": "mqtt://10.0.2.2:9",
+        "mqtt_user": "attic",
+        "mqtt_password": "of no use",
+        "codec": 0,
+        "mtu": 0,
+        "timeout_ms": 10_000,
+    }
+
+
 def test_a_flash_that_another_board_runs_on(
     folder: Path, build: Path, qemu: Path, tmp_path: Path
 ) -> None:
@@ -345,7 +373,7 @@ def test_debians_emulator_is_not_taken_for_espressifs() -> None:
 def test_builds_that_will_not_do(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = make_build(tmp_path / "build", **changes)
     with pytest.raises(BuildError, match=message) as refused:
-        flash.write_flash(flash.read_build(folder), bytes(5000), tmp_path / "flash.bin")
+        flash.write_flash(flash.read_build(folder), bytes(5000), {}, tmp_path / "flash.bin")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "flash.bin").exists()
 
@@ -362,7 +390,7 @@ def test_files_that_overlap_are_refused(tmp_path: Path) -> None:
     partitions = (*PARTITIONS[:4], ("model_0", 1, 0x41, 0x8000, 0x200000), PARTITIONS[5])
     folder = make_build(tmp_path / "build", partitions=partitions)
     with pytest.raises(BuildError, match=r"partition-table.bin and stage.tsim overlap at 0x8000"):
-        flash.write_flash(flash.read_build(folder), bytes(5000), tmp_path / "flash.bin")
+        flash.write_flash(flash.read_build(folder), bytes(5000), {}, tmp_path / "flash.bin")
 
 
 def test_psram_as_it_was_built(tmp_path: Path) -> None:
@@ -419,10 +447,7 @@ def test_nobody_at_the_terminal_does_not_stop_the_board(tmp_path: Path) -> None:
         (("--virtual", "--qemu", "."), "either --virtual or --qemu"),
         (("--qemu-bin", "."), "--qemu-bin goes with --qemu"),
         (("--qemu", ".", "--public-key", __file__), "go with virtual boards"),
-        (
-            ("--qemu", ".", "--name", "attic", "--mqtt", "mqtt://127.0.0.1"),
-            "settings by `configure`",
-        ),
+        (("--qemu", ".", "--mqtt", "mqtt://127.0.0.1"), "--mqtt needs --name"),
         (("--qemu", ".", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
     ],
 )

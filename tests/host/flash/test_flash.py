@@ -105,13 +105,9 @@ def test_the_flash_is_what_an_emulated_board_boots(
     result = flash(folder, "--role", "head", "--port", board.url, "--version", 7, *how)
     assert result.exit_code == 0, result.output
     packed = image.encode(image.of_stage(stranger_bundle, 0, version=7, chip=9), None)
-    emulated.write_flash(read_build(build), packed, tmp_path / "flash.bin")
-    expected = bytearray((tmp_path / "flash.bin").read_bytes())
-    settings = bytes(board.flash[NVS : NVS + 0x6000])
-    assert expected[NVS : NVS + 0x6000] == b"\xff" * 0x6000
-    expected[NVS : NVS + 0x6000] = settings
-    assert board.flash == expected
-    assert read(settings, nvs.NAMESPACE) == {"name": "head"}
+    emulated.write_flash(read_build(build), packed, {"name": "head"}, tmp_path / "flash.bin")
+    assert board.flash == (tmp_path / "flash.bin").read_bytes()
+    assert read(bytes(board.flash[NVS : NVS + 0x6000]), nvs.NAMESPACE) == {"name": "head"}
     assert MAC in result.output
     assert "stage 0 of 3" in result.output
     assert "verified by the chip" in result.output
