@@ -302,6 +302,9 @@ TaskHandle_t xTaskCreateStaticPinnedToCore(TaskFunction_t function, const char *
     return (TaskHandle_t)state;
 }
 
+bool fake_radio_takes_all;
+atomic_bool fake_memory_gone;
+
 BaseType_t xTaskCreatePinnedToCore(TaskFunction_t function, const char *const name, const uint32_t stack_bytes,
                                    void *const arg, UBaseType_t priority, TaskHandle_t *const handle,
                                    const BaseType_t core) {
@@ -309,6 +312,9 @@ BaseType_t xTaskCreatePinnedToCore(TaskFunction_t function, const char *const na
     static atomic_uint made;
     unsigned index = atomic_fetch_add(&made, 1);
     assert(handle == NULL && index < NAMES);
+    if (atomic_load(&fake_memory_gone)) {
+        return pdFALSE;
+    }
     StackType_t stack;
     (void)xTaskCreateStaticPinnedToCore(function, name, stack_bytes, arg, priority, &stack, &states[index], core);
     return pdPASS;

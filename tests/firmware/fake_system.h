@@ -2,6 +2,7 @@
 #ifndef FAKE_SYSTEM_H
 #define FAKE_SYSTEM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,5 +28,9 @@ extern uint32_t fake_watchdog_ms;
 
 /* Threads of tasks that have not ended. */
 int fake_running_tasks(void);
+
+/* With it, network_start leaves no memory for further tasks: as Espressif's driver did where it just fitted. */
+extern bool fake_radio_takes_all;
+extern atomic_bool fake_memory_gone;
 
 #endif

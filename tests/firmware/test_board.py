@@ -129,6 +129,20 @@ def test_every_command_has_one_answer_by_the_schema(start: Start) -> None:
     assert board.reboot()["reset"] == "restart"
 
 
+def test_a_radio_that_took_all_memory_leaves_a_board_that_takes_settings(
+    start: Start, stages: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is made after the driver fails; a board that then reset would do so for ever."""
+    monkeypatch.setenv("BOARD_RADIO_TAKES_ALL", "1")
+    board = start({0: stages[0]}, next="udp://127.0.0.1:9")
+    assert board.ask("info")["problem"] == "no memory for the link task"
+    code, message = refusal(board, "run", input="selftest")
+    assert code == "refused"
+    assert "no memory for the link task" in message
+    board.ask("configure", set={"name": "other"})
+    assert board.reboot(30)["name"] == "other"
+
+
 def test_ready_is_said_before_anything_is_answered(tmp_path: Path) -> None:
     """Who asks until an answer comes takes a `ready` after it for another start."""
     assert PROGRAM is not None

@@ -39,6 +39,7 @@ BOOT_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 20.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MAX_UNREAD_BYTES = 65536
 _GET_IT = (
     "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
     "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
@@ -54,6 +55,29 @@ def write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+class _Terminal:
+    """A pseudo-terminal that perhaps nobody reads: what there is no room for is lost."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._cut = False  # The last line to come was not kept whole.
+        self.waiting = bytearray()
+        os.set_blocking(fd, False)
+
+    def take(self, data: bytes) -> None:
+        if len(self.waiting) + len(data) > MAX_UNREAD_BYTES:
+            self._cut = True
+            return
+        self.waiting += b"\n" + data if self._cut else data
+        self._cut = False
+        self.write()
+
+    def write(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.waiting:
+                del self.waiting[: os.write(self._fd, self.waiting)]
 
 
 def find_emulator(given: Path | None) -> str:
@@ -140,12 +164,24 @@ class ConsoleBoard(WiredBoard):
         self._console.close()
 
     def pass_on(self, read_fd: int, write_fd: int) -> None:
-        """Bytes both ways, until `read_fd` ends. Raises EmulatorError if the emulator does."""
+        """Bytes both ways, until `read_fd` ends. Raises EmulatorError if the emulator does.
+
+        On a pseudo-terminal (one descriptor for both ways) what nobody reads is lost, as on a real
+        board's wire: an emulator that waited for a reader would stand still, and the board with it.
+        """
         console = self._console.fileno()
+        terminal = _Terminal(write_fd) if read_fd == write_fd else None
         while True:
-            ready = select.select([read_fd, console], [], [])[0]
+            full = [write_fd] if terminal is not None and terminal.waiting else []
+            ready, writable, _ = select.select([read_fd, console], full, [])
+            if terminal is not None and writable:
+                terminal.write()
             if console in ready:
-                write(write_fd, self._receive(0))
+                data = self._receive(0)
+                if terminal is None:
+                    write(write_fd, data)
+                else:
+                    terminal.take(data)
             if read_fd in ready:
                 data = os.read(read_fd, 65536)
                 if not data:

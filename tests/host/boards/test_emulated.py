@@ -10,7 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,14 @@ from click.testing import Result
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.emulated import flash
-from host.boards.emulated.console import EmulatorError, find_emulator
+from host.boards.emulated.console import (
+    MAX_UNREAD_BYTES,
+    ConsoleBoard,
+    Emulator,
+    EmulatorError,
+    find_emulator,
+    wire,
+)
 from host.boards.emulated.process import EmulatedBoard, free_port, seen_by_guest
 from host.boards.kinds import Emulated
 from host.cli import main
@@ -374,12 +383,46 @@ def test_what_the_guest_calls_this_machine() -> None:
         seen_by_guest(Address("udp", "::1", 5))
 
 
+def test_nobody_at_the_terminal_does_not_stop_the_board(tmp_path: Path) -> None:
+    own, other = os.openpty()
+    tty.setraw(other)
+    ours, theirs = wire()
+    emulator = Emulator(subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "errors")
+    emulator.errors.touch()
+    board = ConsoleBoard("board", ours, emulator)
+    lost: list[EmulatorError] = []
+
+    def serve() -> None:
+        try:
+            board.pass_on(own, own)
+        except EmulatorError as error:
+            lost.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    theirs.settimeout(10)
+    line = b'{"event":"inference"}' + b" " * 1000 + b"\n"
+    for _ in range(20 * MAX_UNREAD_BYTES // len(line)):
+        theirs.sendall(line)  # Nobody reads; the board goes on.
+    theirs.close()
+    thread.join(10)
+    assert lost
+    assert not thread.is_alive()
+    os.close(own)
+    os.close(other)
+    board.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--virtual", "--qemu", "."), "either --virtual or --qemu"),
         (("--qemu-bin", "."), "--qemu-bin goes with --qemu"),
         (("--qemu", ".", "--public-key", __file__), "go with virtual boards"),
+        (
+            ("--qemu", ".", "--name", "attic", "--mqtt", "mqtt://127.0.0.1"),
+            "settings by `configure`",
+        ),
         (("--qemu", ".", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
     ],
 )
