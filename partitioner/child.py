@@ -26,13 +26,18 @@ def command(module: str, function: str, *, bound: bool = False) -> list[str]:
     return [sys.executable, "-I", "-c", code]
 
 
-def die_with(parent: int) -> None:
-    """End this process when its parent (that process id) does, also if it is stopped or hangs.
+def end_with_parent() -> None:
+    """Let this process end when its parent does, also if it is stopped or hangs.
 
-    On Linux (prctl(2), PR_SET_PDEATHSIG); elsewhere only a parent that is gone already is noticed.
+    On Linux only (prctl(2), PR_SET_PDEATHSIG).
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with(parent: int) -> None:
+    """As `end_with_parent`; ends at once if the parent (that process id) is gone already."""
+    end_with_parent()
     if os.getppid() != parent:
         sys.exit(1)
 

@@ -4,7 +4,7 @@
  *   core 0: Wi-Fi, Bluetooth, lwIP, the link task (owner of the core's ts_node), control, MQTT
  *   core 1: the engine, alone
  *
- * Start-up: settings -> phase pins -> console -> slots and image -> engine and self-test -> network
+ * Start-up: settings -> phase pins -> console -> light sleep -> slots and image -> engine and self-test -> network
  * -> link ports -> link task -> MQTT. Nothing before the link task waits for a peer. */
 #ifndef APP_H
 #define APP_H

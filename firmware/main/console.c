@@ -37,6 +37,13 @@
 
 static SemaphoreHandle_t write_lock[CONSOLES], log_lock;
 static StaticSemaphore_t write_lock_memory[CONSOLES], log_lock_memory;
+/* Static, so that a board whose radio took the rest of the memory can still be told other settings. */
+#if CONFIG_TINYSPLIT_USB_CONSOLE
+static StackType_t stacks[CONSOLES][STACK_BYTES];
+#else
+static StackType_t stacks[1][STACK_BYTES];
+#endif
+static StaticTask_t tasks[CONSOLES];
 static struct input {
     struct line line;
     struct ts_wire wire;
@@ -223,9 +230,9 @@ void console_listen(void) {
             ESP_ERROR_CHECK(inputs[i] != NULL ? ESP_OK : ESP_ERR_NO_MEM);
             line_init(&inputs[i]->line, &control_sink);
             ts_wire_init(&inputs[i]->wire, &crc, inputs[i]->memory, LINK_FRAME_BYTES);
-            BaseType_t made = xTaskCreatePinnedToCore(listen_task, i == USB ? "usb" : "uart", STACK_BYTES,
-                                                      (void *)(uintptr_t)i, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE);
-            ESP_ERROR_CHECK(made == pdPASS ? ESP_OK : ESP_ERR_NO_MEM);
+            (void)xTaskCreateStaticPinnedToCore(listen_task, i == USB ? "usb" : "uart", STACK_BYTES,
+                                                (void *)(uintptr_t)i, APP_CONTROL_PRIORITY, stacks[i], &tasks[i],
+                                                APP_RADIO_CORE);
         }
     }
 }

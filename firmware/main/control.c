@@ -1297,7 +1297,8 @@ void control_start(const char *problem_text) {
     once_lock = xSemaphoreCreateMutexStatic(&once_lock_memory);
     (void)snprintf(boot, sizeof boot, "%08" PRIx32 "%08" PRIx32, esp_random(), esp_random());
     items = xQueueCreateStatic(8, sizeof(struct item), items_storage, &items_state);
-    BaseType_t made =
-        xTaskCreatePinnedToCore(control_task, "control", STACK_BYTES, NULL, APP_CONTROL_PRIORITY, NULL, APP_RADIO_CORE);
-    ESP_ERROR_CHECK(made == pdPASS ? ESP_OK : ESP_ERR_NO_MEM);
+    static StackType_t stack[STACK_BYTES]; /* static, as the consoles' */
+    static StaticTask_t task;
+    (void)xTaskCreateStaticPinnedToCore(control_task, "control", STACK_BYTES, NULL, APP_CONTROL_PRIORITY, stack, &task,
+                                        APP_RADIO_CORE);
 }

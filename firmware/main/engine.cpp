@@ -29,9 +29,12 @@ constexpr char TAG[] = "engine";
 // Internal memory left to what starts after the engine: our tasks and buffers, TLS, and the radios in use.
 // firmware/README.md, memory.
 constexpr size_t kOwnReserve = 48 * 1024;
-constexpr size_t kOwnReserveAlone = 112 * 1024; // without PSRAM
+constexpr size_t kOwnReserveAlone = 88 * 1024; // without PSRAM
 #if CONFIG_TINYSPLIT_WIFI
 constexpr size_t kRadioReserve = 64 * 1024; // of Wi-Fi, and of NimBLE and its controller
+// Without PSRAM also what lies there otherwise.
+constexpr size_t kIpReserveAlone = 32 * 1024; // lwIP, mDNS, connections
+constexpr size_t kMqttReserveAlone = 24 * 1024;
 #endif
 constexpr size_t kSpiramReserve = 64 * 1024;
 constexpr size_t kAlign = 16;
@@ -294,8 +297,12 @@ size_t internal_reserve() {
     }
 #if CONFIG_TINYSPLIT_WIFI
     const struct settings *settings = app_settings();
-    bool ble = settings->transport == TRANSPORT_BLE;
-    bytes += ble && settings->mqtt_url[0] != '\0' ? 2 * kRadioReserve : kRadioReserve;
+    bool mqtt = settings->mqtt_url[0] != '\0';
+    bool ip = settings->transport == TRANSPORT_UDP || settings->transport == TRANSPORT_TCP;
+    bytes += settings->transport == TRANSPORT_BLE && mqtt ? 2 * kRadioReserve : kRadioReserve;
+    if (alone) {
+        bytes += (ip ? kIpReserveAlone : 0) + (mqtt ? kMqttReserveAlone : 0);
+    }
 #endif
     return bytes;
 }

@@ -7,7 +7,6 @@
 #include "esp_crt_bundle.h"
 #include "esp_http_client.h"
 #include "esp_log.h"
-#include "esp_task_wdt.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/task.h"
 #include "update.h"
@@ -62,7 +61,6 @@ static esp_http_client_handle_t request(uint32_t from, uint32_t to) {
 /* Reads exactly len bytes. */
 static bool read_all(esp_http_client_handle_t client, uint8_t *out, int len) {
     for (int got = 0; got < len;) {
-        (void)esp_task_wdt_reset();
         int n = esp_http_client_read(client, (char *)out + got, len - got);
         if (n <= 0) {
             return false;
@@ -92,7 +90,6 @@ static int take(uint32_t *offset, uint32_t bytes) {
     int code = TS_OK;
     while (code == TS_OK && *offset < bytes) {
         uint32_t left = bytes - *offset;
-        (void)esp_task_wdt_reset();
         int n = esp_http_client_read(client, (char *)piece, (int)(left < sizeof piece ? left : sizeof piece));
         code = n > 0 ? update_write(owner, *offset, piece, (uint32_t)n, offset) : TS_E_PEER_LOST;
     }
@@ -107,7 +104,6 @@ static int fetch(void) {
         if (tries > 0) {
             vTaskDelay(pdMS_TO_TICKS(PAUSE_MS));
         }
-        (void)esp_task_wdt_reset();
         code = begin(&offset);
     }
     if (code != TS_OK) {
@@ -126,21 +122,20 @@ static int fetch(void) {
         if (offset < bytes) {
             vTaskDelay(pdMS_TO_TICKS(PAUSE_MS));
         }
-        (void)esp_task_wdt_reset();
     }
     return offset == bytes ? update_finish(owner) : TS_E_PEER_LOST;
 }
 
+/* Not in the watchdog's care: esp_http_client waits for each byte by itself, up to TIMEOUT_MS, until it has all the
+ * headers or all that was asked for. A server that trickles would reset the board. */
 static void fetch_task(void *arg) {
     (void)arg;
     char fields[96];
-    ESP_ERROR_CHECK(esp_task_wdt_add(NULL));
     int code = fetch();
     (void)snprintf(fields, sizeof fields, "\"code\":\"%s\",\"offset\":%lu", ts_error_name((unsigned)code),
                    (unsigned long)update_state().offset);
     atomic_store(&last_code, code);
     control_event("update", fields);
-    (void)esp_task_wdt_delete(NULL);
     atomic_store(&busy, false);
     vTaskDelete(NULL);
 }

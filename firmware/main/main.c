@@ -56,6 +56,7 @@ void app_main(void) {
         problem = settings_problem;
     }
     ESP_LOGI(TAG, "%s starts after %s", settings.name, telemetry_reset_reason());
+    start_light_sleep(&problem); /* while there is memory to switch the CPU off with: 5.3 goes on without, silently */
     node_start_engine();
     if (settings.profile != 0) {
         node_profile(true);
@@ -70,7 +71,6 @@ void app_main(void) {
     }
     const bool started = code == ESP_OK;
     problem = other != NULL ? other : problem;
-    start_light_sleep(&problem);
     control_start(problem);
     console_listen();
     if (settings.mqtt_url[0] != '\0') {

@@ -90,14 +90,16 @@ void network_announce(const struct settings *settings) {
 }
 
 esp_err_t network_start(const struct settings *settings) {
-    if (interface != NULL) {
-        return ESP_OK;
+    static bool tried;
+    static esp_err_t outcome; /* for whoever asks later: an interface without a driver stays down */
+    if (!tried) {
+        tried = true;
+        outcome = network_prepare();
+        if (outcome == ESP_OK) {
+            outcome = interface_start(settings, &interface);
+        }
     }
-    esp_err_t error = network_prepare();
-    if (error == ESP_OK) {
-        error = interface_start(settings, &interface);
-    }
-    return error;
+    return outcome;
 }
 
 bool network_is_up(void) {

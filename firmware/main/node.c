@@ -710,7 +710,6 @@ int node_start(const char **problem) {
     const struct flash_stage *stage = flash_stage();
     *problem = NULL;
     is_bridge = settings->role == ROLE_BRIDGE;
-    call_lock = xSemaphoreCreateMutexStatic(&call_lock_memory);
     call_done = xSemaphoreCreateBinaryStatic(&call_done_memory);
     char scheme[8];
     size_t len = (size_t)(settings_without_scheme(settings->listen) - settings->listen);
@@ -735,7 +734,7 @@ int node_start(const char **problem) {
     esp_err_t radio = port->start(settings, &links[LINK_RADIO]);
     if (radio != ESP_OK) {
         /* Control over the console goes on; the port's describe says more. */
-        *problem = "the transport did not start";
+        *problem = radio == ESP_ERR_NO_MEM ? "no memory for the transport" : "the transport did not start";
         ESP_LOGE(TAG, "%s: %s", port->name, esp_err_to_name(radio));
         if (links[LINK_RADIO].mtu < TS_MIN_MTU) {
             links[LINK_RADIO] = links[LINK_WIRE];
@@ -777,7 +776,12 @@ int node_start(const char **problem) {
     auto_at = now_us() + 1000000u;
     BaseType_t made =
         xTaskCreatePinnedToCore(link_task, "link", LINK_STACK, NULL, APP_LINK_PRIORITY, NULL, APP_RADIO_CORE);
-    return made == pdPASS ? ESP_OK : ESP_ERR_NO_MEM;
+    if (made != pdPASS) {
+        *problem = "no memory for the link task";
+        return ESP_ERR_NO_MEM;
+    }
+    call_lock = xSemaphoreCreateMutexStatic(&call_lock_memory); /* from here on there is somebody who answers */
+    return ESP_OK;
 }
 
 const struct link_port *node_port(void) {

@@ -266,6 +266,10 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
     if (at == settings->mqtt_url && len != 0 && !starts_with(value, "mqtt://") && !starts_with(value, "mqtts://")) {
         return refuse(error, which->name, "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]");
     }
+    /* All may read the URL. */
+    if (at == settings->mqtt_url && strchr(value, '@') != NULL) {
+        return refuse(error, which->name, "no name and no password in it: mqtt_user, mqtt_password");
+    }
     memcpy(at, value, len + 1);
     return true;
 }

@@ -176,7 +176,13 @@ esp_err_t interface_start(const struct settings *settings, esp_netif_t **out) {
 }
 
 esp_err_t wifi_radio_start(const struct settings *settings) {
-    esp_err_t error = started ? ESP_OK : network_prepare();
+    esp_err_t error = ESP_OK;
+    /* The driver says once, when it is started, that the station may connect: with MQTT beside ESP-NOW it must know
+     * of the network by then. */
+    if (!started) {
+        bool needs_network = settings->mqtt_url[0] != '\0' && settings->wifi_ssid[0] != '\0';
+        error = needs_network ? network_start(settings) : network_prepare();
+    }
     if (error == ESP_OK && !started) {
         error = start_driver(settings);
     }

@@ -105,6 +105,8 @@ def _check(content: Any, name: str) -> str | None:
             # Its words would quote the value.
             rule = f"{worst.validator} {worst.validator_value}"
             return f"{where}: a secret (not shown) that does not fit {rule}"
+        if worst.validator == "pattern" and "x-words" in worst.schema:
+            why = f"{worst.instance!r} is not {worst.schema['x-words']}"
         if isinstance(worst.instance, str) and len(worst.instance) > _MOST_QUOTED:
             quoted = f"{worst.instance[:_MOST_QUOTED]!r}... ({len(worst.instance)} characters)"
             why = why.replace(repr(worst.instance), quoted)

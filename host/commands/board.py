@@ -186,9 +186,11 @@ def board(
         held = _holding(bundle, stage, flash, public_key)
         _serve_virtual(held, flash, defaults, pty, announce)
         return
-    if public_key is not None or settings["air"] is not None or settings["window"] or announce:
+    virtual_only = public_key, settings["air"], mqtt
+    if any(given is not None for given in virtual_only) or settings["window"] or announce:
         raise click.UsageError(
-            "--public-key, --air, --window and --announce go with virtual boards"
+            "--public-key, --air, --window, --announce and --mqtt go with virtual boards; "
+            "an emulated one takes settings by `configure`"
         )
     from host.boards.emulated import console
 

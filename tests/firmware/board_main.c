@@ -1,8 +1,9 @@
 /* The whole application as a program: board FLASH_FILE. Control over standard input and output, UDP and TCP on this
  * machine, all that it keeps in the file; the engine has no kernels (fake_engine.h). test_board.py talks to it.
  *
+ * BOARD_RADIO_TAKES_ALL: no task can be made once the network was started (fake_system.h).
  * BOARD_ENGINE: "wrong from VERSION" (the self-tests of such images fail), "fails" (its invocations do), or
- * microseconds an invocation takes. */
+ * microseconds an invocation takes. BOARD_WATCHDOG_MS: the task watchdog's patience, 0 or none: without end. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,11 +90,14 @@ int main(int argc, char **argv) {
     uint32_t chance;
     fake_random = getentropy(&chance, sizeof chance) == 0 ? chance : 1; /* each boot is another */
     fake_reset_reason = getenv("BOARD_RESET") != NULL ? ESP_RST_SW : ESP_RST_POWERON;
+    fake_radio_takes_all = getenv("BOARD_RADIO_TAKES_ALL") != NULL;
     const char *engine = getenv("BOARD_ENGINE");
     engine = engine != NULL ? engine : "0";
     (void)sscanf(engine, "wrong from %u", &fake_engine_wrong_from);
     fake_engine_fails = strcmp(engine, "fails") == 0;
     fake_engine_us = (uint32_t)strtoul(engine, NULL, 10);
+    const char *patience = getenv("BOARD_WATCHDOG_MS");
+    fake_watchdog_ms = patience != NULL ? (uint32_t)strtoul(patience, NULL, 10) : 0;
     app_main();
     for (;;) {
         (void)pause();

@@ -1,6 +1,5 @@
 /* esp_http_client over the PC's own sockets: what it does with HTTP is real, and so is its server. HTTP only. */
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,21 +96,28 @@ int esp_http_client_get_status_code(esp_http_client_handle_t c) {
     return c->status;
 }
 
+/* Waits for all that is asked for, as the real one. */
 int esp_http_client_read(esp_http_client_handle_t c, char *out, int len) {
     if (c->length >= 0 && c->taken + len > c->length) {
         len = (int)(c->length - c->taken);
     }
-    ssize_t got;
-    if (c->ahead_at < c->ahead_len) {
-        size_t left = c->ahead_len - c->ahead_at;
-        got = (ssize_t)(left < (size_t)len ? left : (size_t)len);
-        memcpy(out, c->ahead + c->ahead_at, (size_t)got);
-        c->ahead_at += (size_t)got;
-    } else {
-        got = len == 0 ? 0 : recv(c->fd, out, (size_t)len, 0);
+    size_t want = (size_t)len, at = 0;
+    while (at < want) {
+        ssize_t got = (ssize_t)(c->ahead_len - c->ahead_at);
+        if (got > 0) {
+            got = (size_t)got < want - at ? got : (ssize_t)(want - at);
+            memcpy(out + at, c->ahead + c->ahead_at, (size_t)got);
+            c->ahead_at += (size_t)got;
+        } else {
+            got = recv(c->fd, out + at, want - at, 0);
+        }
+        if (got <= 0) {
+            return at > 0 || got == 0 ? (int)at : -1;
+        }
+        at += (size_t)got;
+        c->taken += got;
     }
-    c->taken += got > 0 ? got : 0;
-    return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? -1 : (int)got;
+    return (int)at;
 }
 
 esp_err_t esp_http_client_cleanup(esp_http_client_handle_t c) {

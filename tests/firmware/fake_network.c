@@ -2,10 +2,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "fake_system.h"
 #include "network.h"
 
 esp_err_t network_start(const struct settings *settings) {
     (void)settings;
+    atomic_store(&fake_memory_gone, fake_radio_takes_all);
     return ESP_OK;
 }
 

@@ -2,6 +2,7 @@
 #ifndef FAKE_SYSTEM_H
 #define FAKE_SYSTEM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,7 +23,14 @@ extern _Atomic uint32_t fake_random;
 /* Tasks that are in the watchdog's care, and how often they were seen. */
 int fake_watched_tasks(void);
 
+/* The program ends when one of them was not seen for longer; 0: never. */
+extern uint32_t fake_watchdog_ms;
+
 /* Threads of tasks that have not ended. */
 int fake_running_tasks(void);
+
+/* With it, network_start leaves no memory for further tasks: as Espressif's driver did where it just fitted. */
+extern bool fake_radio_takes_all;
+extern atomic_bool fake_memory_gone;
 
 #endif

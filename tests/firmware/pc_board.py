@@ -39,7 +39,7 @@ def factory_flash(path: Path, images: Mapping[int, bytes]) -> Path:
 class PcBoard(WiredBoard):
     """Whatever looks like JSON and does not follow the schema is a failure."""
 
-    def __init__(self, program: Path, flash: Path, engine: str = "0") -> None:
+    def __init__(self, program: Path, flash: Path, engine: str = "0", watchdog_ms: int = 0) -> None:
         super().__init__("board")
         self.port = "the PC"
         self.events: list[dict[str, Any]] = []
@@ -51,7 +51,12 @@ class PcBoard(WiredBoard):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "BOARD_ENGINE": engine, "ASAN_OPTIONS": "detect_leaks=0"},
+            env={
+                **os.environ,
+                "BOARD_ENGINE": engine,
+                "BOARD_WATCHDOG_MS": str(watchdog_ms),
+                "ASAN_OPTIONS": "detect_leaks=0",
+            },
         )
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None

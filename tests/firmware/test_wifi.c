@@ -23,12 +23,13 @@ static struct {
     uint8_t channel;
     int8_t rssi;
     int stations;
+    bool full; /* no memory for its buffers */
 } driver;
 
 esp_err_t esp_wifi_init(const wifi_init_config_t *config) {
     assert_non_null(config);
     driver.inits++;
-    return ESP_OK;
+    return driver.full ? ESP_ERR_NO_MEM : ESP_OK;
 }
 esp_err_t esp_wifi_set_storage(wifi_storage_t storage) {
     driver.storage = storage;
@@ -271,6 +272,28 @@ static void beside_a_station_the_router_keeps_the_channel(void **state) {
     assert_int_equal(driver.starts, 1);
 }
 
+/* The driver tells of its first start only: whoever asks for the network afterwards would never join it. */
+static void with_mqtt_beside_it_the_radio_joins_the_network(void **state) {
+    (void)state;
+    struct settings both = home;
+    (void)snprintf(both.mqtt_url, sizeof both.mqtt_url, "mqtt://broker");
+    assert_int_equal(wifi_radio_start(&both), ESP_OK);
+    assert_int_equal(driver.starts, 1);
+    assert_string_equal((char *)driver.config.sta.ssid, "home");
+    fake_event(WIFI_EVENT, WIFI_EVENT_STA_START, NULL);
+    assert_int_equal(driver.connects, 1);
+    assert_int_equal(network_start(&both), ESP_OK);
+    assert_int_equal(driver.starts, 1);
+}
+
+static void a_driver_that_does_not_start_is_an_error_for_all_who_ask(void **state) {
+    (void)state;
+    driver.full = true;
+    assert_int_equal(network_start(&home), ESP_ERR_NO_MEM);
+    assert_int_equal(network_start(&home), ESP_ERR_NO_MEM);
+    assert_int_equal(driver.starts, 0);
+}
+
 int main(int argc, char **argv) {
 #define TEST(name) cmocka_unit_test_setup(name, set_up)
     const struct CMUnitTest tests[] = {
@@ -285,6 +308,8 @@ int main(int argc, char **argv) {
         TEST(no_network_configured_is_an_error),
         TEST(the_bare_radio_joins_nothing),
         TEST(beside_a_station_the_router_keeps_the_channel),
+        TEST(with_mqtt_beside_it_the_radio_joins_the_network),
+        TEST(a_driver_that_does_not_start_is_an_error_for_all_who_ask),
     };
     (void)argc;
     int failed = 0;

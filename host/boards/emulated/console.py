@@ -7,6 +7,7 @@ board gets its settings over it as any other attached board; then commands and a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -35,6 +36,7 @@ PSRAM_SIZE = "8M"
 BOOT_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 20.0
+MAX_UNREAD_BYTES = 65536
 _GET_IT = (
     "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
     "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
@@ -52,9 +54,35 @@ def write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+class _Terminal:
+    """A pseudo-terminal that perhaps nobody reads: what there is no room for is lost."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._cut = False  # The last line to come was not kept whole.
+        self.waiting = bytearray()
+        os.set_blocking(fd, False)
+
+    def take(self, data: bytes) -> None:
+        if len(self.waiting) + len(data) > MAX_UNREAD_BYTES:
+            self._cut = True
+            return
+        self.waiting += b"\n" + data if self._cut else data
+        self._cut = False
+        self.write()
+
+    def write(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.waiting:
+                del self.waiting[: os.write(self._fd, self.waiting)]
+
+
 def find_emulator(given: Path | None) -> str:
     """The emulator to use. Raises EmulatorError, saying how to get it."""
-    found = shutil.which(str(given) if given is not None else QEMU)
+    name = QEMU if given is None else str(given)
+    if given is not None and given.is_file():
+        name = str(given.absolute())  # A path has lost its `./`, by which `which` would know it.
+    found = shutil.which(name)
     if found is None:
         raise EmulatorError(f"there is no emulator {given or QEMU}: {_GET_IT}")
     try:
@@ -133,12 +161,24 @@ class ConsoleBoard(WiredBoard):
         self._console.close()
 
     def pass_on(self, read_fd: int, write_fd: int) -> None:
-        """Bytes both ways, until `read_fd` ends. Raises EmulatorError if the emulator does."""
+        """Bytes both ways, until `read_fd` ends. Raises EmulatorError if the emulator does.
+
+        On a pseudo-terminal (one descriptor for both ways) what nobody reads is lost, as on a real
+        board's wire: an emulator that waited for a reader would stand still, and the board with it.
+        """
         console = self._console.fileno()
+        terminal = _Terminal(write_fd) if read_fd == write_fd else None
         while True:
-            ready = select.select([read_fd, console], [], [])[0]
+            full = [write_fd] if terminal is not None and terminal.waiting else []
+            ready, writable, _ = select.select([read_fd, console], full, [])
+            if terminal is not None and writable:
+                terminal.write()
             if console in ready:
-                write(write_fd, self._receive(0))
+                data = self._receive(0)
+                if terminal is None:
+                    write(write_fd, data)
+                else:
+                    terminal.take(data)
             if read_fd in ready:
                 data = os.read(read_fd, 65536)
                 if not data:
@@ -183,10 +223,37 @@ def wire() -> tuple[socket.socket, socket.socket]:
 
 
 @contextlib.contextmanager
+def alone(file: Path) -> Iterator[int]:
+    """Keep a flash for one board, as long as the file descriptor is open here or in its emulator.
+
+    Raises EmulatorError if another has it, or it cannot be read. QEMU itself would let both write.
+    """
+    try:
+        flash_file = file.open("rb")
+    except OSError as error:
+        raise EmulatorError(f"cannot read {file}: {error.strerror}") from error
+    with flash_file:
+        try:
+            fcntl.flock(flash_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EmulatorError(
+                f"{file} is the flash of a board that runs: end it, or give another name"
+            ) from error
+        yield flash_file.fileno()
+
+
+@contextlib.contextmanager
 def running(
-    arguments: list[str], ours: socket.socket, theirs: socket.socket, folder: Path
+    arguments: list[str],
+    ours: socket.socket,
+    theirs: socket.socket,
+    folder: Path,
+    held: int,
 ) -> Iterator[ConsoleBoard]:
-    """Start QEMU, whose console is `theirs`, and control it by `ours`; ends it in the end."""
+    """Start QEMU, whose console is `theirs`, and control it by `ours`; ends it in the end.
+
+    `held` is the descriptor that keeps its flash for it, also from who comes after us.
+    """
     errors = folder / "errors"
     with ours:
         with theirs, errors.open("wb") as log:
@@ -195,7 +262,8 @@ def running(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), held],
+                preexec_fn=child.end_with_parent,
             )
         try:
             yield ConsoleBoard("the emulated board", ours, Emulator(process, errors))
@@ -249,11 +317,13 @@ def serve(
         else:
             flash.write_flash(build, packed, chip_flash)
         (place / "efuse.bin").write_bytes(flash.efuse(_mac(name)))
-        ours, theirs = wire()
-        arguments = command(
-            emulator, build, chip_flash, place / "efuse.bin", theirs.fileno(), listen.port
-        )
-        with running(arguments, ours, theirs, place) as board:
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(alone(chip_flash))
+            ours, theirs = wire()
+            arguments = command(
+                emulator, build, chip_flash, place / "efuse.bin", theirs.fileno(), listen.port
+            )
+            board = stack.enter_context(running(arguments, ours, theirs, place, lock))
             held: str | None = bundle.manifest.id
             info = board.greet(BOOT_TIMEOUT_S)
             if kept:

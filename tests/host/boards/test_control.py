@@ -63,6 +63,12 @@ def test_any_bytes_are_a_command_or_refused(line: bytes) -> None:
         assert json.loads(control.refusal(error))["ok"] is False  # noqa: PT017
 
 
+def test_what_is_no_address_is_told_what_one_looks_like() -> None:
+    line = b'{"id":1,"cmd":"configure","set":{"next":"192.168.4.1"}}'
+    with pytest.raises(ControlError, match="is not an address: udp://"):
+        control.parse_command(line)
+
+
 @given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 7))
 def test_lines_do_not_depend_on_how_bytes_arrive(pieces: list[bytes], size: int) -> None:
     data = b"\n".join(piece.replace(b"\n", b"") for piece in pieces) + b"\n"

@@ -10,7 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,14 @@ from click.testing import Result
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.emulated import flash
-from host.boards.emulated.console import EmulatorError, find_emulator
+from host.boards.emulated.console import (
+    MAX_UNREAD_BYTES,
+    ConsoleBoard,
+    Emulator,
+    EmulatorError,
+    find_emulator,
+    wire,
+)
 from host.boards.emulated.process import EmulatedBoard, free_port, seen_by_guest
 from host.boards.kinds import Emulated
 from host.cli import main
@@ -184,6 +193,18 @@ def test_the_emulator_ends_with_its_board(folder: Path, build: Path, qemu: Path)
         assert_ended(pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+def test_the_emulator_ends_with_a_board_that_is_killed(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):  # Its flash is free again.
+        with emulated(folder, build, qemu, 2, tmp_path / "flash.bin") as board:
+            board.wait_ready(60)
+            pid = report(qemu)["pid"]
+            board.kill()
+            assert_ended(pid)
+
+
 def assert_ended(pid: int) -> None:
     for _ in range(50):
         if not Path(f"/proc/{pid}").exists():
@@ -244,6 +265,22 @@ def test_a_flash_that_is_kept(
     assert kept.read_bytes() == before
 
 
+def test_a_flash_that_another_board_runs_on(
+    folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "flash.bin"
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+        with (
+            emulated(folder, build, qemu, 2, kept) as other,
+            pytest.raises(BoardError, match="is the flash of a board that runs"),
+        ):
+            other.wait_ready(60)
+        assert board.ask("info")["stage"] == 2
+    with emulated(folder, build, qemu, 2, kept) as board:
+        board.wait_ready(60)
+
+
 def test_a_flash_of_something_else(
     folder: Path, build: Path, qemu: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
@@ -266,6 +303,11 @@ def test_no_emulator(
     assert result.stderr.count("\n") == 1
     with pytest.raises(EmulatorError, match="there is no emulator /nowhere/qemu"):
         find_emulator(Path("/nowhere/qemu"))
+
+
+def test_an_emulator_in_this_folder(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(qemu.parent)
+    assert find_emulator(Path("./qemu-system-xtensa")) == str(qemu)
 
 
 def test_an_emulator_of_something_else(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,12 +383,46 @@ def test_what_the_guest_calls_this_machine() -> None:
         seen_by_guest(Address("udp", "::1", 5))
 
 
+def test_nobody_at_the_terminal_does_not_stop_the_board(tmp_path: Path) -> None:
+    own, other = os.openpty()
+    tty.setraw(other)
+    ours, theirs = wire()
+    emulator = Emulator(subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "errors")
+    emulator.errors.touch()
+    board = ConsoleBoard("board", ours, emulator)
+    lost: list[EmulatorError] = []
+
+    def serve() -> None:
+        try:
+            board.pass_on(own, own)
+        except EmulatorError as error:
+            lost.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    theirs.settimeout(10)
+    line = b'{"event":"inference"}' + b" " * 1000 + b"\n"
+    for _ in range(20 * MAX_UNREAD_BYTES // len(line)):
+        theirs.sendall(line)  # Nobody reads; the board goes on.
+    theirs.close()
+    thread.join(10)
+    assert lost
+    assert not thread.is_alive()
+    os.close(own)
+    os.close(other)
+    board.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--virtual", "--qemu", "."), "either --virtual or --qemu"),
         (("--qemu-bin", "."), "--qemu-bin goes with --qemu"),
         (("--qemu", ".", "--public-key", __file__), "go with virtual boards"),
+        (
+            ("--qemu", ".", "--name", "attic", "--mqtt", "mqtt://127.0.0.1"),
+            "settings by `configure`",
+        ),
         (("--qemu", ".", "--listen", "udp://0.0.0.0:1"), "listens on udp or tcp at 127.0.0.1"),
     ],
 )
