@@ -59,10 +59,17 @@ def whole_turns(meter: Joulescope, seconds: float) -> Any:
     return meter.capture(stop - seconds, stop)
 
 
+def wait_for(meter: Joulescope, samples: int) -> None:
+    until = time.monotonic() + 30
+    while meter.samples < samples:
+        assert time.monotonic() < until, meter.samples
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("jumbled", [False, True])
 def test_every_phases_energy_is_within_1_percent(plug: Plug, jumbled: bool) -> None:
     with plug(Instrument(JS220, PROFILE, jumbled=jumbled)) as meter:
-        time.sleep(0.9)
+        wait_for(meter, 90_000)
         samples = whole_turns(meter, 0.7)
         assert meter.losses == 0
     assert np.allclose(np.diff(samples.time_s), PERIOD_S)
@@ -81,7 +88,7 @@ def test_every_phases_energy_is_within_1_percent(plug: Plug, jumbled: bool) -> N
 def test_an_inference_is_told_apart_by_its_marks(plug: Plug) -> None:
     with plug(Instrument(JS220, PROFILE), accuracy_percent=1.0) as meter:
         meter.attach([])
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
         started = time.monotonic()
         time.sleep(4 * TURN / RATE_HZ)
@@ -101,7 +108,7 @@ def test_a_js110_has_two_inputs_and_marks_the_head_from_end_to_end(plug: Plug) -
     profile = [(n, a, v, {8: 2, 2: 0}.get(m, m)) for n, a, v, m in PROFILE]  # Downstream on 1.
     instrument = Instrument(JS110, profile)
     with plug(instrument) as meter:
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
         time.sleep(2.5 * TURN / RATE_HZ)
         found = meter.end({})
@@ -119,7 +126,7 @@ def test_a_js110_has_two_inputs_and_marks_the_head_from_end_to_end(plug: Plug) -
 def test_without_marks_phases_are_where_the_records_say(plug: Plug) -> None:
     flat = [(RATE_HZ, 0.1, 3.3, 0)]
     with plug(Instrument(JS220, flat), sampling=Sampling(baseline_s=0.2)) as meter:
-        time.sleep(0.1)
+        wait_for(meter, 10_000)
         meter.attach([])
         meter.begin()
         time.sleep(0.1)
@@ -133,9 +140,9 @@ def test_without_marks_phases_are_where_the_records_say(plug: Plug) -> None:
 def test_missing_samples_spoil_their_inference_and_no_other(plug: Plug, path: str) -> None:
     at = RATE_HZ // 2
     with plug(Instrument(path, PROFILE, skip=(at, 1280))) as meter:
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
-        time.sleep(0.4)
+        wait_for(meter, 65_000)
         with pytest.raises(MeterError, match="lost samples") as caught:
             meter.end({})
         assert caught.value.code == SAMPLES_LOST
@@ -148,9 +155,9 @@ def test_missing_samples_spoil_their_inference_and_no_other(plug: Plug, path: st
 
 def test_values_that_are_no_numbers_are_lost_samples(plug: Plug) -> None:
     with plug(Instrument(JS220, PROFILE, unknown=(RATE_HZ // 2, 40))) as meter:
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
-        time.sleep(0.4)
+        wait_for(meter, 65_000)
         with pytest.raises(MeterError, match="lost samples"):
             meter.end({})
 
@@ -159,7 +166,7 @@ def test_unplugging_and_silence_are_errors_by_name(
     plug: Plug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with plug(Instrument(JS220, PROFILE, vanish_after=RATE_HZ // 2)) as meter:
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
         time.sleep(0.4)
         with pytest.raises(MeterError, match="was unplugged") as caught:
@@ -168,9 +175,10 @@ def test_unplugging_and_silence_are_errors_by_name(
     meter.close()
     monkeypatch.setattr(streaming, "SILENT_S", 1.0)
     with plug(Instrument(JS220, PROFILE, stop_after=RATE_HZ // 2)) as meter:
-        time.sleep(0.3)
+        wait_for(meter, 20_000)
         meter.begin()
-        time.sleep(0.4)
+        wait_for(meter, 45_000)
+        time.sleep(0.1)
         with pytest.raises(MeterError) as caught:
             meter.end({})
         assert caught.value.code == "stopped"
