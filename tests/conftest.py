@@ -36,8 +36,8 @@ def unit_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: most tests wait for others some of their time."""
-    return (os.cpu_count() or 1) + 1
+    """`-n auto`: most tests wait for others some of their time; each process holds TensorFlow."""
+    return min((os.cpu_count() or 1) + 1, 6)
 
 
 @pytest.hookimpl(optionalhook=True)
