@@ -3,13 +3,18 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "esp_heap_caps.h"
 #include "esp_timer.h"
 #include "freertos/FreeRTOS.h"
 #include "freertos/queue.h"
 #include "sdkconfig.h"
 
 /* The queues carry pointers into the pool; NULL in the inbox is a wake-up. */
+#if CONFIG_SPIRAM
+static struct link_rx *pool; /* there: the radios need the internal memory */
+#else
 static struct link_rx pool[LINK_RX_FRAMES];
+#endif
 static StaticQueue_t free_state, inbox_state;
 static uint8_t free_storage[LINK_RX_FRAMES * sizeof(struct link_rx *)];
 static uint8_t inbox_storage[(LINK_RX_FRAMES + 1u) * sizeof(struct link_rx *)];
@@ -29,6 +34,15 @@ static void alarm_due(void *arg) {
 esp_err_t link_init(void) {
     free_frames = xQueueCreateStatic(LINK_RX_FRAMES, sizeof(struct link_rx *), free_storage, &free_state);
     inbox = xQueueCreateStatic(LINK_RX_FRAMES + 1u, sizeof(struct link_rx *), inbox_storage, &inbox_state);
+#if CONFIG_SPIRAM
+    if (pool == NULL) {
+        pool = heap_caps_calloc_prefer(LINK_RX_FRAMES, sizeof *pool, 2, MALLOC_CAP_SPIRAM | MALLOC_CAP_8BIT,
+                                       MALLOC_CAP_DEFAULT);
+    }
+    if (pool == NULL) {
+        return ESP_ERR_NO_MEM;
+    }
+#endif
     if (free_frames == NULL || inbox == NULL) {
         return ESP_ERR_NO_MEM;
     }

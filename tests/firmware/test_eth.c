@@ -5,7 +5,6 @@
 #include "../core/check.h"
 #include "esp_eth.h"
 #include "esp_mac.h"
-#include "esp_rom_crc.h"
 #include "esp_system.h"
 #include "fake_events.h"
 #include "fake_system.h"
@@ -76,9 +75,6 @@ esp_err_t esp_read_mac(uint8_t *mac, esp_mac_type_t type) {
     memcpy(mac, efuse, 6);
     mac[5] = (uint8_t)(mac[5] + 3); /* as the chip derives it */
     return ESP_OK;
-}
-uint32_t esp_rom_crc32_le(uint32_t crc, const uint8_t *data, uint32_t len) {
-    return ts_crc32_small(NULL, crc, data, len);
 }
 
 static const struct settings settings = {.name = "qemu-head"};
