@@ -229,7 +229,10 @@ def ota(
         raise click.UsageError("name the boards by --node STAGE=NAME, or by --fleet FILE")
     makes = firmware is not None or (bundle is not None and (bundle / "manifest.json").exists())
     if makes and (key is None) != unsigned:
-        raise click.UsageError("give --key FILE, or --unsigned; `tinysplit keys new` makes a key")
+        packed = " (for the image that app.bin is packed into)" if firmware is not None else ""
+        raise click.UsageError(
+            f"give --key FILE, or --unsigned{packed}; `tinysplit keys new` makes a key"
+        )
     if not makes and (key is not None or unsigned or version is not None):
         raise click.UsageError("--key, --unsigned and --version are for what is packed here")
     if via != "http" and (serve or certificate):
