@@ -15,9 +15,9 @@ from rich.progress import track
 from host import link_run, local_run
 from host.boards import kinds
 from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.emulated.options import emulator_option
 from host.commands.options import (
     att_mtu_option,
-    emulator_option,
     espnow_options,
     espnow_radio,
     impairment,
