@@ -191,7 +191,10 @@ def run(
     if transport != "none":
         between = len(opened.stages) - 2
         if relays and len(relays) != between:
-            raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+            raise click.UsageError(
+                f"--relay is given {link_table.counted(len(relays), 'time')} for "
+                f"{link_table.counted(between, 'stage')} between head and tail"
+            )
         if bridge is not None and not isinstance(bridge, kinds.OnSerial):
             raise click.UsageError("a bridge is on a serial port: --bridge serial:PORT")
         nodes = [head, *(relays or [kinds.Virtual()] * between), tail]
