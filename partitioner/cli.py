@@ -15,6 +15,7 @@ from partitioner.bundle import Bundle
 from partitioner.catalogue import DEFAULT_RAM_BYTES, Catalogue
 from partitioner.codec import NAMES as CODECS
 from partitioner.command import (
+    ARENA,
     Bytes,
     Command,
     Steps,
@@ -220,7 +221,7 @@ def _automatic(
 def _report(built: Bundle, output: Path) -> None:
     manifest = built.manifest
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "operators", "MACs", "flash", "arena", "sends"):
+    for heading in ("stage", "operators", "MACs", "flash", ARENA, "sends"):
         rows.add_column(heading, justify="left" if heading in ("stage", "sends") else "right")
     for number, stage in enumerate(manifest.stages):
         sends = "the result"

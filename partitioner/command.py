@@ -27,6 +27,7 @@ from models.preprocess import MODES
 from partitioner.entry import INTERRUPTED
 from partitioner.output import OutputError
 
+ARENA = "arena (x86-64)"  # A column's heading: as tflite-micro reports it here, not on a board.
 _HELP = ["-h", "--help"]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -563,8 +563,7 @@ static bool set_one(struct settings *s, const cJSON *item, char *error) {
     if (which->kind == SETTING_NUMBER && whole(item, 0, UINT32_MAX)) {
         return settings_set_number(s, which, (uint32_t)item->valuedouble, error);
     }
-    (void)snprintf(error, SETTINGS_ERROR_BYTES, "%s: of the wrong type", which->name);
-    return false;
+    return settings_refuse(which, error);
 }
 
 static void configure(const struct command *c) {

@@ -108,6 +108,28 @@ static bool refuse(char *error, const char *name, const char *what) {
     return false;
 }
 
+bool settings_refuse(const struct setting *which, char *error) {
+    switch (which->kind) {
+    case SETTING_NUMBER:
+        (void)snprintf(error, SETTINGS_ERROR_BYTES, "%s: a whole number from %lu to %lu", which->name,
+                       (unsigned long)which->minimum, (unsigned long)which->maximum);
+        return false;
+    case SETTING_FLAG:
+        return refuse(error, which->name, "true or false");
+    case SETTING_PEERS:
+        return refuse(error, which->name, "a list of addresses");
+    case SETTING_CHOICE: {
+        (void)refuse(error, which->name, "one of ");
+        for (size_t i = 0, len = strlen(error); which->choices[i] != NULL; i++, len = strlen(error)) {
+            (void)snprintf(error + len, SETTINGS_ERROR_BYTES - len, "%s%s", i == 0 ? "" : ", ", which->choices[i]);
+        }
+        return false;
+    }
+    default:
+        return refuse(error, which->name, "a text");
+    }
+}
+
 static bool printable(const char *value) {
     for (; *value != '\0'; value++) {
         if (((unsigned char)*value < ' ' && *value != '\n' && *value != '\r') || *value == 0x7F) {
@@ -233,10 +255,10 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
                 return true;
             }
         }
-        return refuse(error, which->name, "none of its choices");
+        return settings_refuse(which, error);
     }
     if (!is_text(which)) {
-        return refuse(error, which->name, "a number");
+        return settings_refuse(which, error);
     }
     size_t len = strlen(value);
     if (len < which->minimum || len > which->maximum) {
@@ -276,7 +298,7 @@ bool settings_set_text(struct settings *settings, const struct setting *which, c
 
 bool settings_set_number(struct settings *settings, const struct setting *which, uint32_t value, char *error) {
     if (is_text(which)) {
-        return refuse(error, which->name, "a text");
+        return settings_refuse(which, error);
     }
     if (value < which->minimum || value > which->maximum) {
         (void)snprintf(error, SETTINGS_ERROR_BYTES, "%s: %lu to %lu, not %lu", which->name,

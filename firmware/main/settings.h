@@ -126,6 +126,9 @@ const struct setting *settings_find(const char *name);
 /* What a board has before anything is configured. */
 void settings_defaults(struct settings *settings);
 
+/* False, and a line for people in error (SETTINGS_ERROR_BYTES) that says what a setting takes. */
+bool settings_refuse(const struct setting *which, char *error);
+
 /* Change one setting. False, and a line for people in error (SETTINGS_ERROR_BYTES), if the value does
  * not fit; nothing is changed then. Choices are given as texts, flags as 0 or 1. */
 bool settings_set_text(struct settings *settings, const struct setting *which, const char *value, char *error);

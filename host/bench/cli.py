@@ -19,6 +19,7 @@ from host.bench.environment import Environment
 from host.bench.progress import JsonLines, Lines, Observer, Screen, cell_names, cells_table
 from host.bench.spec import Cell, Experiment
 from host.bench.store import Store
+from host.boards.emulated.options import emulator_option
 from models.errors import TinysplitError
 from partitioner.bundle import Bundle
 from partitioner.command import Command, Steps, existing, verbose_option, wide_console
@@ -53,6 +54,7 @@ class CellsFailedError(TinysplitError):
     "--jobs", type=click.IntRange(1), default=1, show_default=True,
     help="Processes for cells that need no board.",
 )  # fmt: skip
+@emulator_option
 @click.option("--scheduler", metavar="ADDRESS", help="Compute those on a dask cluster instead.")
 @verbose_option()
 def bench(
@@ -66,6 +68,7 @@ def bench(
     quiet: bool,
     as_json: bool,
     jobs: int,
+    qemu_bin: Path | None,
     scheduler: str | None,
     verbose: bool,
 ) -> None:
@@ -77,7 +80,7 @@ def bench(
     """
     if quiet and as_json:
         raise click.UsageError("--quiet and --json contradict each other")
-    experiment = spec.read(file)
+    experiment = spec.read(file, qemu_bin)
     if list_cells:
         for cell in experiment.ordered():
             click.echo(cell.name)

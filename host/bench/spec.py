@@ -221,8 +221,8 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
-def read(path: Path) -> Experiment:
-    """The experiment in a YAML file.
+def read(path: Path, qemu: Path | None = None) -> Experiment:
+    """The experiment in a YAML file. `qemu`: the emulator of its emulated boards, None: on PATH.
 
     Raises:
         SpecError: unreadable, no YAML, or not an experiment; the line, and for unknown keys and
@@ -232,19 +232,21 @@ def read(path: Path) -> Experiment:
         text = text_of(path)
     except DocumentError as error:
         raise SpecError(f"{path}: {error}") from error
-    return parse(text, path.parent, str(path))
+    return parse(text, path.parent, str(path), qemu)
 
 
-def parse(text: str, folder: Path, name: str = "experiment") -> Experiment:
+def parse(
+    text: str, folder: Path, name: str = "experiment", qemu: Path | None = None
+) -> Experiment:
     """An experiment from its text; paths in it are relative to `folder`. Raises SpecError."""
     try:
         document = Document(text, schema())
-        return _experiment(document, text, folder)
+        return _experiment(document, text, folder, qemu)
     except DocumentError as error:
         raise SpecError(f"{name}: {error}") from error
 
 
-def _experiment(document: Document, text: str, folder: Path) -> Experiment:
+def _experiment(document: Document, text: str, folder: Path, qemu: Path | None) -> Experiment:
     content = document.content
     codecs = [str(codec) for codec in content["codecs"]]
     for place, codec in enumerate(codecs):
@@ -265,7 +267,7 @@ def _experiment(document: Document, text: str, folder: Path) -> Experiment:
                 raise document.error(
                     ("meters", place, option), f"{meter.meter} does not take `{option}`"
                 )
-    boards = _chosen_boards(document)
+    boards = _chosen_boards(document, qemu)
     cuts = [(c,) if isinstance(c, str) else tuple(c) for c in content.get("cuts", [])]
     if not cuts and any(model.request for model in models):
         raise document.error((), "`cuts` is missing: after which layers the models are cut")
@@ -364,12 +366,12 @@ def _meter(content: str | Mapping[str, Any]) -> MeterSpec:
     return MeterSpec(content.get("name", content["meter"]), content["meter"], options)
 
 
-def _chosen_boards(document: Document) -> list[BoardsSpec]:
+def _chosen_boards(document: Document, qemu: Path | None) -> list[BoardsSpec]:
     known = dict(BUILT_IN_BOARDS)
     for name, content in document.content["boards"].items():
         if name in known:
             raise document.error(("boards", name), "this name is built in; choose another")
-        known[name] = _boards(document, name, content)
+        known[name] = _boards(document, name, content, qemu)
     use = document.content["use"]
     chosen = [use] if isinstance(use, str) else use
     for name in chosen:
@@ -379,10 +381,12 @@ def _chosen_boards(document: Document) -> list[BoardsSpec]:
     return [known[name] for name in chosen]
 
 
-def _boards(document: Document, name: str, content: Mapping[str, Any]) -> BoardsSpec:
+def _boards(
+    document: Document, name: str, content: Mapping[str, Any], qemu: Path | None
+) -> BoardsSpec:
     def kind(place: tuple[str | int, ...], text: str) -> Kind:
         try:
-            found = kinds.parse(text)
+            found = kinds.parse(text, qemu)
         except KindError as error:
             raise document.error(("boards", name, *place), str(error)) from error
         if isinstance(found, kinds.Host) and place != ("tail",):

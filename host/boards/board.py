@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from abc import abstractmethod
@@ -17,6 +18,8 @@ from models.errors import TinysplitError
 ANSWER_TIMEOUT_S = 10.0
 _WATCH_S = 0.1
 _TEXT_LINES = 20
+# ECMA-48 section 5.4; ESP-IDF's log colours are such.
+_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 CommandId = int | str
@@ -56,6 +59,7 @@ class Board(Closing):
         self._answers: dict[int | str | None, dict[str, Any]] = {}
         self._ready: dict[str, Any] | None = None
         self._last_id = 0
+        self._asked_at = time.monotonic()
 
     @abstractmethod
     def _send(self, line: bytes) -> None: ...
@@ -85,7 +89,7 @@ class Board(Closing):
             BoardError: refused, by the name the board gives; `no_answer` in that time; `gone`;
                 what `watch` raises.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self._wait_from_now(timeout_s)
         while command_id not in self._answers:
             self._listen(deadline, ANSWER_TIMEOUT_S if watch is None else _WATCH_S)
             if watch is not None:
@@ -103,7 +107,7 @@ class Board(Closing):
 
     def wait_ready(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """What the board says of itself after a boot. Raises BoardError as `finish`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self._wait_from_now(timeout_s)
         while self._ready is None:
             self._listen(deadline)
         ready, self._ready = self._ready, None
@@ -138,11 +142,20 @@ class Board(Closing):
             longest_s = min(longest_s, _WATCH_S)
         left = deadline - time.monotonic()
         if left <= 0:
-            raise BoardError("no_answer", f"{self.name} does not answer{self._printed()}")
+            raise BoardError("no_answer", f"{self._silence()}{self._printed()}")
         self._take(self._receive(min(left, longest_s)))
 
+    def _wait_from_now(self, timeout_s: float) -> float:
+        """The deadline of what begins to be waited for."""
+        self._asked_at = time.monotonic()
+        return self._asked_at + timeout_s
+
+    def _silence(self) -> str:
+        waited_s = round(time.monotonic() - self._asked_at, 1)
+        return f"{self.name} does not answer (waited {waited_s:g} s)"
+
     def _printed(self) -> str:
-        return f"; the last it printed: {self.texts[-1][:80]}" if self.texts else ""
+        return f"; the last it printed: {control.printable(self.texts[-1])}" if self.texts else ""
 
     def _take(self, data: bytes) -> None:
         try:
@@ -162,7 +175,7 @@ class Board(Closing):
                 self._ready = answer.get("info", {})
 
     def _text(self, line: str) -> None:
-        shown = control.printable(line, len(line))
+        shown = control.printable(_CONTROL_SEQUENCE.sub("", line), len(line))
         self.texts.append(shown)
         if self._on_text is not None:
             self._on_text(shown)

@@ -60,6 +60,6 @@ class WiredBoard(ForeignBoard):
                 return found
         raise BoardError(
             "no_answer",
-            f"no board answers on {self.port}{self._printed()}; is it the right port, and does "
-            "the board run tinysplit's firmware?",
+            f"no board answers on {self.port} (waited {timeout_s:g} s){self._printed()}; is it the "
+            "right port, and does the board run tinysplit's firmware?",
         )

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from host.boards import address, control
 from host.boards.address import RADIOS, Address
 from host.boards.control import ControlError
+from host.boards.emulated.options import emulator_option
 from host.boards.emulated.process import LOOPBACK, free_port
 from host.boards.virtual.settings import Flash
-from host.commands.options import att_mtu_option, emulator_option, espnow_options
+from host.commands.options import att_mtu_option, espnow_options
 from host.commands.values import FrameSize, LinkAddress
 from host.mqtt import access
 from host.mqtt.access import AccessError
@@ -152,7 +154,8 @@ def board(
     """
     if virtual and build is not None:
         raise click.UsageError("a board is either --virtual or --qemu")
-    if build is None and qemu_bin is not None:
+    where = click.get_current_context().get_parameter_source("qemu_bin")
+    if build is None and where is ParameterSource.COMMANDLINE:
         raise click.UsageError("--qemu-bin goes with --qemu")
     place = address.parse(listen)
     target = None if following is None else address.parse(following)

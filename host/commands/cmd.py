@@ -14,7 +14,8 @@ from host import reach
 from host.boards import control, kinds
 from host.boards.board import Board, BoardError
 from host.boards.control import ControlError
-from host.boards.kinds import OnSerial
+from host.boards.kinds import OnMqtt, OnSerial
+from host.mqtt.board import MqttBoard
 from host.mqtt.options import broker_options, named
 from host.reach import Reach
 from partitioner.command import Command, FiniteRange, verbose_option
@@ -87,6 +88,9 @@ def cmd(
     ):
         reply = _ask(board, name, timeout, fields)
     click.echo(json.dumps(reply, indent=1, sort_keys=True))
+    kept = reply.get("result", {}).get("name") if name == "configure" else None
+    if isinstance(place, OnMqtt) and kept not in (None, place.node):
+        click.echo(f"after a reboot this board is mqtt:{kept}", err=True)
     if not reply["ok"]:
         why = reply["error"]
         click.echo(f"tinysplit cmd: error: {why['code']}: {why['message']}", err=True)
@@ -95,7 +99,16 @@ def cmd(
 
 def _ask(board: Board, name: str, timeout_s: float, fields: dict[str, Any]) -> dict[str, Any]:
     if name == "reboot":
-        return {"ok": True, "result": board.reboot(timeout_s)}
+        try:
+            return {"ok": True, "result": board.reboot(timeout_s)}
+        except BoardError as error:
+            if isinstance(board, MqttBoard) and error.code in ("offline", "no_answer"):
+                raise BoardError(
+                    error.code,
+                    f"{error}; a board that was renamed answers under its new name: "
+                    "`tinysplit boards --way mqtt`",
+                ) from error
+            raise
     command = board.begin(name, **fields)
     try:
         return {"ok": True, "result": board.finish(command, timeout_s)}

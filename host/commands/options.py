@@ -10,14 +10,9 @@ import click
 
 from host.link.espnow.keys import LMK_VARIABLE, read_key
 from host.link.impairment import Impairment, ImpairmentError
-from partitioner.command import existing, together
+from partitioner.command import together
 from partitioner.cost.wifi import DEFAULT_RATE, RATES
 
-emulator_option = click.option(
-    "--qemu-bin",
-    type=existing(),
-    help="The emulator, if it is not the qemu-system-xtensa on PATH.",
-)
 att_mtu_option = click.option(
     "--att-mtu", type=click.IntRange(23, 517), help="BLE: largest ATT_MTU.  [517]"
 )

@@ -15,9 +15,9 @@ from rich.progress import track
 from host import link_run, local_run
 from host.boards import kinds
 from host.boards.address import RADIOS, TRANSPORTS
+from host.boards.emulated.options import emulator_option
 from host.commands.options import (
     att_mtu_option,
-    emulator_option,
     espnow_options,
     espnow_radio,
     impairment,
@@ -191,7 +191,10 @@ def run(
     if transport != "none":
         between = len(opened.stages) - 2
         if relays and len(relays) != between:
-            raise click.UsageError(f"--relay is given {len(relays)} times for {between} stages")
+            raise click.UsageError(
+                f"--relay is given {link_table.counted(len(relays), 'time')} for "
+                f"{link_table.counted(between, 'stage')} between head and tail"
+            )
         if bridge is not None and not isinstance(bridge, kinds.OnSerial):
             raise click.UsageError("a bridge is on a serial port: --bridge serial:PORT")
         nodes = [head, *(relays or [kinds.Virtual()] * between), tail]

@@ -225,6 +225,7 @@ def flash(
             baud=baud,
         )
         _print_plan(plan, about, lines, save, as_json=as_json)
+        _warn(chosen, None if keep_settings else settings)
         return
     arena = None if chosen is None else fit.arena_bytes(chosen.image)
     place_of_board = _only_board() if port == "auto" else port
@@ -240,6 +241,16 @@ def flash(
             raise
         started = connected.start()
     _print_done(place_of_board, connected.found, plan, about, started=started, as_json=as_json)
+    _warn(chosen, None if keep_settings else settings)
+
+
+def _warn(chosen: _Stage | None, settings: dict[str, Any] | None) -> None:
+    """Of settings that are new and leave something to be told."""
+    if settings is None:
+        return
+    stage, stages = (None, 0) if chosen is None else (chosen.image.stage, chosen.image.stage_count)
+    for what in fit.lacking(settings, stage, stages):
+        click.echo(f"tinysplit flash: warning: {what}", err=True)
 
 
 def _check_usage(

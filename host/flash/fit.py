@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from host.boards import address
+from host.flash import nvs
 from host.flash.board import Found
 from host.flash.build import CHIP, Build, BuildError
 from partitioner import image as images
@@ -48,6 +53,26 @@ def arena_bytes(image: Image) -> int:
     """The arena the stage needs on an ESP32-S3 with ESP-NN, modelled (partitioner.cost.memory)."""
     graph = Graph(image.model)
     return StageMemory(graph).arena(0, len(graph.operators)).total
+
+
+def lacking(settings: Mapping[str, Any], stage: int | None, stages: int) -> list[str]:
+    """What a board with these settings will want before it can work; it may be told later.
+
+    Args:
+        stage: which of `stages` it runs; None: none.
+    """
+    found = []
+    if stage is not None and stage + 1 < stages and not settings.get("next"):
+        found.append(
+            f"stage {stage} of {stages} knows no next stage: --set next=ADDRESS, or let `run`, "
+            "`bench` or `configure` tell it"
+        )
+    listen = address.parse(settings.get("listen", nvs.DEFAULT_LISTEN))
+    wants = stage is not None and listen.transport not in address.RADIOS
+    if (wants or settings.get("mqtt_url")) and not settings.get("wifi_ssid"):
+        user = listen.transport if wants else "MQTT"
+        found.append(f"{user} needs a network, and none is set: --wifi-ssid NAME")
+    return found
 
 
 def check_board(build: Build, found: Found, arena: int | None) -> None:

@@ -167,7 +167,7 @@ class MqttBoard(ForeignBoard):
 
     def reboot(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """As Board's. It is over when the board tells of another boot, whatever it answered."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self._wait_from_now(timeout_s)
         before = self._boot
         command = self.begin("reboot")
         try:
@@ -248,9 +248,7 @@ class MqttBoard(ForeignBoard):
             return MqttError("not_authorized", f"{self.name} does not answer: {self._problem}")
         if self._offline_since is not None:
             return BoardError("offline", f"{self.name} is offline")
-        return BoardError(
-            "no_answer", f"{self.name} does not answer; may this user send it commands?"
-        )
+        return BoardError("no_answer", f"{self._silence()}; may this user send it commands?")
 
     def _say_again(self) -> None:
         self._again_at = time.monotonic() + AGAIN_S

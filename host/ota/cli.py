@@ -7,21 +7,19 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from host.boards import kinds
 from host.mqtt import access
 from host.mqtt.options import broker_options
-from host.ota import fleet, shipment
+from host.ota import fleet, progress, shipment
 from host.ota import nodes as naming
 from host.ota.courier import VIAS, Courier, Node
 from host.ota.fleet import Outcome
@@ -38,47 +36,6 @@ from partitioner.command import Command, existing, size, verbose_option, wide_co
 
 class ImagesError(TinysplitError):
     """No images for the boards."""
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[tuple[Callable[[Courier], None], Callable[[str], None]]]:
-    """Called with couriers that changed, and with what begins."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        lock = threading.Lock()
-        told: dict[str, str] = {}
-
-        def note(courier: Courier) -> None:
-            with lock:
-                if told.get(courier.label) != courier.report.state and not quiet:
-                    told[courier.label] = courier.report.state
-                    if courier.report.state != "old":
-                        click.echo(f"{courier.label}: {courier.report.state}", err=True)
-
-        yield note, lambda _: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[state]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(courier: Courier) -> None:
-            total = len(courier.image.data) if courier.image is not None else None
-            if courier.label not in tasks:
-                tasks[courier.label] = progress.add_task(
-                    courier.label, total=total, state=courier.report.state
-                )
-            done = courier.offset
-            progress.update(
-                tasks[courier.label], total=total, completed=done, state=courier.report.state
-            )
-
-        yield show, lambda text: progress.console.print(f"[dim]{text}[/dim]")
 
 
 class _Images:
@@ -272,7 +229,10 @@ def ota(
         raise click.UsageError("name the boards by --node STAGE=NAME, or by --fleet FILE")
     makes = firmware is not None or (bundle is not None and (bundle / "manifest.json").exists())
     if makes and (key is None) != unsigned:
-        raise click.UsageError("give --key FILE, or --unsigned; `tinysplit keys new` makes a key")
+        packed = " (for the image that app.bin is packed into)" if firmware is not None else ""
+        raise click.UsageError(
+            f"give --key FILE, or --unsigned{packed}; `tinysplit keys new` makes a key"
+        )
     if not makes and (key is not None or unsigned or version is not None):
         raise click.UsageError("--key, --unsigned and --version are for what is packed here")
     if via != "http" and (serve or certificate):
@@ -290,9 +250,15 @@ def ota(
     lender = None if bridge is None else kinds.parse(bridge)
     if lender is not None and not isinstance(lender, kinds.OnSerial):
         raise click.UsageError("--bridge is serial:PORT")
+    by_commands = any(isinstance(node.place, kinds.OnSerial | kinds.OnMqtt) for node in nodes)
+    if firmware is not None and via in (None, "control") and by_commands and not as_json:
+        click.echo(
+            "the firmware goes in commands of 3 KB; --via http is faster for boards with a network",
+            err=True,
+        )
     stop = threading.Event()
     with ExitStack() as stack:
-        show, phase = stack.enter_context(_progress(as_json))
+        show, phase = stack.enter_context(progress.shown(as_json))
         way = stack.enter_context(
             Reach(
                 bridge=lender,

@@ -14,7 +14,7 @@ from host.packing import keys as key_files
 from host.packing import pack as packing
 from partitioner import bundle as bundles
 from partitioner import image
-from partitioner.command import Command, Group, existing, size, verbose_option, wide_console
+from partitioner.command import ARENA, Command, Group, existing, size, verbose_option, wide_console
 from partitioner.output import refuse_existing
 
 _MAX_U32 = 0xFFFFFFFF
@@ -136,8 +136,8 @@ def pack(
         name = f"bundle {opened.manifest.id[:16]}"
     packing.write(packed, target)
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("image", "stage", "size", "arena", "digest"):
-        rows.add_column(heading, justify="right" if heading in ("size", "arena") else "left")
+    for heading in ("image", "stage", "size", ARENA, "digest"):
+        rows.add_column(heading, justify="right" if heading in ("size", ARENA) else "left")
     for one in packed:
         made = one.image
         rows.add_row(
@@ -162,7 +162,7 @@ def keys() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @verbose_option()
 def new(path: Path, verbose: bool) -> None:
-    """Make a key pair: PATH, which only you can read, and PATH.pub for the boards."""
+    """Make a key pair. PATH is for you alone, PATH.pub is for the boards."""
     made = key_files.new(path)
     click.echo(f"private key in {path}: keep it, and keep it to yourself")
     click.echo(f"public key in {key_files.public_path(path)}, {made.public.fingerprint}")

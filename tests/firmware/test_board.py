@@ -311,6 +311,27 @@ def test_every_setting_is_kept_and_secrets_are_never_shown(start: Start) -> None
 
 
 @pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("iterations", -3, "iterations: a whole number from 0 to 4294967295"),
+        ("iterations", "3", "iterations: a whole number from 0 to 4294967295"),
+        ("channel", 1.5, "channel: a whole number from 1 to 13"),
+        ("input", "camera", "input: one of selftest, pattern"),
+        ("role", 0, "role: one of stage, bridge"),
+        ("pipeline", 1, "pipeline: true or false"),
+        ("espnow_peers", "x", "espnow_peers: a list of addresses"),
+        ("name", 3, "name: a text"),
+    ],
+)
+def test_what_a_setting_takes_is_said(
+    one_board: PcBoard, setting: str, value: Any, why: str
+) -> None:
+    code, said = refusal(one_board, "configure", set={setting: value})
+    assert code == "bad_setting"
+    assert said.endswith(f": {why}")
+
+
+@pytest.mark.parametrize(
     ("setting", "value"),
     [
         ("name", ""), ("name", "x" * 33), ("name", "a b"), ("name", 3), ("name", None),

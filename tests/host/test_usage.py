@@ -34,6 +34,10 @@ ETHER = ("--listen", "espnow://02:00:00:00:00:01")
             "emulated boards have udp and tcp over IPv4 only",
         ),
         (
+            ("run", "BUNDLE", "--transport", "udp", "--relay", "board", "--relay", "board"),
+            "--relay is given 2 times for 1 stage between head and tail",
+        ),
+        (
             ("run", "BUNDLE", "--transport", "udp", "--bridge", "serial:x"),
             "--bridge is for --tail host",
         ),
@@ -107,3 +111,8 @@ def test_secrets_are_not_echoed_at_all() -> None:
     with pytest.raises(ControlError, match=r"espnow_pmk: .*does not fit pattern") as refused:
         control.check_settings({"espnow_pmk": "0123456789abcdef-secret"})
     assert "0123" not in str(refused.value)
+
+
+def test_no_command_is_cut_in_the_list(invoke: Invoke) -> None:
+    for group in ((), ("keys",)):
+        assert "..." not in invoke(main, *group, "--help").stdout.partition("Commands")[2]

@@ -67,6 +67,7 @@ def test_the_default_cut_writes_a_bundle_of_1008_bytes(invoke: Invoke) -> None:
     assert accuracy["int8"] == accuracy["split"] >= 0.9
     assert "1,008 bytes (3x3x112) after block_16_project_BN" in result.output
     assert "none differs" in result.output
+    assert "arena (x86-64)" in result.output
     assert opened.manifest.id[:16] in result.output
 
 

@@ -46,7 +46,8 @@ MAX_UNREAD_BYTES = 65536
 _LOOPBACK_URL = re.compile(r"^(\w+://)(?:127\.0\.0\.1|localhost|\[::1\])(?=[:/]|$)")
 _GET_IT = (
     "get Espressif's QEMU by `python $IDF_PATH/tools/idf_tools.py install qemu-xtensa` or from "
-    "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin"
+    "github.com/espressif/qemu/releases, and put it on PATH or name it by --qemu-bin (or "
+    "TINYSPLIT_QEMU)"
 )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from host.bench import store
 from host.boards.address import Address
 from host.boards.board import BoardError
 from host.boards.emulated import flash
@@ -156,6 +157,43 @@ def test_the_head_in_an_emulator_and_the_rest_elsewhere(
     assert given["-nic"][0].count("-:4000") == 2
     assert given["-serial"] == ["chardev:console"]
     assert given["-display"] == given["-monitor"] == ["none"]
+
+
+SWEEP = """\
+version: 1
+name: emulated
+use: emulated
+boards: {{emulated: {{head: "qemu:{build}", tail: host}}}}
+models: [{{name: stranger, bundle: "{bundle}"}}]
+transports: [udp]
+inputs: {{images: selftest, count: 1}}
+method: {{runs: 1, run_seconds: 0, run_inferences: 2, warm_up_inferences: 0}}
+"""
+
+
+def test_a_sweep_with_an_emulated_board(
+    invoke: Invoke, folder: Path, build: Path, qemu: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.format(build=build, bundle=folder))
+    out = tmp_path / "out"
+    done = invoke(main, "bench", tmp_path / "sweep.yaml", "--output", out, "--qemu-bin", qemu)
+    assert done.exit_code == 0, done.output
+    found = store.read(out).rows.to_pylist()
+    assert [row["provenance"] for row in found] == ["emulated and measured"] * 2
+    assert all(row["exact"] for row in found)
+
+
+def test_the_variable_names_the_emulator_and_leaves_virtual_boards_alone(
+    invoke: Invoke, folder: Path, build: Path, qemu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYSPLIT_QEMU", str(qemu))
+    for head in ("board", f"qemu:{build}"):
+        chain = ("--transport", "udp", "--head", head, "--tail", "host")
+        result = invoke(main, "run", folder, "--count", 1, *chain)
+        assert result.exit_code == 0, result.output
+    assert report(qemu)["stage"] == 0
+    for command in ("run", "board", "bench"):
+        assert "TINYSPLIT_QEMU" in invoke(main, command, "--help").stdout
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -59,8 +60,22 @@ def test_log_text_between_answers_is_kept_and_harms_nothing(port: str) -> None:
         board.ask("stats")
         board.ask("stats")
     assert told[0] == "ESP-ROM:esp32s3-20210327"
+    assert told[1] == "\N{REPLACEMENT CHARACTER}" * 2 + "I (31) boot: hi"
     assert told[2:] == ["{", "I (2042) wifi: connected"]
     assert "\x1b" not in "".join(told)
+
+
+def test_a_board_that_falls_silent_is_told_of_with_its_last_whole_line(port: str) -> None:
+    line = "I (13556) esp_netif_handlers: eth ip: 10.0.2.15, mask: 255.255.255.0, gw: 10.0.2.2"
+    with Cable(port) as cable, SerialBoard(cable.port) as board:
+        board.greet()
+        cable.deaf = True
+        cable.say(b"\x1b[0;32m" + line.encode() + b"\x1b[0m\r\nI (13600) half")
+        printed = re.escape(f"(waited 0.5 s); the last it printed: {line}")
+        with refused("no_answer", f"does not answer {printed}$"):
+            board.ask("stats", 0.5)
+        with refused("no_answer", f"no board answers on .* {printed}; is it"):
+            board.greet(0.5)
 
 
 def test_frames_between_lines_and_zeros_of_a_reset_harm_nothing(port: str) -> None:

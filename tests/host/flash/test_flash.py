@@ -602,3 +602,35 @@ def test_saved_files_do_not_replace_others(flash: Invoke, tmp_path: Path) -> Non
     (tmp_path / "made").mkdir()
     (tmp_path / "made/mine").write_text("x")
     one_line(flash("--dry-run", "--save", tmp_path / "made"), "exists already")
+
+
+NO_NEXT, NO_NETWORK = "knows no next stage: --set next=", "needs a network, and none is set: --wifi"
+
+
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        (("--role", "head"), (f"stage 0 of 3 {NO_NEXT}", f"udp {NO_NETWORK}")),
+        (("--stage", "1", "--wifi-ssid", SSID), (f"stage 1 of 3 {NO_NEXT}",)),
+        (("--role", "head", "--set", "next=udp://192.168.4.1:4000"), (f"udp {NO_NETWORK}",)),
+        (("--role", "tail"), (f"udp {NO_NETWORK}",)),
+        (("--role", "tail", "--wifi-ssid", SSID), ()),
+        (("--role", "tail", "--set", "listen=ble://tail"), ()),
+        (
+            ("--role", "tail", "--set", "listen=ble://t", "--set", "mqtt_url=mqtt://10.0.0.1"),
+            (f"MQTT {NO_NETWORK}",),
+        ),
+        (("--role", "head", "--keep-settings"), ()),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)
+def test_what_a_board_is_not_told_is_warned_of(
+    flash: Invoke, folder: Path, options: tuple[str, ...], warnings: tuple[str, ...]
+) -> None:
+    result = flash(folder, "--dry-run", *options)
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(warnings)
+    for line, warning in zip(lines, warnings, strict=True):
+        assert line.startswith("tinysplit flash: warning: ")
+        assert warning in line

@@ -181,6 +181,26 @@ def test_cmd(invoke: Invoke, tail: VirtualBoard, mosquitto: Mosquitto) -> None:
     assert json.loads(again.stdout)["result"]["boot"] == tail.ask("info")["boot"] != before
 
 
+def test_cmd_says_under_which_name_a_renamed_board_will_answer(
+    invoke: Invoke, tail: VirtualBoard, mosquitto: Mosquitto
+) -> None:
+    broker = ("--broker", mosquitto.url)
+    try:
+        rename = invoke(main, "cmd", "kitchen", "configure", 'set={"name": "cellar"}', *broker)
+        assert rename.exit_code == 0, rename.output
+        assert rename.stderr == "after a reboot this board is mqtt:cellar\n"
+        gone = invoke(main, "cmd", "kitchen", "reboot", "--timeout", "2", *broker)
+        assert gone.exit_code == 1
+        assert "kitchen is offline; a board that was renamed answers under its new" in gone.stderr
+        there = invoke(main, "cmd", "cellar", "info", *broker)
+        assert json.loads(there.stdout)["result"]["name"] == "cellar"
+    finally:
+        tail.ask("configure", set={"name": "kitchen"})
+        tail.reboot()
+    with Rough(mosquitto.url) as client:
+        client.publish("tinysplit/cellar/status", b"", retain=True)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

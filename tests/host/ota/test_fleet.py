@@ -550,6 +550,7 @@ HEAD, PAIR = "--node head=/dev/none", "--node head=/dev/none --node tail=/dev/ni
     [
         ("{b}", 2, "name the boards"),
         (f"{{b}} {HEAD}", 2, "give --key FILE, or --unsigned"),
+        (f"--firmware {{k}} {HEAD}", 2, "--unsigned (for the image that app.bin is packed into)"),
         (f"{{b}} --key {{k}} {HEAD}", 2, "stage 1 is not named"),
         ("{b} --key {k} --node head=nobody", 2, "names no board"),
         ("{b} --key {k} --node head=udp://127.0.0.1:0", 2, "can be called at"),

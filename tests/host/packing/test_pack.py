@@ -30,6 +30,7 @@ def test_every_stage_signed(invoke: Callable[..., Result], folder: Path) -> None
     assert done.exit_code == 0, done.output
     public = keys.load_public(folder / "key.pub")
     assert public.fingerprint in done.stdout
+    assert "arena (x86-64)" in done.stdout
     assert sorted(p.name for p in target.iterdir()) == [f"stage{n}.tsim" for n in range(3)]
     for number in range(3):
         data = (target / f"stage{number}.tsim").read_bytes()
