@@ -501,7 +501,7 @@ def test_the_command_prints_phases_and_exactness(invoke: Invoke, folder: Path) -
         (("--transport", "udp", "--delay", "-1"), 2, "--delay"),
         (("--transport", "udp", "--head", "host"), 2, "only the last stage"),
         (("--transport", "udp", "--tail", "toaster"), 2, "'toaster' is neither board, host"),
-        (("--transport", "udp", "--relay", "board", "--relay", "board"), 2, "2 times for 1 stages"),
+        (("--transport", "udp", "--relay", "board", "--relay", "board"), 2, "for 1 stage between"),
         (("--tail", "host"), 2, "need --transport"),
         (("--transport", "pigeon"), 2, "pigeon"),
         (("--codec", "auto"), 2, "--codec needs --transport"),
